@@ -1,0 +1,241 @@
+"""What the estimators share: the fit template, sampling in chunks, weights, pickling."""
+
+import copy
+import numbers
+import pickle
+import time
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metadata_routing import UNUSED
+from torch import nn
+
+from .energy import Energy, StandardizedTarget
+from .importance import WeightedSample
+from .networks import seeded
+from .training import Budget
+
+CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
+RELIABLE_K = 0.7
+
+positive_integer = Interval(numbers.Integral, 1, None, closed="left")
+positive_real = Interval(numbers.Real, 0, None, closed="neither")
+
+
+class BaseSampler(BaseEstimator, metaclass=ABCMeta):
+    """Template of the samplers: subclasses say how to fit (`_fit`) and how to draw a chunk (`_draw`)."""
+
+    __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED}
+
+    _parameter_constraints: dict = {
+        "n_features": [positive_integer, None],
+        "max_iter": [positive_integer],
+        "max_time": [positive_real, None],
+        "max_energy_evals": [positive_integer, None],
+        "learning_rate": [positive_real],
+        "batch_size": [positive_integer],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def fit(self, energy_fn, y=None, *, grad_fn=None):
+        """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``.
+
+        Parameters
+        ----------
+        energy_fn : callable
+            Maps points (n, n_features) to energies (n,), ``-log rho`` up to a constant; ``+inf`` outside the support.
+            On torch tensors it is differentiated by autograd; on NumPy arrays it comes with `grad_fn` or is used
+            without gradients.
+        y : None
+            Ignored; there for the scikit-learn interface.
+        grad_fn : callable, optional
+            Maps points (n, n_features) to gradients of the energy, (n, n_features).
+
+        Returns
+        -------
+        self : object
+            The fitted sampler. An earlier fit is kept when this one fails.
+
+        Raises
+        ------
+        ValueError
+            When a parameter is out of its range, the dimension is unknown, or the energy is not one of a density.
+        TypeError
+            When `energy_fn` is not callable.
+        """
+        start = time.perf_counter()
+        self._validate_params()
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        generator = torch.Generator().manual_seed(int(seed))
+        energy = Energy(energy_fn, self._find_n_features(energy_fn), grad_fn, generator)
+        budget = Budget(self.max_time, self.max_energy_evals, energy, start)
+        fitted = self._fit(energy, budget, generator)
+        fitted |= {
+            "n_features_in_": energy.n_features,
+            "n_energy_evals_": energy.n_energy_evals + fitted.pop("n_energy_evals_before", 0),
+            "n_grad_evals_": energy.n_grad_evals + fitted.pop("n_grad_evals_before", 0),
+            "_energy": energy,
+            "_lost_energy": None,
+            "fit_time_": time.perf_counter() - start,
+        }
+        self.__dict__.update(fitted)
+        return self
+
+    @abstractmethod
+    def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:
+        """Train; returns the fitted attributes and changes nothing."""
+
+    def _find_n_features(self, energy_fn) -> int:
+        n_features = self.n_features if self.n_features is not None else getattr(energy_fn, "n_features", None)
+        if n_features is None:
+            raise ValueError(
+                "The dimension of the density is not known: pass n_features= to the constructor, or give the energy "
+                "function an attribute n_features."
+            )
+        if not isinstance(n_features, numbers.Integral) or n_features < 1:
+            raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
+        return int(n_features)
+
+    # ---------------------------------------------------------------- sampling
+
+    def _chunks(self, n: int, n_streams: int, random_state) -> Iterator[tuple[int, list]]:
+        """Row counts and noise streams of the chunks of n draws; a prefix of the draws is a draw of fewer."""
+        seed = check_random_state(random_state).randint(2**31 - 1)
+        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(n_streams)]
+        for start in range(0, n, CHUNK_ROWS):
+            yield min(CHUNK_ROWS, n - start), streams
+
+    def _normals(self, streams: list, rows: int):
+        """``draw(k)`` gives standard normal draws (rows, d) from stream k, float32."""
+        shape = (rows, self.n_features_in_)
+        return lambda k: torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32))
+
+    def _target(self, energy_fn=None, grad_fn=None, what="This method") -> StandardizedTarget:
+        """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
+        if energy_fn is not None:
+            energy = Energy(energy_fn, self.n_features_in_, grad_fn, torch.Generator().manual_seed(0))
+        else:
+            energy = self._kept_energy(what)
+        return StandardizedTarget(energy, self._model.affine)
+
+    def _kept_energy(self, what: str) -> Energy:
+        if self._energy is None:
+            raise ValueError(
+                f"{what} needs the energy function, and this sampler was loaded without it{self._lost_energy or ''}: pass "
+                "energy_fn= (and grad_fn= where fit had one)."
+            )
+        energy = copy.copy(self._energy)
+        energy.n_energy_evals = energy.n_grad_evals = 0
+        return energy
+
+    def _weighted(self, samples: list, log_weights: list, is_bound: bool, **details) -> WeightedSample:
+        d = self.n_features_in_
+        weighted = WeightedSample(
+            np.concatenate([np.empty((0, d)), *samples]), np.concatenate([np.empty(0), *log_weights]), is_bound, **details
+        )
+        if len(weighted.log_weights) >= 100:
+            weighted.warn_if_unreliable()
+        return weighted
+
+    # ---------------------------------------------------------------- scikit-learn and pickling
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_model")
+
+    def __getstate__(self) -> dict:
+        """State of NumPy arrays and plain values; the energy only by reference, the clock reading not at all."""
+        state = dict(super().__getstate__())
+        state.pop("fit_time_", None)
+        if "_model" in state:
+            state["_model"] = pack(state["_model"])
+            state["_energy"] = _reference(state["_energy"])
+            state["_lost_energy"] = None
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        if "_model" in state:
+            state["_model"] = unpack(state["_model"])
+            state["_energy"], state["_lost_energy"] = _dereference(state["_energy"], state["n_features_in_"])
+        super().__setstate__(state)
+
+
+def check_count(value, name: str, minimum: int) -> int:
+    """An integer of at least `minimum`, or a sentence."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} has to be an integer; got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{name} has to be at least {minimum}; got {value}.")
+    return int(value)
+
+
+def warn_not_converged(name: str, weighted: WeightedSample, advice: str) -> bool:
+    """Whether the held-out weights have a usable tail; warns when not."""
+    k, share = weighted.pareto_k, weighted.ess / len(weighted.log_weights)
+    if k <= RELIABLE_K:
+        return True
+    warnings.warn(
+        f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have Pareto k = "
+        f"{k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and expectations from its "
+        f"weights are not reliable. {advice}",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
+    return False
+
+
+# -------------------------------------------------------------------- models as arrays
+
+MODELS: dict[str, type[nn.Module]] = {}
+
+
+def register_model(cls):
+    """Class decorator: make a model with a ``config`` known to `pack` and `unpack`."""
+    MODELS[cls.__name__] = cls
+    return cls
+
+
+def pack(model: nn.Module) -> dict:
+    """A model as its class name, configuration, and weights as NumPy arrays."""
+    weights = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+    return {"class": type(model).__name__, "config": dict(model.config), "weights": weights}
+
+
+def unpack(state: dict) -> nn.Module:
+    """The model that `pack` took apart."""
+    with seeded(0):
+        model = MODELS[state["class"]](**state["config"])
+    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state["weights"].items()})
+    return model.requires_grad_(False).eval()
+
+
+def _reference(energy: Energy | None) -> bytes | None:
+    """Pickled references to the energy's functions, or None unless they load back as the very same objects."""
+    if energy is None:
+        return None
+    functions = (energy.energy_fn, energy.grad_fn)
+    try:
+        data = pickle.dumps(functions)
+        same = all(a is b for a, b in zip(pickle.loads(data), functions, strict=True))
+    except Exception:
+        return None
+    return data if same else None
+
+
+def _dereference(data: bytes | None, n_features: int) -> tuple[Energy | None, str | None]:
+    if data is None:
+        return None, None
+    try:
+        energy_fn, grad_fn = pickle.loads(data)
+        return Energy(energy_fn, n_features, grad_fn, torch.Generator().manual_seed(0)), None
+    except Exception as error:
+        return None, f" (it could not be imported: {error})"

@@ -1,0 +1,348 @@
+"""DiffusionSampler: a many-step diffusion sampler learned from the energy alone."""
+
+import copy
+import math
+import numbers
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from ._base import BaseSampler, check_count, positive_integer, register_model, warn_not_converged
+from .diffusion import DiffusionModel
+from .energy import AffineMap, StandardizedTarget
+from .importance import WeightedSample, effective_sample_size
+from .losses import DenoisingLoss, LogVarianceLoss
+from .mcmc import Population
+from .networks import seeded
+from .pilot import finest_scale, run_pilot, systematic_index
+from .training import train
+
+register_model(DiffusionModel)
+
+FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
+PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
+REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which path weights correct the particles
+MIN_REFRESH_SHARE = 0.1  # effective share of path weights that is good enough to correct the particles with
+MIN_ITER_REFRESH = 200  # iterations of a fit for which the corrections are worth their cost
+REFRESH_MOVES = 5
+FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
+N_HELD_OUT = 10_000
+
+
+class DiffusionSampler(BaseSampler):
+    """Diffusion sampler of an unnormalised density, learned from its energy (DIS).
+
+    A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained in two ways: by score
+    matching on the particles of a tempered sequential Monte Carlo run that are kept moving by MALA and corrected by the
+    chain's own path weights, then by the log-variance loss on simulated trajectories [1]_ [2]_. The path weights are
+    exact for any number of steps.
+
+    Parameters
+    ----------
+    n_features : int, default=None
+        Dimension; by default ``energy_fn.n_features``.
+    n_steps : int, default=64
+        Steps of the chain.
+    init : {"pilot", "prior"}, default="pilot"
+        Where training starts: from the particles of a pilot run, or on the trajectories of the untrained sampler alone,
+        as in [1]_. The latter assumes a target of about unit scale and finds separate modes only by luck.
+    variance : {"learned", "fixed"}, default="learned"
+        Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
+    langevin : bool, default=True
+        Whether the control reads the target's score, which then is evaluated at every step of sampling, too.
+    log_variance_share : float, default=0.1
+        Share of the iterations that go to the log-variance loss.
+    n_particles : int, default=20000
+        Particles of the pilot.
+    hidden_features, n_layers : int, default=128 and 4
+        Width and number of the hidden layers.
+    batch_size : int, default=2048
+        Particles in a batch of score matching.
+    path_batch_size : int, default=512
+        Trajectories in a batch of the log-variance loss.
+    learning_rate : float, default=3e-3
+        Of AdamW at its height.
+    tol : float, default=0.01
+        Training ends early when the effective share of the path weights exceeds ``1 - tol``.
+    max_iter : int, default=3000
+        Optimiser iterations.
+    max_time : float, default=None
+        Seconds that a fit may take, the pilot included.
+    max_energy_evals : int, default=None
+        Energy evaluations after which training stops; the pilot runs to its end.
+    warm_start : bool, default=False
+        Whether to go on from the earlier fit's network and particles.
+    verbose : int, default=0
+        Progress bar.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the fit.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Dimension.
+    log_evidence_, log_evidence_se_ : float
+        Estimate of log Z from held-out draws, with its standard error.
+    ess_ : float
+        Effective share of the held-out path weights, in (0, 1].
+    converged_ : bool
+        Whether their Pareto k is at most 0.7.
+    pilot_ : PilotResult or None
+        What the pilot found.
+    particles_ : ndarray of shape (n_particles, n_features)
+        Particles as they were left at the end, float32.
+    loss_curve_ : list of float
+        Loss of every iteration.
+    n_iter_ : int
+        Iterations done.
+    n_energy_evals_, n_grad_evals_ : int
+        Evaluations of the energy and of its gradient.
+    fit_time_ : float
+        Seconds; not part of a pickle.
+
+    References
+    ----------
+    .. [1] Richter & Berner, "Improved sampling via learned diffusions", 2024.
+    .. [2] Jutras-Dube, Pradhan & Bera, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
+
+    Examples
+    --------
+    >>> from skcds import DiffusionSampler
+    >>> sampler = DiffusionSampler(n_features=2, max_iter=50, random_state=0)
+    >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).sample(4, random_state=0).shape
+    (4, 2)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseSampler._parameter_constraints,
+        "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
+        "init": [StrOptions({"pilot", "prior"})],
+        "variance": [StrOptions({"learned", "fixed"})],
+        "langevin": ["boolean"],
+        "log_variance_share": [Interval(numbers.Real, 0, 1, closed="both")],
+        "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
+        "hidden_features": [positive_integer],
+        "n_layers": [positive_integer],
+        "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
+        "tol": [Interval(numbers.Real, 0, 1, closed="both")],
+    }
+
+    def __init__(
+        self, n_features=None, *, n_steps=64, init="pilot", variance="learned", langevin=True, log_variance_share=0.1,
+        n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=3e-3,
+        tol=0.01, max_iter=3000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+    ):  # fmt: skip
+        self.n_features = n_features
+        self.n_steps = n_steps
+        self.init = init
+        self.variance = variance
+        self.langevin = langevin
+        self.log_variance_share = log_variance_share
+        self.n_particles = n_particles
+        self.hidden_features = hidden_features
+        self.n_layers = n_layers
+        self.batch_size = batch_size
+        self.path_batch_size = path_batch_size
+        self.learning_rate = learning_rate
+        self.tol = tol
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.max_energy_evals = max_energy_evals
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # ---------------------------------------------------------------- training
+
+    def _fit(self, energy, budget, generator):
+        if self.warm_start and hasattr(self, "_model"):
+            pilot, model, target, population = self._continue(energy, generator)
+        elif self.init == "pilot":
+            pilot, model, target, population = self._start_from_pilot(energy, generator)
+        else:
+            pilot, model, target, population = self._start_from_prior(energy, generator)
+        n_paths = round(self.max_iter * (1.0 if population is None else self.log_variance_share))
+        losses: list[float] = []
+        if self.max_iter > n_paths:
+            model, losses = self._match_scores(model, target, population, self.max_iter - n_paths, budget, generator)
+        if n_paths and len(losses) == self.max_iter - n_paths:
+            model, more = self._reduce_log_variance(model, target, n_paths, budget, generator)
+            losses += more
+        z, log_weights = _weighted_paths(model, StandardizedTarget(energy, model.affine), self.n_steps, N_HELD_OUT, generator)
+        weighted = WeightedSample(model.affine(z).numpy(), log_weights.numpy(), True)
+        return {
+            "_model": model,
+            "pilot_": pilot,
+            "particles_": self._final_particles(model, target, population, z, log_weights, generator),
+            "loss_curve_": losses,
+            "n_iter_": len(losses),
+            "log_evidence_": weighted.log_evidence,
+            "log_evidence_se_": weighted.log_evidence_se,
+            "ess_": weighted.ess / N_HELD_OUT,
+            "converged_": warn_not_converged(
+                "DiffusionSampler", weighted, "Raise max_iter, n_steps or max_time, or check the energy function."
+            ),
+        }
+
+    def _start_from_pilot(self, energy, generator):
+        pilot, x = run_pilot(energy, self.n_particles, generator)
+        affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
+        target = StandardizedTarget(energy, affine, energy.fast_dtype)
+        population = Population(target, affine.inverse(x).float(), generator)
+        population.move(REFRESH_MOVES)
+        model = self._new_model(affine, finest_scale(population), energy.has_gradient, generator)
+        return pilot, model, target, population
+
+    def _start_from_prior(self, energy, generator):
+        affine = AffineMap(energy.n_features)
+        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE)
+        model = self._new_model(affine, width, energy.has_gradient, generator)
+        return None, model, StandardizedTarget(energy, affine, energy.fast_dtype), None
+
+    def _continue(self, energy, generator):
+        if energy.n_features != self.n_features_in_:
+            raise ValueError(
+                f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
+                f"{energy.n_features}; set warm_start=False."
+            )
+        model = copy.deepcopy(self._model)
+        target = StandardizedTarget(energy, model.affine, energy.fast_dtype)
+        x = torch.from_numpy(self.particles_)
+        population = Population(target, model.affine.inverse(x).float(), generator) if self.init == "pilot" else None
+        return self.pilot_, model, target, population
+
+    def _new_model(self, affine, width, has_gradient, generator):
+        log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
+        with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
+            model = DiffusionModel(
+                affine.loc.numel(), log_snr_max, affine.full, self.hidden_features, self.n_layers,
+                self.langevin and has_gradient, self.variance == "learned",
+            )  # fmt: skip
+        model.affine = affine
+        model.network.width = width
+        return model
+
+    def _match_scores(self, model, target, population, n_iter, budget, generator):
+        loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
+
+        def refresh(averaged):
+            """Correct the particles by the path weights; whether these are good enough to end the training."""
+            z, log_weights = _weighted_paths(averaged, target, self.n_steps, max(self.n_particles // 2, 100), generator)
+            share = _share(log_weights)
+            if share >= MIN_REFRESH_SHARE:
+                population.replace(z[systematic_index(log_weights, self.n_particles, generator)])
+                population.move(REFRESH_MOVES)
+            return share >= 1 - self.tol
+
+        callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
+        return train(
+            model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=1 - 0.5 * self.log_variance_share,
+            learning_rate=self.learning_rate, callbacks=callbacks, verbose=self.verbose, description="score matching",
+        )  # fmt: skip
+
+    def _reduce_log_variance(self, model, target, n_iter, budget, generator):
+        rate = self.learning_rate * (FINE_TUNING_RATE if self.init == "pilot" else 1.0)
+        trained = copy.deepcopy(model).requires_grad_(True)
+        loss = LogVarianceLoss(trained, target, self.n_steps, self.path_batch_size, generator)
+        return train(
+            trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98, verbose=self.verbose,
+            description="log variance",
+        )  # fmt: skip
+
+    def _final_particles(self, model, target, population, z, log_weights, generator):
+        if population is None:
+            population = Population(target, z, generator)
+        if _share(log_weights) >= MIN_REFRESH_SHARE:
+            population.replace(z[systematic_index(log_weights, self.n_particles, generator)])
+            population.move(REFRESH_MOVES)
+        return model.affine(population.x).float().numpy()
+
+    # ---------------------------------------------------------------- sampling
+
+    def sample(self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None):
+        """Draw from the learned density by simulation.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_steps : int, default=None
+            Steps of the chain; by default those of the fit.
+        random_state : int, RandomState instance or None, default=None
+            Seed. The first rows of a larger sample are those of a smaller one.
+        method : {"sde", "ode"}, default="sde"
+            The stochastic chain, or the probability-flow ODE by Heun's method.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it and whose control reads the score.
+
+        Returns
+        -------
+        X : ndarray of shape (n, n_features)
+            Draws, float64.
+        """
+        check_is_fitted(self)
+        n, grid = check_count(n, "n", 0), self._grid(n_steps)
+        if method not in ("sde", "ode"):
+            raise ValueError(f"method has to be 'sde' or 'ode'; got {method!r}.")
+        target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
+        draws = [np.empty((0, self.n_features_in_))]
+        for rows, streams in self._chunks(n, grid.n_steps + 1, random_state):
+            normal = self._normals(streams, rows)
+            if method == "sde":
+                z, _ = self._model.simulate(normal(grid.n_steps), grid, target, normal)
+            else:
+                z = self._model.flow(normal(grid.n_steps), grid, target)
+            draws.append(self._model.affine(z).numpy())
+        return np.concatenate(draws)
+
+    def sample_weighted(self, n, n_steps=None, random_state=None, *, energy_fn=None, grad_fn=None):
+        """Draw with exact path weights.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_steps : int, default=None
+            Steps of the chain; by default those of the fit. The weights are exact for any number.
+        random_state : int, RandomState instance or None, default=None
+            Seed.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        WeightedSample
+            Its ``is_bound`` is True: the mean log weight is a lower bound of log Z in expectation.
+        """
+        check_is_fitted(self)
+        n, grid = check_count(n, "n", 0), self._grid(n_steps)
+        target = self._target(energy_fn, grad_fn, "sample_weighted")
+        samples, log_weights = [], []
+        for rows, streams in self._chunks(n, grid.n_steps + 1, random_state):
+            normal = self._normals(streams, rows)
+            z, log_ratio = self._model.simulate(normal(grid.n_steps), grid, target, normal)
+            samples.append(self._model.affine(z).numpy())
+            log_weights.append((log_ratio + target.log_prob(z)).numpy())
+        return self._weighted(samples, log_weights, True, n_energy_evals=target.energy.n_energy_evals)
+
+    def _grid(self, n_steps):
+        return self._model.grid(self.n_steps if n_steps is None else check_count(n_steps, "n_steps", 1))
+
+
+def _weighted_paths(model, target, n_steps, n, generator):
+    """Ends (n, d) of n trajectories and their log path weights (n,)."""
+
+    def normal(k):
+        return torch.randn(n, model.n_features, generator=generator)
+
+    z, log_ratio = model.simulate(normal(0), model.grid(n_steps), target, normal)
+    return z, log_ratio + target.log_prob(z)
+
+
+def _share(log_weights):
+    """Effective share of the weights, 0 when all are zero."""
+    if not (log_weights > -torch.inf).any():
+        return 0.0
+    return effective_sample_size(log_weights.numpy()) / len(log_weights)

@@ -1,0 +1,149 @@
+"""Training objectives of the one-step samplers."""
+
+__all__ = ["ConsistencyLoss", "LikelihoodLoss", "ReverseKLLoss", "TrajectoryBank"]
+
+import torch
+from torch import Tensor
+
+from .mcmc import Population
+
+HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
+
+
+class TrajectoryBank:
+    """Trajectories of the teacher's probability-flow ODE, a part of which is simulated anew now and then.
+
+    Parameters
+    ----------
+    teacher : DiffusionModel
+        The teacher.
+    target : StandardizedTarget
+        In the teacher's coordinates.
+    n_steps : int
+        Steps of its grid.
+    size : int
+        Trajectories held.
+    generator : torch.Generator
+        Source of randomness.
+    """
+
+    def __init__(self, teacher, target, n_steps: int, size: int, generator):
+        self.teacher, self.target, self.generator = teacher, target, generator
+        self.grid = teacher.grid(n_steps)
+        self.log_snr = torch.cat([self.grid.log_snr, torch.full((1,), torch.inf)])  # the last level is free of noise
+        self.paths, self.next = self._simulate(size), 0
+
+    def _simulate(self, n: int) -> Tensor:
+        x = torch.randn(n, self.teacher.n_features, generator=self.generator)
+        return self.teacher.flow(x, self.grid, self.target, keep=True)
+
+    def refresh(self, n: int) -> None:
+        """Replace the n oldest trajectories by new ones."""
+        rows = (self.next + torch.arange(n)) % self.paths.shape[1]
+        self.paths[:, rows], self.next = self._simulate(n), int(rows[-1]) + 1
+
+    def draw(self, n: int, gap: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States (n, d) and levels (n,) `gap` grid steps apart on the same trajectories; half start at the prior end."""
+        k = torch.randint(self.grid.n_steps - gap + 1, (n,), generator=self.generator)
+        k[: n // 2] = 0
+        rows = torch.randint(self.paths.shape[1], (n,), generator=self.generator)
+        return self.paths[k, rows], self.log_snr[k], self.paths[k + gap, rows], self.log_snr[k + gap]
+
+
+class ConsistencyLoss:
+    """Consistency distillation (Algorithm 1 of arXiv:2502.07579; Song et al. 2023).
+
+    States on one trajectory of the teacher's probability-flow ODE have to be mapped to the same end: the one nearer to
+    the target by a slowly moving average of the map, without a gradient. The gap between them shrinks from half the
+    grid to one step as training proceeds.
+
+    Parameters
+    ----------
+    model : OneStepModel
+        What is trained.
+    bank : TrajectoryBank
+        The teacher's trajectories.
+    batch_size : int
+        Pairs of states.
+    n_iter : int
+        Iterations that the gap shrinks over.
+    ema_decay : float, default=0.95
+        Of the average that gives the targets.
+    refresh_every, refresh_rows : int, default=20 and 64
+        Trajectories simulated anew, and the iterations between.
+    """
+
+    def __init__(self, model, bank: TrajectoryBank, batch_size: int, n_iter: int, ema_decay=0.95, refresh_every=20, refresh_rows=64):
+        self.model, self.bank, self.batch_size, self.n_iter = model, bank, batch_size, n_iter
+        self.refresh_every, self.refresh_rows = refresh_every, refresh_rows
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            model.map, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
+        )
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch, pseudo-Huber (Song & Dhariwal 2024)."""
+        self.averaged.update_parameters(self.model.map)
+        if iteration and iteration % self.refresh_every == 0:
+            self.bank.refresh(self.refresh_rows)
+        n_steps = self.bank.grid.n_steps
+        gap = max(1, int(0.5 * n_steps * (1 - iteration / self.n_iter)))
+        x, level, x_near, level_near = self.bank.draw(self.batch_size, gap)
+        with torch.no_grad():
+            end = self.averaged.module(x_near, level_near)
+        c = HUBER * x.shape[1] ** 0.5
+        distance = ((self.model.map(x, level) - end) ** 2).sum(1)
+        return ((distance + c**2).sqrt() - c).mean()
+
+
+class LikelihoodLoss:
+    """Minus the mean log density of one-step draws at particles that keep moving: covers the mass (Kullback-Leibler).
+
+    Parameters
+    ----------
+    model : OneStepModel
+        What is trained; its map is invertible.
+    population : Population
+        The particles.
+    batch_size : int
+        Particles in a batch.
+    move_every : int, default=8
+        Iterations between moves.
+    """
+
+    def __init__(self, model, population: Population, batch_size: int, move_every: int = 8):
+        self.model, self.population, self.batch_size, self.move_every = model, population, batch_size, move_every
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch."""
+        if iteration % self.move_every == 0:
+            self.population.move()
+        return -self.model.log_prob(self.population.draw(self.batch_size)[0]).mean()
+
+
+class ReverseKLLoss:
+    """Minus the mean exact log weight of one-step draws, for a map without a tractable inverse. Seeks modes.
+
+    Parameters
+    ----------
+    model : OneStepModel
+        What is trained.
+    target : StandardizedTarget
+        The density; its gradient is needed.
+    batch_size : int
+        Draws in a batch.
+    generator : torch.Generator
+        Source of randomness.
+    """
+
+    def __init__(self, model, target, batch_size: int, generator):
+        self.model, self.target, self.batch_size, self.generator = model, target, batch_size, generator
+
+    def __call__(self, iteration: int) -> Tensor:
+        """A scalar with the gradient of the loss: the score of the target stands in for a graph through the energy."""
+        latent = torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
+        z, log_det = self.model.map.call_and_log_det(latent, self.model.start(self.batch_size))
+        log_prob, score = self.target.log_prob_and_score(z.detach())
+        inside = log_prob.isfinite() & log_det.isfinite()
+        bounded = score.clamp(-1e3, 1e3)
+        terms = (bounded * (z - z.detach())).sum(1) + log_prob.float() + log_det
+        return -terms[inside].mean() if inside.any() else 0.0 * z.sum()

@@ -1,0 +1,107 @@
+"""The diffusion sampler's model: simulation of its chain with exact path weights, and its probability-flow ODE."""
+
+__all__ = ["DiffusionModel"]
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .energy import AffineMap, StandardizedTarget
+from .networks import NoiseNetwork
+from .process import Grid, heun_step, reverse_kernel
+
+
+class DiffusionModel(nn.Module):
+    """A network for the noise in x_t, a standardisation, and the range of noise levels.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Log signal-to-noise ratio of the last noisy level.
+    full : bool
+        Whether the standardisation has a full matrix.
+    hidden, n_layers, langevin, learned_variance
+        See `NoiseNetwork`.
+    """
+
+    def __init__(self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance):
+        super().__init__()
+        self.config = {
+            "n_features": n_features, "log_snr_max": log_snr_max, "full": full, "hidden": hidden, "n_layers": n_layers,
+            "langevin": langevin, "learned_variance": learned_variance,
+        }  # fmt: skip
+        self.n_features, self.log_snr_max = n_features, log_snr_max
+        self.affine = AffineMap(n_features, full)
+        self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
+
+    @property
+    def needs_score(self) -> bool:
+        """Whether the network reads the score of the target."""
+        return self.network.langevin
+
+    def grid(self, n_steps: int) -> Grid:
+        """Noise levels for a number of steps."""
+        return Grid(n_steps, self.log_snr_max)
+
+    def noise(self, x: Tensor, log_snr: Tensor, target: StandardizedTarget | None) -> tuple[Tensor, Tensor | None]:
+        """Estimate of eps and its variance at states (n, d) and levels (n,) or ()."""
+        score = target.log_prob_and_score(x)[1] if self.needs_score else None
+        return self.network(x, log_snr.expand(len(x)), score)
+
+    @torch.no_grad()
+    def simulate(self, x: Tensor, grid: Grid, target: StandardizedTarget | None, noise_source, keep: bool = False):
+        """Run the generative chain without a graph.
+
+        Parameters
+        ----------
+        x : Tensor
+            (n, d) draws from the prior N(0, I).
+        grid : Grid
+            Noise levels.
+        target : StandardizedTarget or None
+            Needed when the network reads the score.
+        noise_source : callable
+            ``noise_source(k)`` gives the standard normal draws (n, d) of step k.
+        keep : bool, default=False
+            Return all states (N + 1, n, d) in place of the last.
+
+        Returns
+        -------
+        x : Tensor
+            The last state (n, d), or all.
+        log_ratio : Tensor
+            (n,) float64: the sum over steps of log noising kernel minus log generative kernel, minus the log prior of
+            the first state. With the log density of the last state it is the log path weight.
+        """
+        d = x.shape[1]
+        log_ratio = 0.5 * (x.double() ** 2).sum(1) + 0.5 * d * math.log(2 * math.pi)
+        path = [x]
+        for k in range(grid.n_steps):
+            noise, noise_var = self.noise(x, grid.log_snr[k], target)
+            mean, variance = reverse_kernel(grid, k, x, noise, noise_var)
+            eps = noise_source(k)
+            step = variance.sqrt() * eps
+            backward = grid.v[k] / grid.s[k] * noise - grid.b[k] * step  # x - b (mean + step), without cancellation
+            terms = eps**2 - backward**2 / grid.v[k] + (variance / grid.v[k]).log()
+            log_ratio += 0.5 * terms.sum(1).double()
+            x = mean + step
+            path.append(x)
+        return (torch.stack(path) if keep else x), log_ratio
+
+    def step_log_prob(self, grid: Grid, k: Tensor, x: Tensor, x_next: Tensor, score: Tensor | None) -> Tensor:
+        """Log density (n,) of the generative step from x at index k (n,) to x_next; differentiable."""
+        mean, variance = reverse_kernel(grid, k, x, *self.network(x, grid.log_snr[k], score))
+        return -0.5 * ((x_next - mean) ** 2 / variance + variance.log()).sum(1)
+
+    @torch.no_grad()
+    def flow(self, x: Tensor, grid: Grid, target: StandardizedTarget | None, keep: bool = False) -> Tensor:
+        """Solve the probability-flow ODE from prior draws (n, d); the last state, or all (N + 1, n, d)."""
+        path = [x]
+        for k in range(grid.n_steps):
+            path.append(heun_step(lambda y, level: self.noise(y, level, target)[0], grid, k, path[-1]))
+            if not keep:
+                path = path[-1:]
+        return torch.stack(path) if keep else path[-1]

@@ -1,0 +1,286 @@
+"""The user's energy: probed once, evaluated in batches, counted, with one policy for non-finite values."""
+
+__all__ = ["AffineMap", "Energy", "InvalidEnergyError", "StandardizedTarget"]
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PROBE_SIZES = (7, 2, 1)
+CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
+FAST_TOLERANCE = 1e-2  # largest error of float32 energies at the probe points for which training uses float32
+
+
+class InvalidEnergyError(ValueError):
+    """The energy function returned values that cannot be those of a density."""
+
+
+def _describe(energy_fn) -> str:
+    return getattr(energy_fn, "__name__", type(energy_fn).__name__)
+
+
+class Energy:
+    """A batch-wise energy ``E(x) = -log rho(x)`` with its gradient, dtype, counts and non-finite policy.
+
+    The callable is probed at construction with batches of 7, 2 and 1 standard normal points. A callable that maps a
+    torch tensor to a torch tensor is used as such, and differentiated by autograd when its result has a graph; any
+    other callable is given NumPy arrays, with `grad_fn` for the gradient. The highest precision that the callable
+    accepts (float64, else float32) is `dtype`, for numbers that are reported; training may use `fast_dtype`, float32
+    where it gives the same energies.
+
+    ``+inf`` means outside the support. NaN and ``-inf`` rows are dropped (treated as outside the support), counted in
+    `n_invalid` and warned of once; more than half of a batch of them is an error.
+
+    Parameters
+    ----------
+    energy_fn : callable
+        Maps ``(n, n_features)`` points to ``(n,)`` energies.
+    n_features : int
+        Dimension of a point.
+    grad_fn : callable, optional
+        Maps ``(n, n_features)`` to the gradient of the energy, ``(n, n_features)``.
+    generator : torch.Generator, optional
+        Source of the probe points.
+
+    Attributes
+    ----------
+    has_gradient : bool
+        Whether `log_prob_and_score` is available.
+    n_energy_evals, n_grad_evals : int
+        Rows evaluated so far, the probe included.
+    n_invalid : int
+        Rows that were NaN or ``-inf`` so far.
+
+    Raises
+    ------
+    TypeError
+        When `energy_fn` is not callable.
+    InvalidEnergyError
+        When its result has the wrong type or shape, is not finite, or depends on the other rows of the batch.
+    """
+
+    def __init__(self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None):
+        if not callable(energy_fn):
+            raise TypeError(
+                "energy_fn has to be a function that maps an array of points (n, n_features) to energies (n,); "
+                f"got {type(energy_fn).__name__}."
+            )
+        if grad_fn is not None and not callable(grad_fn):
+            raise TypeError(f"grad_fn has to be a function or None; got {type(grad_fn).__name__}.")
+        self.energy_fn, self.grad_fn, self.n_features = energy_fn, grad_fn, n_features
+        self.n_energy_evals = self.n_grad_evals = self.n_invalid = 0
+        self._probe(torch.randn(max(PROBE_SIZES), n_features, dtype=torch.float64, generator=generator))
+
+    def log_prob(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """``-E(x)`` for (n, d) points, as (n,) float64; ``-inf`` where the density is zero or the value invalid."""
+        with torch.no_grad():
+            rows = x.detach().to(dtype or self.dtype)
+            values = [self._call(chunk) for chunk in rows.split(CHUNK_ROWS)]
+        return self._screen(torch.cat(values), x)
+
+    def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""
+        rows = x.detach().to(dtype or self.dtype)
+        pairs = [self._value_and_gradient(chunk) for chunk in rows.split(CHUNK_ROWS)]
+        self.n_grad_evals += len(x)
+        energy, gradient = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return self._screen(energy, x), -gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
+
+    def _value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.grad_fn is not None:
+            return self._call(x).detach(), self._user_gradient(x).detach()
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            value = self._call(x)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient
+
+    def _call(self, x: Tensor) -> Tensor:
+        """Energies of a batch in the dtype of the callable; shapes and types checked, values not."""
+        self.n_energy_evals += len(x)
+        if self.framework == "numpy":
+            value = self.energy_fn(x.detach().numpy().copy())
+        else:
+            value = self.energy_fn(x)
+        return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
+
+    def _user_gradient(self, x: Tensor) -> Tensor:
+        value = self.grad_fn(x.numpy().copy() if self.framework == "numpy" else x)
+        return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
+
+    def _screen(self, energy: Tensor, x: Tensor) -> Tensor:
+        log_prob = -energy.to(torch.float64)
+        invalid = log_prob.isnan() | (log_prob == torch.inf)
+        count = int(invalid.sum())
+        if count:
+            example = np.array2string(x[invalid][0].detach().numpy(), precision=4, threshold=8)
+            if 2 * count > len(x):
+                raise InvalidEnergyError(
+                    f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
+                    "it has to be finite, or +inf outside the support of the density."
+                )
+            if not self.n_invalid:
+                warnings.warn(
+                    f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; such "
+                    "points are treated as outside the support. Return +inf there to say so.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self.n_invalid += count
+            log_prob = log_prob.masked_fill(invalid, -torch.inf)
+        return log_prob
+
+    def _probe(self, points: Tensor) -> None:
+        """Find the framework, the precision and the gradient; check shapes, finiteness and row independence."""
+        values = self._find_framework(points)
+        if not (values.isfinite() | (values == torch.inf)).any():
+            raise InvalidEnergyError(
+                f"energy_fn returned {values[0].item()} at every one of {len(points)} standard normal points; "
+                "it has to be finite, or +inf outside the support of the density."
+            )
+        for size in PROBE_SIZES[1:]:
+            alone = self._call(points[:size].to(self.dtype)).detach()
+            tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
+            if not torch.allclose(alone.double(), values[:size], rtol=tolerance, atol=tolerance, equal_nan=True):
+                raise InvalidEnergyError(
+                    f"energy_fn gave {alone.tolist()} for {size} points, and {values[:size].tolist()} for the same points "
+                    f"in a batch of {len(points)}: each row's energy has to depend on that row alone, and not be random."
+                )
+        if self.has_gradient:
+            self.log_prob_and_score(points)
+        self.fast_dtype = self._find_fast_dtype(points, values)
+
+    def _find_fast_dtype(self, points: Tensor, values: Tensor) -> torch.dtype:
+        """float32 when the callable takes it and gives the float64 energies to `FAST_TOLERANCE`."""
+        finite = values.isfinite()
+        try:
+            fast = self._call(points.float()).detach().double()
+        except Exception:
+            return self.dtype
+        agrees = torch.allclose(fast[finite], values[finite], rtol=0, atol=FAST_TOLERANCE)
+        return torch.float32 if agrees and torch.equal(fast.isfinite(), finite) else self.dtype
+
+    def _find_framework(self, points: Tensor) -> Tensor:
+        """Try torch then NumPy (the other way round with a `grad_fn`), float64 then float32; keep what works."""
+        self.has_gradient, errors = self.grad_fn is not None, []
+        for framework in ("torch", "numpy") if self.grad_fn is None else ("numpy", "torch"):
+            for dtype in (torch.float64, torch.float32):
+                self.framework, self.dtype = framework, dtype
+                x = points.to(dtype).requires_grad_(framework == "torch" and self.grad_fn is None)
+                try:
+                    raw = self.energy_fn(x if framework == "torch" else x.numpy().copy())
+                    if isinstance(raw, Tensor) != (framework == "torch"):
+                        raise TypeError(f"energy_fn returned {type(raw).__name__} for a {framework} input")
+                    values = _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
+                except Exception as error:
+                    errors.append(error)
+                    continue
+                self.n_energy_evals += len(x)
+                self.has_gradient |= values.requires_grad
+                return values.detach().double()
+        shape_errors = [error for error in errors if isinstance(error, InvalidEnergyError)]
+        error = (shape_errors or errors)[0]
+        error.add_note(
+            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
+            f"{tuple(points.shape)}."
+        ) if hasattr(error, "add_note") else None
+        raise error
+
+
+def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
+    expected = f"{name} has to return real numbers of shape {shape} for an input of shape {shape_in}"
+    if not isinstance(value, Tensor):
+        try:
+            array = np.asarray(value)
+        except Exception as error:
+            raise InvalidEnergyError(f"{expected}; got {type(value).__name__}.") from error
+        if array.dtype.kind not in "fiu":
+            raise InvalidEnergyError(f"{expected}; got {type(value).__name__} of dtype {array.dtype}.")
+        value = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64))
+    if tuple(value.shape) != shape:
+        hint = " Sum over the features only, not over the batch." if value.ndim == 0 else ""
+        hint = " Drop the last axis, for example with [:, 0]." if tuple(value.shape) == (*shape, 1) else hint
+        raise InvalidEnergyError(f"{expected}; got shape {tuple(value.shape)}.{hint}")
+    if not value.is_floating_point():
+        raise InvalidEnergyError(f"{expected}; got dtype {value.dtype}.")
+    return value
+
+
+class AffineMap(torch.nn.Module):
+    """Invertible affine map ``x = loc + L z`` between standardised and the user's coordinates.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    full : bool, default=True
+        Lower-triangular `L`; a diagonal one otherwise.
+    """
+
+    def __init__(self, n_features: int, full: bool = True):
+        super().__init__()
+        self.full = full
+        one = torch.ones(n_features, dtype=torch.float64)
+        self.register_buffer("loc", torch.zeros_like(one))
+        self.register_buffer("scale", torch.diag(one) if full else one)
+
+    @classmethod
+    def from_moments(cls, loc: Tensor, covariance: Tensor) -> "AffineMap":
+        """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal."""
+        affine = cls(len(loc), full=covariance.ndim == 2)
+        affine.loc = loc.double()
+        affine.scale = torch.linalg.cholesky(covariance) if affine.full else covariance.sqrt()
+        return affine
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(n, d) standardised points to the user's coordinates, float64."""
+        z = z.double()
+        return self.loc + (z @ self.scale.T if self.full else z * self.scale)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """(n, d) points in the user's coordinates to standardised ones, float64."""
+        centred = x.double() - self.loc
+        if self.full:
+            return torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
+        return centred / self.scale
+
+    def pull_back(self, score: Tensor) -> Tensor:
+        """Gradient with respect to z of a function of x, from its gradient (n, d) with respect to x."""
+        return score @ self.scale if self.full else score * self.scale
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log of the determinant of `L`."""
+        return (self.scale.diagonal() if self.full else self.scale).log().sum()
+
+
+class StandardizedTarget:
+    """The energy seen in standardised coordinates: log density (float64) and score (in the dtype of the points).
+
+    Parameters
+    ----------
+    energy : Energy
+        The energy in the user's coordinates.
+    affine : AffineMap
+        From standardised to the user's coordinates.
+    dtype : torch.dtype, optional
+        Precision of the energy evaluations; by default the best that the user's function takes.
+    """
+
+    def __init__(self, energy: Energy, affine: AffineMap, dtype: torch.dtype | None = None):
+        self.energy, self.affine, self.dtype = energy, affine, dtype or energy.dtype
+        self.n_features, self.has_gradient = energy.n_features, energy.has_gradient
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density with respect to z, (n,) float64, the Jacobian of the standardisation included."""
+        return self.energy.log_prob(self.affine(z), self.dtype) + self.affine.log_det
+
+    def log_prob_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob` and its gradient with respect to z, (n, d); zeros when the energy has no gradient."""
+        if not self.has_gradient:
+            return self.log_prob(z), torch.zeros_like(z)
+        log_prob, score = self.energy.log_prob_and_score(self.affine(z), self.dtype)
+        return log_prob + self.affine.log_det, self.affine.pull_back(score).to(z.dtype)

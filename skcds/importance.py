@@ -1,0 +1,510 @@
+"""Importance weights: evidence, effective sample size and their reliability.
+
+A sampler that knows the density of its own draws can weigh them. With ``log_weights`` such that
+``E[exp(log_weight)] = Z``, the normalising constant of the target, the functions here estimate log Z and say how far
+the estimate can be trusted; `WeightedSample` holds draws and log weights and reads everything else off them.
+
+Every number in this module comes from the sampler's own draws. **None of them can see a mode that the sampler has
+missed**: a sampler that covers one of two equal modes perfectly has constant weights, the largest possible effective
+sample size, the smallest Pareto k, and a log evidence that is too low by log 2. Compare with exact samples, with
+another sampler or with what is known of the target before trusting a good score.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral
+
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+__all__ = [
+    "WeightedSample",
+    "effective_sample_size",
+    "log_evidence",
+    "log_mean_exp",
+    "pareto_k",
+    "systematic_resample",
+    "truncate_log_weights",
+]
+
+PARETO_K_LIMIT = 0.7  # above it the estimates are unreliable (Vehtari et al. 2024, section 3.2.4)
+MIN_TAIL = 5  # fewest exceedances a generalised Pareto distribution is fitted to
+SMALLEST_EXCESS = 1e-300  # an exceedance below it is a weight lost to underflow, or a tie with the cutoff
+NO_TAIL = 1e-8  # largest weights that agree to this relative precision have no tail
+
+
+def log_mean_exp(log_weights):
+    """Logarithm of the mean of ``exp(log_weights)``, safe from overflow.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (n,)
+        Log weights; ``-inf`` is a weight of zero.
+
+    Returns
+    -------
+    float
+        ``-inf`` if every weight is zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import log_mean_exp
+    >>> round(log_mean_exp(1000 + np.log([1, 2, 3])) - 1000, 6)  # log 2
+    0.693147
+    """
+    log_weights = _as_log_weights(log_weights)
+    return float(logsumexp(log_weights) - np.log(len(log_weights)))
+
+
+def effective_sample_size(log_weights):
+    """Effective sample size ``(sum w)^2 / sum w^2`` (Kong 1992), a count between 1 and n.
+
+    Adding a constant to the log weights does not change it. It cannot see a missed mode.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (n,)
+        Log weights; ``-inf`` is a weight of zero.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If every weight is zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import effective_sample_size
+    >>> effective_sample_size([7.0, 7.0, 7.0, -np.inf])
+    3.0
+    """
+    w = _scaled_weights(log_weights)  # (n,), the largest is 1
+    return float(np.clip(w.sum() ** 2 / (w**2).sum(), 1, len(w)))
+
+
+def log_evidence(log_weights):
+    """Estimate log Z as the log mean weight, with its standard error.
+
+    The standard error is the delta method's, ``sqrt(1 / ESS - 1 / n)``. It is computed from the same weights and
+    never exceeds 1, so it is far too small when a few draws carry all the weight: read it together with `pareto_k`.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (n,)
+        Log weights with ``E[exp(log_weight)] = Z``; ``-inf`` is a weight of zero.
+
+    Returns
+    -------
+    estimate : float
+    standard_error : float
+        NaN for a single draw, which says nothing about its own spread.
+
+    Raises
+    ------
+    ValueError
+        If every weight is zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import log_evidence
+    >>> estimate, standard_error = log_evidence(np.log([1, 2, 3, 2]))
+    >>> f"{estimate:.4f} +- {standard_error:.4f}"
+    '0.6931 +- 0.1768'
+    """
+    w = _scaled_weights(log_weights)  # (n,), the largest is 1
+    n = len(w)
+    se = w.std() / (w.mean() * np.sqrt(n)) if n > 1 else np.nan  # = sqrt(1 / ESS - 1 / n), without the cancellation
+    return log_mean_exp(log_weights), float(se)
+
+
+def pareto_k(log_weights):
+    """Pareto k: the shape of the weights' upper tail, as in Pareto smoothed importance sampling (PSIS).
+
+    Below 0.5 the weights have a finite variance and estimates converge at the usual rate; above 0.7 estimates and their
+    standard errors are unreliable at any practical sample size. It cannot see a missed mode.
+
+    A generalised Pareto distribution is fitted, by the method of [2]_ with the weakly informative prior of [1]_, to the
+    ``ceil(min(0.2 n, 3 sqrt(n)))`` largest weights less the next largest one.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (n,)
+        Log weights; ``-inf`` is a weight of zero.
+
+    Returns
+    -------
+    float
+        ``inf`` where there are too few weights to judge by: fewer than five in the tail that differ from the next
+        largest one and from zero, as always with 20 draws or fewer. ``-inf`` where the largest weights agree to eight
+        digits, so that there is no tail. Hence ``pareto_k(...) > 0.7`` is "not shown to be reliable".
+
+    References
+    ----------
+    .. [1] Vehtari, Simpson, Gelman, Yao and Gabry (2024), "Pareto smoothed importance sampling", JMLR 25(72).
+    .. [2] Zhang and Stephens (2009), "A new and efficient estimation method for the generalized Pareto
+       distribution", Technometrics 51(3).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import pareto_k
+    >>> u = (np.arange(10_000) + 0.5) / 10_000
+    >>> round(pareto_k(-0.9 * np.log(u)), 2)  # weights u ** -0.9 have a tail of shape 0.9
+    0.88
+    >>> pareto_k(np.zeros(1000))
+    -inf
+    """
+    log_weights = _as_log_weights(log_weights)
+    n = len(log_weights)
+    n_tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n))))
+    if n_tail < MIN_TAIL or np.isneginf(log_weights.max()):
+        return np.inf
+    tail = np.sort(np.partition(log_weights, n - n_tail - 1)[n - n_tail - 1 :])  # (n_tail + 1,), the cutoff first
+    tail = np.exp(tail - tail[-1])
+    excess = tail[1:] - tail[0]
+    if excess[-1] <= NO_TAIL:
+        return -np.inf
+    excess = excess[excess > SMALLEST_EXCESS]
+    if len(excess) < MIN_TAIL:
+        return np.inf
+    return _generalised_pareto_shape(excess)
+
+
+def _generalised_pareto_shape(x):
+    """Shape k of a generalised Pareto distribution fitted to sorted positive x (m,), shrunk towards 0.5."""
+    m = len(x)
+    x = x / x[-1]
+    n_grid = 30 + int(np.sqrt(m))
+    quartile = x[int(m / 4 + 0.5) - 1]
+    # candidates for b = -k / sigma, all below 1 = 1 / max(x), weighted by their profile likelihood
+    b = 1 + (1 - np.sqrt(n_grid / (np.arange(n_grid) + 0.5))) / (3 * quartile)  # (n_grid,)
+    b[b == 0] = 1e-30  # the exponential distribution, as a limit
+    k = np.log1p(-b[:, None] * x).mean(1)  # (n_grid,)
+    log_likelihood = m * (np.log(-b / k) - k - 1)
+    weights = np.exp(log_likelihood - logsumexp(log_likelihood))
+    k = np.log1p(-(weights @ b) * x).mean()
+    return float((m * k + 10 * 0.5) / (m + 10))  # the prior: worth ten observations, centred at 0.5
+
+
+def truncate_log_weights(log_weights):
+    """Truncate weights at ``sqrt(n)`` times their mean.
+
+    The truncated weights are biased low, by an amount that vanishes as n grows, and always have a finite variance.
+    Use them to resample or to fit, not for an unbiased estimate of Z.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (n,)
+        Log weights; ``-inf`` is a weight of zero.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    References
+    ----------
+    Ionides (2008), "Truncated importance sampling", Journal of Computational and Graphical Statistics 17(2).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import truncate_log_weights
+    >>> np.exp(truncate_log_weights(np.log([1.0, 1.0, 1.0, 17.0])))  # mean 5, n 4: cut at 10
+    array([ 1.,  1.,  1., 10.])
+    """
+    log_weights = _as_log_weights(log_weights)
+    return np.minimum(log_weights, log_mean_exp(log_weights) + 0.5 * np.log(len(log_weights)))
+
+
+def systematic_resample(log_weights, n, rng):
+    """Draw n indices in proportion to the weights with a single uniform number.
+
+    Index i comes ``floor(n w_i)`` or ``ceil(n w_i)`` times, w normalised, and ``n w_i`` times in expectation;
+    an index of weight zero never comes. The indices are sorted: shuffle them where the order matters.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (m,)
+        Log weights; ``-inf`` is a weight of zero.
+    n : int
+        How many indices to draw.
+    rng : numpy.random.RandomState or numpy.random.Generator
+        Source of the uniform number.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Indices into ``log_weights``, in increasing order.
+
+    Raises
+    ------
+    ValueError
+        If every weight is zero, or n is not a positive integer.
+
+    References
+    ----------
+    Douc, Cappe and Moulines (2005), "Comparison of resampling schemes for particle filtering", ISPA.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import systematic_resample
+    >>> systematic_resample(np.log([1, 2, 1]), 8, np.random.RandomState(0))
+    array([0, 0, 1, 1, 1, 1, 2, 2])
+    """
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"The number of draws to resample must be a positive integer, not {n!r}.")
+    cumulative = np.cumsum(_scaled_weights(log_weights))  # (m,)
+    positions = (np.arange(n) + rng.uniform()) / n
+    positions = np.minimum(positions, np.nextafter(1, 0))  # rounding must not pass the last weight
+    return np.searchsorted(cumulative / cumulative[-1], positions, side="right")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WeightedSample:
+    """Draws of a sampler with their log importance weights, and what follows from them.
+
+    All properties are computed from the sampler's own draws and **cannot see a missed mode** (see the module's
+    docstring). The arrays are not copied; do not change them in place.
+
+    Parameters
+    ----------
+    samples : array-like of shape (n, d)
+        Draws, kept as float64. Rows of non-zero weight must be finite.
+    log_weights : array-like of shape (n,)
+        Log weights, kept as float64; ``E[exp(log_weight)] = Z``. ``-inf`` is a weight of zero, as of a draw outside the
+        target's support; NaN and ``+inf`` are errors.
+    is_bound : bool
+        Whether ``E[log_weight] <= log Z`` is guaranteed: always for path weights, and for the weights of a one-step map
+        where the map is injective. A map that is not injective counts some of the target's mass more than once.
+    violation_share : float, default=0.0
+        Share of draws where the map was found not to be injective. Above zero, ``is_bound`` must be False.
+    n_energy_evals : int, default=0
+        Energy evaluations spent on the weights.
+
+    See Also
+    --------
+    effective_sample_size, log_evidence, pareto_k : The definitions of the properties.
+
+    Examples
+    --------
+    Draws of N(0, 1.5^2) weighted for the density exp(-x^2 / 2), whose log Z is log sqrt(2 pi) = 0.919:
+
+    >>> import numpy as np
+    >>> from skcds.importance import WeightedSample
+    >>> z = np.random.RandomState(0).normal(size=(10_000, 1))
+    >>> x = 1.5 * z
+    >>> log_proposal = -0.5 * (z**2).sum(1) - np.log(1.5 * np.sqrt(2 * np.pi))
+    >>> W = WeightedSample(x, -0.5 * (x**2).sum(1) - log_proposal, is_bound=True)
+    >>> W
+    WeightedSample(n=10000, d=1, ess=8342.2, log_evidence=0.9259 ± 0.0045, pareto_k=-1.79, is_bound=True)
+    >>> W.resample(3, random_state=1).shape
+    (3, 1)
+    >>> mean, se = W.expectation(lambda x: x**2, return_se=True)  # 1 for N(0, 1)
+    >>> abs(mean - 1) < 5 * se
+    array([ True])
+    """
+
+    samples: np.ndarray
+    log_weights: np.ndarray
+    is_bound: bool
+    violation_share: float = 0.0
+    n_energy_evals: int = 0
+
+    def __post_init__(self):
+        fields = {
+            "samples": np.asarray(self.samples, dtype=np.float64),
+            "log_weights": _as_log_weights(self.log_weights),
+            "is_bound": bool(self.is_bound),
+            "violation_share": float(self.violation_share),
+            "n_energy_evals": int(self.n_energy_evals),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)  # the only time: the class is frozen
+        _check_samples(self.samples, self.log_weights)
+        if not 0 <= self.violation_share <= 1:
+            raise ValueError(f"violation_share is a share of the draws, from 0 to 1, not {self.violation_share}.")
+        if self.is_bound and self.violation_share > 0:
+            raise ValueError(
+                f"The map was found not to be injective at {self.violation_share:.2%} of the draws, so their weights "
+                "guarantee no bound: is_bound must be False."
+            )
+        if self.n_energy_evals < 0:
+            raise ValueError(f"n_energy_evals is a count and cannot be {self.n_energy_evals}.")
+
+    @property
+    def weights(self):
+        """Normalised weights, an ndarray of shape (n,) that sums to 1."""
+        w = _scaled_weights(self.log_weights)
+        return w / w.sum()
+
+    @property
+    def ess(self):
+        """Effective sample size, between 1 and n; see `effective_sample_size`."""
+        return effective_sample_size(self.log_weights)
+
+    @property
+    def log_evidence(self):
+        """Estimate of log Z, the log mean weight; where `is_bound`, its expectation is at most log Z too."""
+        return log_evidence(self.log_weights)[0]
+
+    @property
+    def log_evidence_se(self):
+        """Standard error of `log_evidence`; to be believed where `pareto_k` is below 0.7."""
+        return log_evidence(self.log_weights)[1]
+
+    @cached_property
+    def pareto_k(self):
+        """Shape of the weights' upper tail; above 0.7 the estimates are unreliable. See `pareto_k`."""
+        return pareto_k(self.log_weights)
+
+    @property
+    def elbo(self):
+        """Mean log weight. Only where `is_bound` is it an evidence lower bound.
+
+        Even then its expectation is the bound: the estimate itself varies by `elbo_se`. ``-inf`` if any draw has
+        weight zero.
+        """
+        return float(self.log_weights.mean())
+
+    @property
+    def elbo_se(self):
+        """Standard error of `elbo`; NaN for a single draw or if any draw has weight zero."""
+        n = len(self.log_weights)
+        if n == 1 or np.isneginf(self.log_weights).any():
+            return np.nan
+        return float(self.log_weights.std(ddof=1) / np.sqrt(n))
+
+    def resample(self, n, random_state=None):
+        """Draw n rows in proportion to the weights, with repetition, by systematic resampling.
+
+        Parameters
+        ----------
+        n : int
+            How many rows to draw. More than `ess` of them repeat each other.
+        random_state : int, RandomState or None, default=None
+            An int makes the draw reproducible.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            Unweighted draws in random order, so that any subset of rows is as good as another.
+        """
+        rng = check_random_state(random_state)
+        return self.samples[rng.permutation(systematic_resample(self.log_weights, n, rng))]
+
+    def expectation(self, fn, return_se=False):
+        """Estimate E[fn(x)] under the normalised target by the self-normalised weighted mean.
+
+        Parameters
+        ----------
+        fn : callable
+            Maps an array of shape (n, d) to one of shape (n,) or (n, k). Rows of weight zero do not count,
+            whatever it returns there.
+        return_se : bool, default=False
+            Whether to return the delta method's standard error as well; to be believed where `pareto_k` is below 0.7.
+
+        Returns
+        -------
+        mean : float or ndarray of shape (k,)
+        standard_error : float or ndarray of shape (k,)
+            Only if ``return_se``.
+        """
+        values = np.asarray(fn(self.samples), dtype=np.float64)
+        if values.ndim not in (1, 2) or len(values) != len(self.samples):
+            raise ValueError(
+                f"fn must return one value or one row for each of the {len(self.samples)} draws; "
+                f"it returned shape {values.shape}."
+            )
+        weights = self.weights
+        w, values = weights[weights > 0], values[weights > 0]
+        mean = w @ values  # scalar or (k,)
+        if not return_se:
+            return mean
+        return mean, np.sqrt(w**2 @ (values - mean) ** 2)
+
+    def warn_if_unreliable(self):
+        """Emit a `ConvergenceWarning` if `pareto_k` is above 0.7; the estimators call it.
+
+        Silence does not mean that every mode was found.
+        """
+        if self.pareto_k <= PARETO_K_LIMIT:
+            return
+        n = len(self.log_weights)
+        if np.isneginf(self.log_weights).all():
+            reason = f"All {n} draws have weight zero: none lies in the target's support."
+        elif np.isposinf(self.pareto_k):
+            reason = (
+                f"The {n} draws hold too few distinct weights to judge their reliability "
+                f"(Pareto k is inf, effective sample size {self.ess:.1f})."
+            )
+        else:
+            reason = (
+                f"Pareto k is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}: a few draws dominate "
+                f"(effective sample size {self.ess:.1f} of {n})."
+            )
+        warnings.warn(
+            f"{reason} The log evidence, its standard error and weighted means are unreliable. Weigh more draws, "
+            "fit for longer, or sample in more steps; then look at pareto_k again.",
+            ConvergenceWarning,
+            stacklevel=3,  # the caller of the estimator's method
+        )
+
+    def __repr__(self):
+        n, d = self.samples.shape
+        if np.isneginf(self.log_weights).all():
+            found = "every weight is zero"
+        else:
+            found = (
+                f"ess={self.ess:.1f}, log_evidence={self.log_evidence:.4f} ± {self.log_evidence_se:.4f}, "
+                f"pareto_k={self.pareto_k:.2f}"
+            )
+        violations = f", violation_share={self.violation_share:.2g}" if self.violation_share else ""
+        return f"WeightedSample(n={n}, d={d}, {found}, is_bound={self.is_bound}{violations})"
+
+
+def _as_log_weights(log_weights):
+    """Log weights as a float64 array (n,), n > 0, without NaN and +inf."""
+    log_weights = np.asarray(log_weights, dtype=np.float64)
+    if log_weights.ndim != 1 or len(log_weights) == 0:
+        raise ValueError(f"Log weights must be a non-empty array of shape (n,), not of shape {log_weights.shape}.")
+    bad = np.isnan(log_weights) | np.isposinf(log_weights)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum()} of {len(log_weights)} log weights are NaN or +inf, the first at index {bad.argmax()}; "
+            "a draw outside the support has log weight -inf."
+        )
+    return log_weights
+
+
+def _scaled_weights(log_weights):
+    """Weights (n,) scaled so that the largest is 1."""
+    log_weights = _as_log_weights(log_weights)
+    largest = log_weights.max()
+    if np.isneginf(largest):
+        raise ValueError(
+            f"All {len(log_weights)} log weights are -inf: no draw lies in the target's support, "
+            "so there is nothing to estimate from."
+        )
+    return np.exp(log_weights - largest)
+
+
+def _check_samples(samples, log_weights):
+    if samples.ndim != 2 or samples.shape[1] == 0:
+        raise ValueError(f"Samples must have shape (n, d) with d > 0, not {samples.shape}.")
+    if len(samples) != len(log_weights):
+        raise ValueError(f"There are {len(samples)} samples but {len(log_weights)} log weights; each needs one.")
+    bad = ~np.isfinite(samples).all(1) & (log_weights > -np.inf)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum()} of {len(samples)} samples have a weight but are not finite, the first at row {bad.argmax()}."
+        )

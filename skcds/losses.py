@@ -1,0 +1,129 @@
+"""Training objectives of the diffusion sampler."""
+
+__all__ = ["DenoisingLoss", "LogVarianceLoss"]
+
+import torch
+from torch import Tensor
+
+from .diffusion import DiffusionModel
+from .energy import StandardizedTarget
+from .mcmc import Population
+from .process import LOG_SNR_MIN, noise_levels
+
+
+class DenoisingLoss:
+    """Simulation-free score matching on particles that keep moving.
+
+    The regression target mixes the noise itself with the target-score identity ``-s score(x_0) / a`` (De Bortoli et al.
+    2024), weighted by ``c = s^2 / (s^2 + a^2 w^2)`` where w is the finest scale along each coordinate: each is used
+    where its variance is small. The variance is fitted by the likelihood of the true step (the bound of Nichol &
+    Dhariwal 2021, with the expectation over x_{k+1} taken in closed form), which leaves the mean alone.
+
+    Parameters
+    ----------
+    model : DiffusionModel
+        What is trained.
+    target : StandardizedTarget
+        Gives the score that the network reads.
+    population : Population
+        The particles.
+    n_steps : int
+        Steps of the grid whose kernels the variance is fitted for.
+    batch_size : int
+        Rows of one batch.
+    generator : torch.Generator
+        Source of randomness.
+    move_every : int, default=10
+        Iterations between moves of the particles.
+    """
+
+    def __init__(self, model: DiffusionModel, target, population: Population, n_steps, batch_size, generator, move_every=10):
+        self.model, self.target, self.population = model, target, population
+        self.batch_size, self.generator, self.move_every = batch_size, generator, move_every
+        self.spacing = (model.log_snr_max - LOG_SNR_MIN) / max(n_steps - 1, 1)
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch."""
+        if iteration % self.move_every == 0:
+            self.population.move()
+        x_0, score_0 = self.population.draw(self.batch_size)
+        uniform = torch.rand(len(x_0), generator=self.generator)
+        log_snr = LOG_SNR_MIN + (self.model.log_snr_max - LOG_SNR_MIN) * uniform
+        a, s = (t[:, None] for t in noise_levels(log_snr))
+        eps = torch.randn(x_0.shape, generator=self.generator)
+        x = a * x_0 + s * eps
+        noise, noise_var = self.model.noise(x, log_snr, self.target)
+        loss = (noise - self._regression_target(eps, score_0, a, s)).square().clamp(max=1e3).sum(1).mean()
+        if noise_var is not None:
+            loss = loss + self._variance_loss(log_snr, s, noise_var, (eps - noise.detach()) ** 2)
+        return loss / x_0.shape[1]
+
+    def _regression_target(self, eps, score_0, a, s):
+        c = s**2 / (s**2 + (a * self.model.network.width) ** 2)
+        return c * eps - (1 - c) * (score_0.clamp(-1e3, 1e3) * s / a)
+
+    def _variance_loss(self, log_snr, s, noise_var, residual):
+        """Expected negative log density of the true step, in units of v~ (with v~ / kappa = ratio)."""
+        s_next = noise_levels(log_snr + self.spacing)[1][:, None]
+        b_squared = torch.sigmoid(log_snr)[:, None] / torch.sigmoid(log_snr + self.spacing)[:, None]
+        ratio = b_squared * s_next**2 / (s**2 - b_squared * s_next**2)  # v~ / kappa
+        variance = ratio + noise_var
+        return 0.5 * (variance.log() + (ratio + residual.clamp(max=1e3)) / variance).sum(1).mean()
+
+
+class LogVarianceLoss:
+    """Variance of the log path weight over simulated trajectories (Richter & Berner 2024), at constant memory.
+
+    Trajectories are simulated without a graph; the gradient of the variance is that of a weighted sum of step log
+    densities, of which a random subset of steps is back-propagated.
+
+    Parameters
+    ----------
+    model : DiffusionModel
+        What is trained.
+    target : StandardizedTarget
+        The density.
+    n_steps : int
+        Steps of the chain.
+    batch_size : int
+        Trajectories.
+    generator : torch.Generator
+        Source of randomness.
+    n_gradient_steps : int, default=16
+        Steps, drawn at random for every batch, that the gradient is taken over.
+    """
+
+    def __init__(self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=16):
+        self.model, self.target, self.generator = model, target, generator
+        self.grid, self.batch_size = model.grid(n_steps), batch_size
+        self.n_gradient_steps = min(n_gradient_steps, n_steps)
+
+    def __call__(self, iteration: int) -> Tensor:
+        """A scalar whose gradient estimates that of the variance, and whose value is the batch's variance."""
+        shape = (self.batch_size, self.model.n_features)
+
+        def normal(k):
+            return torch.randn(shape, generator=self.generator)
+
+        path, log_ratio = self.model.simulate(normal(0), self.grid, self.target, normal, keep=True)
+        log_weights = log_ratio + self.target.log_prob(path[-1])
+        finite = log_weights.isfinite()
+        if not finite.any():
+            return sum(p.sum() for p in self.model.parameters()) * 0.0
+        centred = _winsorise(torch.where(finite, log_weights, log_weights[finite].min()))
+        k = torch.randperm(self.grid.n_steps, generator=self.generator)[: self.n_gradient_steps]
+        rows = k.repeat_interleave(self.batch_size)
+        x, x_next = path[k].flatten(0, 1), path[k + 1].flatten(0, 1)
+        score = self.target.log_prob_and_score(x)[1] if self.model.needs_score else None
+        log_prob = self.model.step_log_prob(self.grid, rows, x, x_next, score).reshape(len(k), -1)
+        share = self.grid.n_steps / len(k)
+        surrogate = -2 * share * (centred.float() * log_prob.sum(0)).sum() / (len(centred) - 1)
+        return surrogate + (centred.var() - surrogate.detach())
+
+
+def _winsorise(log_weights: Tensor, z: float = 4.0) -> Tensor:
+    """Centre on the mean after pulling values to within z robust standard deviations of the median."""
+    median = log_weights.median()
+    spread = 1.4826 * (log_weights - median).abs().median().clamp(min=1e-6)
+    clipped = log_weights.clamp(median - z * spread, median + z * spread)
+    return clipped - clipped.mean()

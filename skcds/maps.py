@@ -1,0 +1,195 @@
+"""One-step maps f(x, t) from a noisy state to the target, with f(x, 0) = x by construction."""
+
+__all__ = ["CouplingMap", "OneStepModel", "ResidualMap"]
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacfwd, vmap
+from zuko.transforms import MonotonicRQSTransform
+
+from .energy import AffineMap
+from .networks import ResidualMLP, TimeFeatures
+from .process import LOG_SNR_MIN, noise_levels
+
+
+class SplineCoupling(nn.Module):
+    """Rational-quadratic spline coupling (Durkan et al. 2019), the identity where s = 0 and at the start of training.
+
+    Parameters
+    ----------
+    transformed : Tensor of bool
+        (d,), the coordinates that move; the others condition the spline.
+    n_time : int
+        Number of time features.
+    hidden, n_layers, bins : int
+        Of the conditioner and of the spline.
+    bound : float
+        The spline acts on [-bound, bound].
+    """
+
+    def __init__(self, transformed: Tensor, n_time: int, hidden: int, n_layers: int, bins: int, bound: float):
+        super().__init__()
+        self.bins, self.bound = bins, bound
+        self.register_buffer("moving", transformed.nonzero()[:, 0], persistent=False)
+        self.register_buffer("fixed", (~transformed).nonzero()[:, 0], persistent=False)
+        self.conditioner = ResidualMLP(len(self.fixed) + n_time, len(self.moving) * (3 * bins - 1), hidden, n_layers)
+
+    def _spline(self, x: Tensor, time: Tensor, s: Tensor) -> MonotonicRQSTransform:
+        phi = s * self.conditioner(torch.cat([x[:, self.fixed], time], 1))
+        phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
+        widths, heights, derivatives = phi.split([self.bins, self.bins, self.bins - 1], -1)
+        return MonotonicRQSTransform(widths, heights, derivatives, bound=self.bound)
+
+    def forward(self, x: Tensor, time: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d) points to images and log |det J| (n,)."""
+        y, log_det = self._spline(x, time, s).call_and_ladj(x[:, self.moving])
+        return x.index_copy(1, self.moving, y), log_det.sum(1)
+
+    def inverse(self, y: Tensor, time: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, d) to points and log |det J| (n,) of the inverse."""
+        x, log_det = self._spline(y, time, s).inv.call_and_ladj(y[:, self.moving])
+        return y.index_copy(1, self.moving, x), log_det.sum(1)
+
+
+def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
+    """Which coordinates each transform moves: complementary pairs of halves, split along another bit at each pair."""
+    index = torch.arange(n_features)
+    bits = max(1, math.ceil(math.log2(max(n_features, 2))))
+    masks = []
+    for i in range(n_transforms):
+        half = (index >> ((i // 2) % bits)) % 2 == i % 2
+        masks.append(half if half.any() else torch.ones_like(half))
+    return masks
+
+
+class CouplingMap(nn.Module):
+    """Composition of spline couplings conditioned on the noise level: invertible at every level, in one pass each way.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Largest log signal-to-noise ratio of the teacher's grid.
+    hidden, n_layers, n_transforms, bins : int
+        Sizes.
+    bound : float
+        The splines act on [-bound, bound] in every coordinate, and are the identity outside.
+    """
+
+    invertible = True
+
+    def __init__(self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0):
+        super().__init__()
+        self.time = TimeFeatures(log_snr_max)
+        self.transforms = nn.ModuleList(
+            SplineCoupling(mask, self.time.n_out, hidden, n_layers, bins, bound) for mask in coupling_masks(n_features, n_transforms)
+        )
+
+    def call_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels (n,) to targets (n, d), and log |det J| (n,)."""
+        return self._compose(x, log_snr, self.transforms, SplineCoupling.forward)
+
+    def inverse_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets (n, d) to states at levels (n,), and log |det J| (n,) of the inverse."""
+        return self._compose(x, log_snr, reversed(self.transforms), SplineCoupling.inverse)
+
+    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        """States (n, d) at levels (n,) to targets (n, d)."""
+        return self.call_and_log_det(x, log_snr)[0]
+
+    def _compose(self, x, log_snr, transforms, apply):
+        time, s = self.time(log_snr), noise_levels(log_snr)[1][:, None]
+        total = x.new_zeros(len(x))
+        for transform in transforms:
+            x, log_det = apply(transform, x, time, s)
+            total = total + log_det
+        return x, total
+
+
+class ResidualMap(nn.Module):
+    """``f(x, t) = a x + s NN(x, t)`` with a residual network: the paper's consistency function. It can fold.
+
+    Parameters
+    ----------
+    n_features, log_snr_max, hidden, n_layers
+        See `CouplingMap`.
+    """
+
+    invertible = False
+
+    def __init__(self, n_features, log_snr_max, hidden, n_layers):
+        super().__init__()
+        self.time = TimeFeatures(log_snr_max)
+        self.body = ResidualMLP(n_features + self.time.n_out, n_features, hidden, n_layers)
+
+    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        """States (n, d) at levels (n,) to targets (n, d)."""
+        a, s = (t[:, None] for t in noise_levels(log_snr))
+        return a * x + s * self.body(torch.cat([x, self.time(log_snr)], 1))
+
+    def jacobian(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, d) and Jacobians (n, d, d) by d forward-mode products."""
+
+        def single(point, level):
+            y = self(point[None], level[None])[0]
+            return y, y
+
+        jacobian, y = vmap(jacfwd(single, has_aux=True))(x, log_snr)
+        return y, jacobian
+
+    def call_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels (n,) to targets (n, d), and log |det J| (n,)."""
+        y, jacobian = self.jacobian(x, log_snr)
+        return y, torch.linalg.slogdet(jacobian)[1]
+
+
+MAPS = {"coupling": CouplingMap, "residual": ResidualMap}
+
+
+class OneStepModel(nn.Module):
+    """A consistency map with the standardisation around it.
+
+    Parameters
+    ----------
+    network : {"coupling", "residual"}
+        Kind of map.
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Log signal-to-noise ratio of the last noisy level of the teacher's grid.
+    full : bool
+        Whether the standardisation has a full matrix.
+    **sizes
+        Of the map.
+    """
+
+    def __init__(self, network: str, n_features: int, log_snr_max: float, full: bool, **sizes):
+        super().__init__()
+        self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
+        self.n_features, self.log_snr_max = n_features, log_snr_max
+        self.affine = AffineMap(n_features, full)
+        self.map = MAPS[network](n_features, log_snr_max, **sizes)
+
+    def start(self, n: int) -> Tensor:
+        """Log signal-to-noise ratios (n,) of the prior end."""
+        return torch.full((n,), LOG_SNR_MIN)
+
+    def levels(self, n_steps: int) -> Tensor:
+        """Log signal-to-noise ratios (n_steps,) that multi-step sampling starts its steps from."""
+        return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1)[:-1]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""
+        latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)))
+        return log_det - 0.5 * (latent**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
+
+    @torch.no_grad()
+    def call_and_log_weight(self, latent: Tensor, target) -> tuple[Tensor, Tensor]:
+        """One-step images (n, d) of latents, and their exact log weights (n,) float64."""
+        z, log_det = self.map.call_and_log_det(latent, self.start(len(latent)))
+        d = self.n_features
+        log_prior = -0.5 * (latent.double() ** 2).sum(1) - 0.5 * d * math.log(2 * math.pi)
+        return z, target.log_prob(z) + log_det.double() - log_prior

@@ -1,0 +1,92 @@
+"""Markov moves for a population of particles: Metropolis-adjusted Langevin, with step sizes of many scales."""
+
+__all__ = ["Population", "mala_step"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TARGET_ACCEPTANCE = {True: 0.55, False: 0.3}  # with gradient (MALA), without (random walk)
+
+
+def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: Tensor, step: Tensor, generator):
+    """One Metropolis-adjusted Langevin move of every particle (Roberts & Tweedie 1996).
+
+    Parameters
+    ----------
+    log_prob_and_score : callable
+        (n, d) points to log density (n,) and score (n, d). A score of zeros gives random-walk Metropolis.
+    x, log_prob, score : Tensor
+        Particles (n, d) and their log density (n,) and score (n, d).
+    step : Tensor
+        Step size h, (n, 1): the proposal is N(x + h score, 2 h I).
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    x, log_prob, score : Tensor
+        The moved particles.
+    accepted : Tensor
+        Boolean, (n,).
+    """
+    noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    y = x + step * score + (2 * step).sqrt() * noise
+    log_prob_y, score_y = log_prob_and_score(y)
+    forward = ((y - x - step * score) ** 2).sum(1)
+    backward = ((x - y - step * score_y) ** 2).sum(1)
+    log_ratio = log_prob_y - log_prob + ((forward - backward) / (4 * step[:, 0])).double()
+    accepted = torch.rand(len(x), dtype=torch.float64, generator=generator).log() < log_ratio
+    keep = accepted[:, None]
+    return torch.where(keep, y, x), torch.where(accepted, log_prob_y, log_prob), torch.where(keep, score_y, score), accepted
+
+
+class Population:
+    """Particles that are kept moving under a target, so that what trains on them never sees a fixed data set.
+
+    Every particle draws its step size log-uniformly from `decades` below the adapted largest one at every move, so that
+    narrow and wide regions both mix.
+
+    Parameters
+    ----------
+    target : StandardizedTarget
+        Has ``log_prob_and_score``.
+    x : Tensor
+        Particles (n, d).
+    generator : torch.Generator
+        Source of randomness.
+    step : float, default=0.05
+        Largest step size to start from.
+    decades : float, default=1.0
+        Spread of the step sizes.
+    """
+
+    def __init__(self, target, x: Tensor, generator, step: float = 0.05, decades: float = 1.0):
+        self.target, self.generator, self.step, self.decades = target, generator, step, decades
+        self.acceptance = TARGET_ACCEPTANCE[target.has_gradient]
+        self.replace(x)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def replace(self, x: Tensor) -> None:
+        """Take other particles; density and score are evaluated."""
+        self.x = x
+        self.log_prob, self.score = self.target.log_prob_and_score(x)
+
+    def move(self, n_moves: int = 1) -> None:
+        """Move all the particles `n_moves` times and adapt the step size to the acceptance rate."""
+        for _ in range(n_moves):
+            scale = torch.rand(len(self.x), 1, dtype=self.x.dtype, generator=self.generator)
+            step = self.step * 10 ** (-self.decades * scale)
+            state = (self.x, self.log_prob, self.score)
+            *state, accepted = mala_step(self.target.log_prob_and_score, *state, step, self.generator)
+            self.x, self.log_prob, self.score = state
+            self.step *= math.exp(0.5 * (float(accepted.double().mean()) - self.acceptance))
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Particles (n, d) picked at random with replacement, and their scores."""
+        index = torch.randint(len(self.x), (n,), generator=self.generator)
+        return self.x[index], self.score[index]

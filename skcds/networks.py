@@ -1,0 +1,105 @@
+"""Networks: the control of the diffusion sampler, and what it shares with the one-step maps."""
+
+__all__ = ["NoiseNetwork", "ResidualMLP", "TimeFeatures", "seeded"]
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .process import LOG_SNR_MIN, noise_levels
+
+LANGEVIN_CLIP = 10.0  # of the target's part of the noise estimate, in standard deviations of the noise
+
+
+@contextlib.contextmanager
+def seeded(seed: int):
+    """Seed torch's CPU generator inside the block, and put its state back after it."""
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class TimeFeatures(nn.Module):
+    """Amplitudes and Fourier features of the noise level: (n,) log signal-to-noise ratios to (n, `n_out`)."""
+
+    def __init__(self, log_snr_max: float, n_frequencies: int = 16, max_frequency: float = 25.0):
+        super().__init__()
+        self.span = (LOG_SNR_MIN, log_snr_max)
+        self.register_buffer("frequencies", torch.linspace(0.5, max_frequency, n_frequencies), persistent=False)
+        self.n_out = 2 + 2 * n_frequencies
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """(n,) to (n, n_out)."""
+        a, s = noise_levels(log_snr)
+        low, high = self.span
+        angle = ((high - log_snr) / (high - low))[:, None] * self.frequencies
+        return torch.cat([a[:, None], s[:, None], angle.sin(), angle.cos()], 1)
+
+
+class ResidualMLP(nn.Module):
+    """SiLU layers of equal width with residual connections; the output layer starts at zero."""
+
+    def __init__(self, n_in: int, n_out: int, hidden: int, n_layers: int):
+        super().__init__()
+        self.input = nn.Linear(n_in, hidden)
+        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(n_layers - 1))
+        self.output = nn.Linear(hidden, n_out)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, n_in) to (n, n_out)."""
+        h = F.silu(self.input(x))
+        for layer in self.hidden:
+            h = h + F.silu(layer(h))
+        return self.output(h)
+
+
+class NoiseNetwork(nn.Module):
+    """Estimate of the noise eps in x_t and of its conditional variance; the score of x_t is ``-eps / s``.
+
+    The Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) adds a mix of the scores of prior and target to
+    the output, with a learned gain, and feeds it to the network. The mix is that of a target which is Gaussian with the
+    finest scale w near by and unit variance from afar: ``S = f score(x) - (1 - f) x`` with ``f = w^2 / (a^2 w^2 + s^2)``.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Largest log signal-to-noise ratio of the grid.
+    hidden, n_layers : int
+        Width and number of the hidden layers.
+    langevin : bool
+        Whether the score of the target is read.
+    learned_variance : bool
+        Whether the conditional variance is an output; None is returned in its place otherwise.
+    """
+
+    def __init__(self, n_features: int, log_snr_max: float, hidden: int, n_layers: int, langevin: bool, learned_variance: bool):
+        super().__init__()
+        self.n_features, self.langevin, self.learned_variance = n_features, langevin, learned_variance
+        self.time = TimeFeatures(log_snr_max)
+        self.register_buffer("width", torch.ones(n_features))
+        n_in = n_features * (2 if langevin else 1) + self.time.n_out
+        n_out = n_features * (1 + langevin + learned_variance)
+        self.body = ResidualMLP(n_in, n_out, hidden, n_layers)
+
+    def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels (n,) and target scores."""
+        a, s = (t[:, None] for t in noise_levels(log_snr))
+        inputs, langevin = [x], s * x
+        if self.langevin:
+            f = self.width**2 / ((a * self.width) ** 2 + s**2)
+            langevin = s * (1 - f) * x - (s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP)
+            inputs.append(langevin)
+        out = self.body(torch.cat([*inputs, self.time(log_snr)], 1)).split(self.n_features, 1)
+        noise = out[0] + langevin * (1 + out[1] if self.langevin else 1.0)
+        if not self.learned_variance:
+            return noise, None
+        return noise, a**2 * out[-1].clamp(-7, 7).exp()

@@ -1,0 +1,217 @@
+"""The pilot: adaptive tempered sequential Monte Carlo that finds where the density is before any network is trained."""
+
+__all__ = ["PilotResult", "run_pilot"]
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .energy import AffineMap, Energy, InvalidEnergyError, StandardizedTarget
+from .mcmc import Population
+
+STARTING_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
+MAX_SCALE, MIN_SCALE = 1e7, 1e-7
+RACE_PARTICLES, RACE_MOVES = 1000, 3
+MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
+MIN_ESS = 0.8  # of the incremental weights; sets the next temperature
+INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
+FULL_COVARIANCE_MAX = 256  # features; a diagonal standardisation above
+
+
+@dataclass
+class PilotResult:
+    """What the pilot found.
+
+    Attributes
+    ----------
+    log_evidence : float
+        Sequential Monte Carlo estimate of log Z.
+    starting_scale : float
+        Standard deviation of the Gaussian that the tempering started from.
+    loc : ndarray of shape (n_features,)
+        Mean of the particles.
+    covariance : ndarray of shape (n_features, n_features) or (n_features,)
+        Covariance of the particles, or its diagonal in high dimension.
+    n_temperatures : int
+        Number of temperatures.
+    """
+
+    log_evidence: float
+    starting_scale: float
+    loc: np.ndarray
+    covariance: np.ndarray
+    n_temperatures: int
+
+
+class _TemperedTarget:
+    """Geometric path target^beta N(0, scale^2 I)^(1 - beta), preconditioned by an affine map z = loc + L u."""
+
+    def __init__(self, target: StandardizedTarget, scale: float):
+        self.target, self.scale, self.beta = target, scale, 0.0
+        self.affine = AffineMap(target.n_features, full=False)
+        self.has_gradient = target.has_gradient
+
+    def log_reference(self, z: Tensor) -> Tensor:
+        d = z.shape[1]
+        return -0.5 * (z**2).sum(1) / self.scale**2 - d * math.log(self.scale * math.sqrt(2 * math.pi))
+
+    def log_prob_and_score(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.affine(u)
+        log_prob, score = self.target.log_prob_and_score(z)
+        tempered = self.beta * log_prob + (1 - self.beta) * self.log_reference(z)
+        if self.has_gradient:
+            score = self.beta * score - (1 - self.beta) * z / self.scale**2
+        return tempered.nan_to_num(nan=-torch.inf, neginf=-torch.inf), self.affine.pull_back(score)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and covariance (its diagonal in high dimension), with a jitter relative to the variances."""
+    d = x.shape[1]
+    variance = x.var(0).clamp(min=1e-300)
+    if d <= FULL_COVARIANCE_MAX and len(x) >= 10 * d:
+        covariance = torch.cov(x.T).reshape(d, d) + torch.diag(1e-8 * variance)
+        if torch.linalg.cholesky_ex(covariance).info == 0:
+            return x.mean(0), covariance
+    return x.mean(0), variance
+
+
+def _next_beta(gap: Tensor, beta: float) -> float:
+    """Largest next inverse temperature whose incremental weights keep `MIN_ESS` of the particles in the support."""
+
+    def share(candidate):
+        weights = torch.softmax((candidate - beta) * gap, 0)
+        return float(1 / (weights**2).sum()) / len(gap)
+
+    if share(1.0) >= MIN_ESS:
+        return 1.0
+    low, high = beta, 1.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if share(middle) >= MIN_ESS else (low, middle)
+    return high if low == beta else low
+
+
+def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: int, generator):
+    """Tempered sequential Monte Carlo from N(0, scale^2 I) (Del Moral, Doucet & Jasra 2006).
+
+    Returns
+    -------
+    z : Tensor
+        Particles (n, d) in the coordinates of `target`.
+    log_evidence : float
+        Estimate of log Z; ``-inf`` when no particle met the support.
+    n_temperatures : int
+        Number of temperatures.
+    """
+    path = _TemperedTarget(target, scale)
+    z = scale * torch.randn(n_particles, target.n_features, dtype=torch.float64, generator=generator)
+    log_evidence, step, n_temperatures = 0.0, 0.1, 0
+    while path.beta < 1:
+        log_prob = target.log_prob(z)
+        inside = log_prob > -torch.inf
+        if not inside.any():
+            return z, -math.inf, n_temperatures
+        gap = (log_prob - path.log_reference(z))[inside]
+        beta = _next_beta(gap, path.beta)
+        log_weights = (beta - path.beta) * gap
+        log_evidence += float(torch.logsumexp(log_weights, 0)) - math.log(n_particles)
+        z = z[inside][systematic_index(log_weights, n_particles, generator)]
+        path.affine, path.beta, n_temperatures = AffineMap.from_moments(*_moments(z)), beta, n_temperatures + 1
+        population = Population(path, path.affine.inverse(z), generator, step=step)
+        population.move(n_moves)
+        z, step = path.affine(population.x), population.step
+    return z, log_evidence, n_temperatures
+
+
+def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
+    """Indices (n,) of a systematic resampling by log weights (m,)."""
+    uniform = torch.rand(1, dtype=torch.float64, generator=generator)
+    positions = (torch.arange(n, dtype=torch.float64) + uniform) / n
+    return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
+
+
+def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, Tensor]:
+    """Starting scale whose short run gives the largest log Z, with that run's particles.
+
+    Too narrow a start misses mass, too wide a one loses it on the way.
+    """
+    runs: dict[float, tuple[float, Tensor | None]] = {}
+
+    def enter(scale):
+        try:
+            z, log_evidence, _ = temper(target, RACE_PARTICLES, scale, n_moves, generator)
+        except InvalidEnergyError:
+            z, log_evidence = None, -math.inf
+        runs[scale] = log_evidence, z
+
+    def best():
+        return max(runs, key=lambda scale: runs[scale][0])
+
+    for scale in STARTING_SCALES:
+        enter(scale)
+    scale = min(STARTING_SCALES)
+    while runs[best()][0] == -math.inf and scale > MIN_SCALE:
+        scale /= 10
+        enter(scale)
+    if runs[best()][0] == -math.inf:
+        raise InvalidEnergyError(
+            "energy_fn was +inf or invalid at every point that the pilot tried, drawn from N(0, s^2 I) for s from "
+            f"{min(runs):g} to {max(runs):g}; shift or scale the coordinates so that the density has mass near zero."
+        )
+    while best() == max(runs) and best() < MAX_SCALE:
+        enter(best() * 10**0.5)
+    return best(), runs[best()][1]
+
+
+def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult, Tensor]:
+    """Find location, scale and particles of a density from its energy alone.
+
+    Short tempered runs race over starting scales from 1 to 100 (and further out while the widest wins, further in while
+    none meets the support). The run with all particles starts from a Gaussian twice as wide as the winner's particles.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density.
+    n_particles : int
+        Number of particles of the final run.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    result : PilotResult
+        What was found.
+    x : Tensor
+        Particles (n_particles, d) that approximate the target, in the user's coordinates.
+
+    Raises
+    ------
+    InvalidEnergyError
+        When no point with positive density was found.
+    """
+    n_moves = MOVES[energy.has_gradient]
+    plain = StandardizedTarget(energy, AffineMap(energy.n_features, full=False), energy.fast_dtype)
+    scale, scouts = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
+    fitted = StandardizedTarget(energy, AffineMap.from_moments(*_moments(scouts)), energy.fast_dtype)
+    z, log_evidence, n_temperatures = temper(fitted, n_particles, INFLATION, n_moves, generator)
+    x = fitted.affine(z)
+    loc, covariance = _moments(x)
+    return PilotResult(log_evidence, scale, loc.numpy(), covariance.numpy(), n_temperatures), x
+
+
+def finest_scale(population: Population) -> Tensor:
+    """Finest scale of the target along each standardised coordinate, (d,), at most 1.
+
+    One over the root-mean-square score; without gradient, from the step that random-walk moves were tuned to (2.4 /
+    sqrt(d) scales are best; Roberts, Gelman & Gilks 1997).
+    """
+    d = population.x.shape[1]
+    if population.target.has_gradient:
+        scale = 1 / population.score.double().square().mean(0).sqrt().clamp(min=1e-12)
+    else:
+        scale = torch.full((d,), math.sqrt(2 * population.step * d) / 2.4)
+    return scale.clamp(max=1.0).to(population.x.dtype)
