@@ -12,11 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import BaseSampler, check_count, positive_integer, register_model, warn_not_converged
 from .diffusion import DiffusionModel
 from .energy import AffineMap, StandardizedTarget
-from .importance import WeightedSample, effective_sample_size
+from .importance import WeightedSample
 from .losses import DenoisingLoss, LogVarianceLoss
-from .mcmc import Population
+from .mcmc import CORRECTION_MOVES, Population
 from .networks import seeded
-from .pilot import finest_scale, run_pilot, systematic_index
+from .pilot import finest_scale, run_pilot
 from .training import train
 
 register_model(DiffusionModel)
@@ -26,7 +26,6 @@ PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
 REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which path weights correct the particles
 MIN_REFRESH_SHARE = 0.1  # effective share of path weights that is good enough to correct the particles with
 MIN_ITER_REFRESH = 200  # iterations of a fit for which the corrections are worth their cost
-REFRESH_MOVES = 5
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_HELD_OUT = 10_000
 
@@ -171,11 +170,13 @@ class DiffusionSampler(BaseSampler):
             model, more = self._reduce_log_variance(model, target, n_paths, budget, generator)
             losses += more
         z, log_weights = _weighted_paths(model, StandardizedTarget(energy, model.affine), self.n_steps, N_HELD_OUT, generator)
+        population = population or Population(target, z, generator)
+        population.correct(z, log_weights, MIN_REFRESH_SHARE)
         weighted = WeightedSample(model.affine(z).numpy(), log_weights.numpy(), True)
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": self._final_particles(model, target, population, z, log_weights, generator),
+            "particles_": model.affine(population.x).float().numpy(),
             "loss_curve_": losses,
             "n_iter_": len(losses),
             "log_evidence_": weighted.log_evidence,
@@ -191,7 +192,7 @@ class DiffusionSampler(BaseSampler):
         affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
         target = StandardizedTarget(energy, affine, energy.fast_dtype)
         population = Population(target, affine.inverse(x).float(), generator)
-        population.move(REFRESH_MOVES)
+        population.move(CORRECTION_MOVES)
         model = self._new_model(affine, finest_scale(population), energy.has_gradient, generator)
         return pilot, model, target, population
 
@@ -230,11 +231,7 @@ class DiffusionSampler(BaseSampler):
         def refresh(averaged):
             """Correct the particles by the path weights; whether these are good enough to end the training."""
             z, log_weights = _weighted_paths(averaged, target, self.n_steps, max(self.n_particles // 2, 100), generator)
-            share = _share(log_weights)
-            if share >= MIN_REFRESH_SHARE:
-                population.replace(z[systematic_index(log_weights, self.n_particles, generator)])
-                population.move(REFRESH_MOVES)
-            return share >= 1 - self.tol
+            return population.correct(z, log_weights, MIN_REFRESH_SHARE) >= 1 - self.tol
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
         return train(
@@ -250,14 +247,6 @@ class DiffusionSampler(BaseSampler):
             trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98, verbose=self.verbose,
             description="log variance",
         )  # fmt: skip
-
-    def _final_particles(self, model, target, population, z, log_weights, generator):
-        if population is None:
-            population = Population(target, z, generator)
-        if _share(log_weights) >= MIN_REFRESH_SHARE:
-            population.replace(z[systematic_index(log_weights, self.n_particles, generator)])
-            population.move(REFRESH_MOVES)
-        return model.affine(population.x).float().numpy()
 
     # ---------------------------------------------------------------- sampling
 
@@ -339,10 +328,3 @@ def _weighted_paths(model, target, n_steps, n, generator):
 
     z, log_ratio = model.simulate(normal(0), model.grid(n_steps), target, normal)
     return z, log_ratio + target.log_prob(z)
-
-
-def _share(log_weights):
-    """Effective share of the weights, 0 when all are zero."""
-    if not (log_weights > -torch.inf).any():
-        return 0.0
-    return effective_sample_size(log_weights.numpy()) / len(log_weights)

@@ -2,10 +2,12 @@
 
 import copy
 import numbers
+import warnings
 
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -13,13 +15,352 @@ from ._base import BaseSampler, check_count, positive_integer, register_model, w
 from ._diffusion import DiffusionSampler
 from .consistency import ConsistencyLoss, LikelihoodLoss, ReverseKLLoss, TrajectoryBank
 from .energy import StandardizedTarget
-from .importance import WeightedSample, truncate_log_weights
-from .injectivity import InjectivityCheck
+from .importance import WeightedSample
+from .injectivity import check_injectivity
 from .maps import OneStepModel
 from .mcmc import Population
 from .networks import seeded
-from .pilot import systematic_index
 from .process import noise_levels
-from .training import Budget, train
+from .training import train
 
 register_model(OneStepModel)
+
+REFINEMENTS = (0.4, 0.6, 0.8)  # of the iterations, at which exact weights correct the particles
+REFINEMENT_DRAWS = 20_000
+MIN_REFINEMENT_SHARE = 0.05  # effective share of exact weights that is good enough to correct the particles with
+SIZES = {"coupling": (64, 2), "residual": (128, 4)}  # hidden features and layers
+BANK_SIZE = 1024  # trajectories of the teacher held in memory
+REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
+TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
+MIN_ITER_REFINEMENT = 200
+WEIGHT_DECAY = 1e-2
+N_HELD_OUT = 10_000
+N_INJECTIVITY = 2_000
+
+
+class ConsistentSamplerDistiller(BaseSampler):
+    """One-step sampler distilled from a diffusion sampler (CDDS), with exact weights.
+
+    A map f(x, t) from any state of the teacher's probability-flow ODE to its end is trained by consistency on partial
+    trajectories that are simulated during training (Algorithm 1 of [1]_), without a data set of finished samples; f(x,
+    0) = x by construction. Drawing is one call of f at the prior end. The default map is an invertible spline coupling
+    whose one-step density is calibrated at the same time, by likelihood on particles that are kept moving and
+    corrected by the map's own exact weights; ``network="residual", refine=False`` is the method as published.
+
+    Parameters
+    ----------
+    teacher : DiffusionSampler, FrozenEstimator or None, default=None
+        A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one.
+    n_features : int, default=None
+        Dimension; by default the teacher's or ``energy_fn.n_features``.
+    network : {"coupling", "residual"}, default="coupling"
+        The map: spline couplings conditioned on t, invertible by construction, or the residual network of [1]_, which
+        can fold. Exact weights of the latter cost n_features forward-mode products a draw, and are checked for folds.
+    refine : bool, default=True
+        Whether to calibrate the one-step density on exact weights: by likelihood for a coupling map, by the reverse
+        Kullback-Leibler divergence for a residual one.
+    consistency_weight : float, default=0.3
+        Weight of the consistency loss beside the likelihood.
+    hidden_features, n_layers : int, default=None
+        Width and number of the hidden layers; by default 64 and 2 for the conditioner of each coupling, 128 and 4 for
+        the residual network.
+    n_transforms, n_bins : int, default=4 and 8
+        Couplings, and bins of their splines.
+    batch_size : int, default=512
+        Particles and pairs of states in a batch.
+    learning_rate : float, default=2e-3
+        Of AdamW at its height.
+    max_iter : int, default=2000
+        Optimiser iterations.
+    max_time : float, default=None
+        Seconds that a fit may take, that of an unfitted teacher included.
+    max_energy_evals : int, default=None
+        Energy evaluations after which training stops.
+    warm_start : bool, default=False
+        Whether to go on from the earlier fit's map (with the same teacher).
+    verbose : int, default=0
+        Progress bar.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the fit.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Dimension.
+    teacher_ : DiffusionSampler
+        The fitted teacher.
+    log_evidence_, log_evidence_se_ : float
+        Estimate of log Z from held-out one-step draws, with its standard error.
+    ess_ : float
+        Effective share of their exact weights, in (0, 1].
+    converged_ : bool
+        Whether their Pareto k is at most 0.7.
+    violation_share_ : float
+        Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
+    loss_curve_ : list of float
+        Loss of every iteration.
+    n_iter_ : int
+        Iterations done.
+    n_energy_evals_, n_grad_evals_ : int
+        Evaluations of the energy and of its gradient; those of a teacher fitted on the way included.
+    fit_time_ : float
+        Seconds; not part of a pickle.
+
+    References
+    ----------
+    .. [1] Jutras-Dube, Pradhan & Bera, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
+
+    Examples
+    --------
+    >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler
+    >>> teacher = DiffusionSampler(n_features=2, max_iter=50, random_state=0)
+    >>> student = ConsistentSamplerDistiller(teacher, max_iter=50, random_state=0)
+    >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).sample(4, random_state=0).shape
+    (4, 2)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseSampler._parameter_constraints,
+        "teacher": "no_validation",
+        "network": [StrOptions({"coupling", "residual"})],
+        "refine": ["boolean"],
+        "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
+        "hidden_features": [positive_integer, None],
+        "n_layers": [positive_integer, None],
+        "n_transforms": [positive_integer],
+        "n_bins": [Interval(numbers.Integral, 2, None, closed="left")],
+    }
+
+    def __init__(
+        self, teacher=None, *, n_features=None, network="coupling", refine=True, consistency_weight=0.3,
+        hidden_features=None, n_layers=None, n_transforms=4, n_bins=8, batch_size=512, learning_rate=2e-3, max_iter=2000,
+        max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+    ):  # fmt: skip
+        self.teacher = teacher
+        self.n_features = n_features
+        self.network = network
+        self.refine = refine
+        self.consistency_weight = consistency_weight
+        self.hidden_features = hidden_features
+        self.n_layers = n_layers
+        self.n_transforms = n_transforms
+        self.n_bins = n_bins
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.max_energy_evals = max_energy_evals
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # ---------------------------------------------------------------- training
+
+    def _find_n_features(self, energy_fn):
+        teacher = _unwrap(self.teacher)
+        known = getattr(teacher, "n_features_in_", None) or getattr(teacher, "n_features", None)
+        if known is None:
+            return super()._find_n_features(energy_fn)
+        if self.n_features is not None and self.n_features != known:
+            raise ValueError(f"The teacher samples {known} features, and n_features={self.n_features} was asked for.")
+        return int(known)
+
+    def _fit(self, energy, budget, generator):
+        teacher, spent = self._fitted_teacher(energy, budget, generator)
+        target = StandardizedTarget(energy, teacher._model.affine, energy.fast_dtype)
+        population = Population(target, target.affine.inverse(torch.from_numpy(teacher.particles_)).float(), generator)
+        n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
+        losses: list[float] = []
+        model = self._start_model(teacher, generator)
+        if self.max_iter > n_kl:
+            model, losses = self._distil(model, teacher, target, population, self.max_iter - n_kl, budget, generator)
+        if n_kl and len(losses) == self.max_iter - n_kl:
+            model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
+            losses += more
+        weighted, violation_share = self._hold_out(model, StandardizedTarget(energy, model.affine), generator)
+        return {
+            "_model": model,
+            "violation_share_": violation_share,
+            "teacher_": teacher,
+            "loss_curve_": losses,
+            "n_iter_": len(losses),
+            "log_evidence_": weighted.log_evidence,
+            "log_evidence_se_": weighted.log_evidence_se,
+            "ess_": weighted.ess / N_HELD_OUT,
+            "converged_": warn_not_converged(
+                type(self).__name__, weighted, "Raise max_iter or the size of the network, or use a better teacher."
+            ),
+            **spent,
+        }
+
+    def _fitted_teacher(self, energy, budget, generator):
+        """The teacher, fitted here unless it comes so, and what fitting it spent."""
+        teacher = _unwrap(self.teacher)
+        if hasattr(teacher, "_model"):
+            return teacher, {}
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        teacher = clone(teacher) if teacher is not None else DiffusionSampler(random_state=seed)
+        limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
+        if self.max_time is not None:
+            limits["max_time"] = min(teacher.max_time or np.inf, TEACHER_SHARE * self.max_time)
+        if self.max_energy_evals is not None:
+            limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, int(TEACHER_SHARE * self.max_energy_evals) or 1)
+        teacher.set_params(**limits).fit(energy.energy_fn, grad_fn=energy.grad_fn)
+        if budget.max_energy_evals is not None:
+            budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
+        return teacher, {"n_energy_evals_before": teacher.n_energy_evals_, "n_grad_evals_before": teacher.n_grad_evals_}
+
+    def _start_model(self, teacher, generator):
+        if self.warm_start and hasattr(self, "_model"):
+            return copy.deepcopy(self._model)
+        hidden, n_layers = SIZES[self.network]
+        sizes = {"hidden": self.hidden_features or hidden, "n_layers": self.n_layers or n_layers}
+        if self.network == "coupling":
+            sizes |= {"n_transforms": self.n_transforms, "bins": self.n_bins}
+        affine = teacher._model.affine
+        with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
+            model = OneStepModel(self.network, affine.loc.numel(), teacher._model.log_snr_max, affine.full, **sizes)
+        model.affine = affine
+        return model
+
+    def _distil(self, model, teacher, target, population, n_iter, budget, generator):
+        """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
+        model.requires_grad_(True)
+        calibrate = self.refine and model.map.invertible
+        consistency = likelihood = None
+        if self.consistency_weight or not calibrate:
+            bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
+            consistency = ConsistencyLoss(model, bank, self.batch_size, n_iter)
+        if calibrate:
+            likelihood = LikelihoodLoss(model, population, self.batch_size)
+
+        import os
+        DECAY=os.environ.get('DECAY','const')
+        def loss(iteration):
+            if likelihood is None:
+                return consistency(iteration)
+            if consistency is None:
+                return likelihood(iteration)
+            pr=iteration/n_iter
+            w={'const':1,'lin':1-pr,'first':float(pr<.5), 'alt': None, 'half': max(0,1-2*pr)}[DECAY]
+            if DECAY=='alt': return consistency(iteration)*self.consistency_weight*2 if iteration%2 else likelihood(iteration)
+            if DECAY=='first' : return (consistency(iteration) if w else likelihood(iteration))
+            return likelihood(iteration) + (self.consistency_weight *w* consistency(iteration) if w else 0)
+
+        def refine(averaged):
+            latent = torch.randn(REFINEMENT_DRAWS, averaged.n_features, generator=generator)
+            population.correct(*averaged.call_and_log_weight(latent, target), MIN_REFINEMENT_SHARE)
+
+        callbacks = {int(share * n_iter): refine for share in REFINEMENTS} if calibrate and n_iter >= MIN_ITER_REFINEMENT else {}
+        return train(
+            model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
+            ema_decay=0.99, callbacks=callbacks, verbose=self.verbose, description="distillation",
+        )  # fmt: skip
+
+    def _reduce_reverse_kl(self, model, target, n_iter, budget, generator):
+        trained = copy.deepcopy(model).requires_grad_(True)
+        return train(
+            trained, ReverseKLLoss(trained, target, self.batch_size, generator), max_iter=n_iter, budget=budget,
+            learning_rate=0.5 * self.learning_rate, ema_decay=0.99, verbose=self.verbose, description="reverse KL",
+        )  # fmt: skip
+
+    def _hold_out(self, model, target, generator):
+        """Held-out draws with their weights, and the share of violations of injectivity among them."""
+        latent = torch.randn(N_HELD_OUT, model.n_features, generator=generator)
+        z, log_weights = model.call_and_log_weight(latent, target)
+        violation_share = 0.0
+        if not model.map.invertible:
+            latent = latent[:N_INJECTIVITY]
+            violation_share = check_injectivity(model.map, latent, model.start(len(latent))).violation_share
+        return WeightedSample(model.affine(z).numpy(), log_weights.numpy(), not violation_share), violation_share
+
+    # ---------------------------------------------------------------- sampling
+
+    def sample(self, n, n_steps=1, random_state=None):
+        """Draw by one call of the network a step; neither energy nor teacher is needed.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_steps : int, default=1
+            Calls of the network: after the first, each noises the draw to a lower level and maps it again (multistep
+            consistency sampling, Algorithm 4 of [1]_ of the class).
+        random_state : int, RandomState instance or None, default=None
+            Seed. The first rows of a larger sample are those of a smaller one.
+
+        Returns
+        -------
+        X : ndarray of shape (n, n_features)
+            Draws, float64.
+        """
+        check_is_fitted(self)
+        n, n_steps = check_count(n, "n", 0), check_count(n_steps, "n_steps", 1)
+        levels = self._model.levels(n_steps)
+        draws = np.empty((n, self.n_features_in_))
+        done = 0
+        for rows, streams in self._chunks(n, n_steps, random_state):
+            normal = self._normals(streams, rows)
+            with torch.no_grad():
+                z = normal(0)
+                for k, level in enumerate(levels):
+                    if k:
+                        a, s = noise_levels(level)
+                        z = a * z + s * normal(k)
+                    z = self._model.map(z, level.expand(rows))
+                draws[done : done + rows] = self._model.affine(z).numpy()
+            done += rows
+        return draws
+
+    def sample_weighted(self, n, random_state=None, *, energy_fn=None, grad_fn=None):
+        """Draw in one step, with exact weights from the Jacobian of the map that is applied.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        random_state : int, RandomState instance or None, default=None
+            Seed; the draws are those of ``sample(n, random_state=random_state)``.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        WeightedSample
+            Its ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
+            coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
+        """
+        check_is_fitted(self)
+        n = check_count(n, "n", 0)
+        target = self._target(energy_fn, grad_fn, "sample_weighted")
+        samples, log_weights, latents = [], [], []
+        for rows, streams in self._chunks(n, 1, random_state):
+            latents.append(self._normals(streams, rows)(0))
+            z, log_weight = self._model.call_and_log_weight(latents[-1], target)
+            samples.append(self._model.affine(z).numpy())
+            log_weights.append(log_weight.numpy())
+        violation_share = self._violations(latents)
+        return self._weighted(
+            samples, log_weights, not violation_share, violation_share=violation_share, n_energy_evals=target.energy.n_energy_evals
+        )
+
+    def _violations(self, latents) -> float:
+        """Share of violations of injectivity in the fit's check and among these latents; warns when there are any."""
+        if self._model.map.invertible or not latents:
+            return 0.0
+        latent = torch.cat(latents)[:N_INJECTIVITY]
+        report = check_injectivity(self._model.map, latent, self._model.start(len(latent)))
+        share = max(report.violation_share, self.violation_share_)
+        if share:
+            warnings.warn(
+                f"The one-step map is not injective (violations at {share:.2%} of the draws checked): its weights are not "
+                "those of a density, and the mean log weight is no bound. Use network='coupling' for exact weights.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return share
+
+
+def _unwrap(teacher):
+    """The teacher inside a FrozenEstimator, or the teacher."""
+    return getattr(teacher, "estimator", teacher)

@@ -1,6 +1,6 @@
 """Markov moves for a population of particles: Metropolis-adjusted Langevin, with step sizes of many scales."""
 
-__all__ = ["Population", "mala_step"]
+__all__ = ["Population", "effective_share", "mala_step", "systematic_index"]
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+CORRECTION_MOVES = 5  # moves that part the copies which resampling made
 TARGET_ACCEPTANCE = {True: 0.55, False: 0.3}  # with gradient (MALA), without (random walk)
 
 
@@ -41,6 +42,20 @@ def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: 
     accepted = torch.rand(len(x), dtype=torch.float64, generator=generator).log() < log_ratio
     keep = accepted[:, None]
     return torch.where(keep, y, x), torch.where(accepted, log_prob_y, log_prob), torch.where(keep, score_y, score), accepted
+
+
+def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
+    """Indices (n,) of a systematic resampling by log weights (m,)."""
+    uniform = torch.rand(1, dtype=torch.float64, generator=generator)
+    positions = (torch.arange(n, dtype=torch.float64) + uniform) / n
+    return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
+
+
+def effective_share(log_weights: Tensor) -> float:
+    """Effective sample size of log weights (n,) over n; 0 when all weights are zero."""
+    if not (log_weights > -torch.inf).any():
+        return 0.0
+    return float(1 / torch.softmax(log_weights, 0).square().sum()) / len(log_weights)
 
 
 class Population:
@@ -85,6 +100,19 @@ class Population:
             *state, accepted = mala_step(self.target.log_prob_and_score, *state, step, self.generator)
             self.x, self.log_prob, self.score = state
             self.step *= math.exp(0.5 * (float(accepted.double().mean()) - self.acceptance))
+
+    def correct(self, z: Tensor, log_weights: Tensor, min_share: float) -> float:
+        """Replace the particles by a resample of weighted draws, then move them; returns the weights' effective share.
+
+        The weights are truncated at sqrt(n) times their mean (Ionides 2008). Nothing changes when the share is below
+        `min_share`: the draws then know less than the particles.
+        """
+        share = effective_share(log_weights)
+        if share >= min_share:
+            bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
+            self.replace(z[systematic_index(log_weights.clamp(max=bound), len(self), self.generator)])
+            self.move(CORRECTION_MOVES)
+        return share
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Particles (n, d) picked at random with replacement, and their scores."""

@@ -37,7 +37,7 @@ class TimeFeatures(nn.Module):
         """(n,) to (n, n_out)."""
         a, s = noise_levels(log_snr)
         low, high = self.span
-        angle = ((high - log_snr) / (high - low))[:, None] * self.frequencies
+        angle = ((high - log_snr.clamp(max=high)) / (high - low))[:, None] * self.frequencies
         return torch.cat([a[:, None], s[:, None], angle.sin(), angle.cos()], 1)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .energy import AffineMap, Energy, InvalidEnergyError, StandardizedTarget
-from .mcmc import Population
+from .mcmc import Population, systematic_index
 
 STARTING_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
 MAX_SCALE, MIN_SCALE = 1e7, 1e-7
@@ -124,13 +124,6 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
         population.move(n_moves)
         z, step = path.affine(population.x), population.step
     return z, log_evidence, n_temperatures
-
-
-def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
-    """Indices (n,) of a systematic resampling by log weights (m,)."""
-    uniform = torch.rand(1, dtype=torch.float64, generator=generator)
-    positions = (torch.arange(n, dtype=torch.float64) + uniform) / n
-    return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
 
 
 def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, Tensor]:
