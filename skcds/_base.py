@@ -130,8 +130,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def _kept_energy(self, what: str) -> Energy:
         if self._energy is None:
             raise ValueError(
-                f"{what} needs the energy function, and this sampler was loaded without it{self._lost_energy or ''}: pass "
-                "energy_fn= (and grad_fn= where fit had one)."
+                f"{what} needs the energy function, and this sampler was loaded without it{self._lost_energy or ''}: "
+                "pass energy_fn= (and grad_fn= where fit had one)."
             )
         energy = copy.copy(self._energy)
         energy.n_energy_evals = energy.n_grad_evals = 0
@@ -140,7 +140,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def _weighted(self, samples: list, log_weights: list, is_bound: bool, **details) -> WeightedSample:
         d = self.n_features_in_
         weighted = WeightedSample(
-            np.concatenate([np.empty((0, d)), *samples]), np.concatenate([np.empty(0), *log_weights]), is_bound, **details
+            np.concatenate([np.empty((0, d)), *samples]),
+            np.concatenate([np.empty(0), *log_weights]),
+            is_bound,
+            **details,
         )
         if len(weighted.log_weights) >= 100:
             weighted.warn_if_unreliable()
@@ -184,9 +187,9 @@ def warn_not_converged(name: str, weighted: WeightedSample, advice: str) -> bool
     if k <= RELIABLE_K:
         return True
     warnings.warn(
-        f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have Pareto k = "
-        f"{k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and expectations from its "
-        f"weights are not reliable. {advice}",
+        f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have Pareto "
+        f"k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and expectations "
+        f"from its weights are not reliable. {advice}",
         ConvergenceWarning,
         stacklevel=4,
     )
@@ -207,7 +210,7 @@ def register_model(cls):
 def pack(model: nn.Module) -> dict:
     """A model as its class name, configuration, and weights as NumPy arrays."""
     weights = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
-    return {"class": type(model).__name__, "config": dict(model.config), "weights": weights}
+    return {"class": type(model).__name__, "config": dict(vars(model)["config"]), "weights": weights}
 
 
 def unpack(state: dict) -> nn.Module:

@@ -51,7 +51,7 @@ class DiffusionSampler(BaseSampler):
         Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
     langevin : bool, default=True
         Whether the control reads the target's score, which then is evaluated at every step of sampling, too.
-    log_variance_share : float, default=0.1
+    log_variance_share : float, default=0.02
         Share of the iterations that go to the log-variance loss.
     n_particles : int, default=20000
         Particles of the pilot.
@@ -61,9 +61,9 @@ class DiffusionSampler(BaseSampler):
         Particles in a batch of score matching.
     path_batch_size : int, default=512
         Trajectories in a batch of the log-variance loss.
-    learning_rate : float, default=3e-3
+    learning_rate : float, default=4e-3
         Of AdamW at its height.
-    tol : float, default=0.01
+    tol : float, default=0.02
         Training ends early when the effective share of the path weights exceeds ``1 - tol``.
     max_iter : int, default=3000
         Optimiser iterations.
@@ -104,7 +104,7 @@ class DiffusionSampler(BaseSampler):
     References
     ----------
     .. [1] Richter & Berner, "Improved sampling via learned diffusions", 2024.
-    .. [2] Jutras-Dube, Pradhan & Bera, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
+    .. [2] Jutras-Dubé, Pynadath & Zhang, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
 
     Examples
     --------
@@ -129,9 +129,9 @@ class DiffusionSampler(BaseSampler):
     }
 
     def __init__(
-        self, n_features=None, *, n_steps=64, init="pilot", variance="learned", langevin=True, log_variance_share=0.1,
-        n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=3e-3,
-        tol=0.01, max_iter=3000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, n_steps=64, init="pilot", variance="learned", langevin=True, log_variance_share=0.02,
+        n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3,
+        tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.n_steps = n_steps
@@ -169,7 +169,9 @@ class DiffusionSampler(BaseSampler):
         if n_paths and len(losses) == self.max_iter - n_paths:
             model, more = self._reduce_log_variance(model, target, n_paths, budget, generator)
             losses += more
-        z, log_weights = _weighted_paths(model, StandardizedTarget(energy, model.affine), self.n_steps, N_HELD_OUT, generator)
+        z, log_weights = _weighted_paths(
+            model, StandardizedTarget(energy, model.affine), self.n_steps, N_HELD_OUT, generator
+        )
         population = population or Population(target, z, generator)
         population.correct(z, log_weights, MIN_REFRESH_SHARE)
         weighted = WeightedSample(model.affine(z).numpy(), log_weights.numpy(), True)

@@ -3,6 +3,7 @@
 import copy
 import numbers
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class ConsistentSamplerDistiller(BaseSampler):
         Couplings, and bins of their splines.
     batch_size : int, default=512
         Particles and pairs of states in a batch.
-    learning_rate : float, default=2e-3
+    learning_rate : float, default=4e-3
         Of AdamW at its height.
     max_iter : int, default=2000
         Optimiser iterations.
@@ -108,7 +109,7 @@ class ConsistentSamplerDistiller(BaseSampler):
 
     References
     ----------
-    .. [1] Jutras-Dube, Pradhan & Bera, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
+    .. [1] Jutras-Dubé, Pynadath & Zhang, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
 
     Examples
     --------
@@ -133,8 +134,8 @@ class ConsistentSamplerDistiller(BaseSampler):
 
     def __init__(
         self, teacher=None, *, n_features=None, network="coupling", refine=True, consistency_weight=0.3,
-        hidden_features=None, n_layers=None, n_transforms=4, n_bins=8, batch_size=512, learning_rate=2e-3, max_iter=2000,
-        max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+        hidden_features=None, n_layers=None, n_transforms=4, n_bins=8, batch_size=512, learning_rate=4e-3,
+        max_iter=2000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
         self.n_features = n_features
@@ -204,7 +205,9 @@ class ConsistentSamplerDistiller(BaseSampler):
         if self.max_time is not None:
             limits["max_time"] = min(teacher.max_time or np.inf, TEACHER_SHARE * self.max_time)
         if self.max_energy_evals is not None:
-            limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, int(TEACHER_SHARE * self.max_energy_evals) or 1)
+            limits["max_energy_evals"] = min(
+                teacher.max_energy_evals or np.inf, int(TEACHER_SHARE * self.max_energy_evals) or 1
+            )
         teacher.set_params(**limits).fit(energy.energy_fn, grad_fn=energy.grad_fn)
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
@@ -227,31 +230,27 @@ class ConsistentSamplerDistiller(BaseSampler):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
         model.requires_grad_(True)
         calibrate = self.refine and model.map.invertible
-        consistency = likelihood = None
-        if self.consistency_weight or not calibrate:
-            bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
-            consistency = ConsistencyLoss(model, bank, self.batch_size, n_iter)
+        terms: list[tuple[float, Callable]] = []
         if calibrate:
-            likelihood = LikelihoodLoss(model, population, self.batch_size)
+            terms.append((1.0, LikelihoodLoss(model, population, self.batch_size, teacher._model, target)))
+        weight = self.consistency_weight if calibrate else 1.0
+        if weight:
+            bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
+            n_pairs = max(1, self.batch_size // (2 if calibrate else 1))
+            terms.append((weight, ConsistencyLoss(model, bank, n_pairs, n_iter)))
 
-        import os
-        DECAY=os.environ.get('DECAY','const')
         def loss(iteration):
-            if likelihood is None:
-                return consistency(iteration)
-            if consistency is None:
-                return likelihood(iteration)
-            pr=iteration/n_iter
-            w={'const':1,'lin':1-pr,'first':float(pr<.5), 'alt': None, 'half': max(0,1-2*pr)}[DECAY]
-            if DECAY=='alt': return consistency(iteration)*self.consistency_weight*2 if iteration%2 else likelihood(iteration)
-            if DECAY=='first' : return (consistency(iteration) if w else likelihood(iteration))
-            return likelihood(iteration) + (self.consistency_weight *w* consistency(iteration) if w else 0)
+            return sum(weight * term(iteration) for weight, term in terms)
 
         def refine(averaged):
             latent = torch.randn(REFINEMENT_DRAWS, averaged.n_features, generator=generator)
             population.correct(*averaged.call_and_log_weight(latent, target), MIN_REFINEMENT_SHARE)
 
-        callbacks = {int(share * n_iter): refine for share in REFINEMENTS} if calibrate and n_iter >= MIN_ITER_REFINEMENT else {}
+        callbacks = (
+            {int(share * n_iter): refine for share in REFINEMENTS}
+            if calibrate and n_iter >= MIN_ITER_REFINEMENT
+            else {}
+        )
         return train(
             model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
             ema_decay=0.99, callbacks=callbacks, verbose=self.verbose, description="distillation",
@@ -285,7 +284,7 @@ class ConsistentSamplerDistiller(BaseSampler):
             Number of draws.
         n_steps : int, default=1
             Calls of the network: after the first, each noises the draw to a lower level and maps it again (multistep
-            consistency sampling, Algorithm 4 of [1]_ of the class).
+            consistency sampling, Algorithm 4 of the paper).
         random_state : int, RandomState instance or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one.
 
@@ -341,7 +340,11 @@ class ConsistentSamplerDistiller(BaseSampler):
             log_weights.append(log_weight.numpy())
         violation_share = self._violations(latents)
         return self._weighted(
-            samples, log_weights, not violation_share, violation_share=violation_share, n_energy_evals=target.energy.n_energy_evals
+            samples,
+            log_weights,
+            not violation_share,
+            violation_share=violation_share,
+            n_energy_evals=target.energy.n_energy_evals,
         )
 
     def _violations(self, latents) -> float:
@@ -353,8 +356,8 @@ class ConsistentSamplerDistiller(BaseSampler):
         share = max(report.violation_share, self.violation_share_)
         if share:
             warnings.warn(
-                f"The one-step map is not injective (violations at {share:.2%} of the draws checked): its weights are not "
-                "those of a density, and the mean log weight is no bound. Use network='coupling' for exact weights.",
+                f"The one-step map is not injective (violations at {share:.2%} of the draws checked): its weights are "
+                "not those of a density, and the mean log weight is no bound. Use network='coupling' for exact weights.",
                 ConvergenceWarning,
                 stacklevel=3,
             )

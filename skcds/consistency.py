@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .mcmc import Population
+from .process import LOG_SNR_MIN, noise_levels
 
 HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
 
@@ -43,7 +44,7 @@ class TrajectoryBank:
         self.paths[:, rows], self.next = self._simulate(n), int(rows[-1]) + 1
 
     def draw(self, n: int, gap: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States (n, d) and levels (n,) `gap` grid steps apart on the same trajectories; half start at the prior end."""
+        """States (n, d) and levels (n,) `gap` grid steps apart on one trajectory; half start at the prior end."""
         k = torch.randint(self.grid.n_steps - gap + 1, (n,), generator=self.generator)
         k[: n // 2] = 0
         rows = torch.randint(self.paths.shape[1], (n,), generator=self.generator)
@@ -73,7 +74,16 @@ class ConsistencyLoss:
         Trajectories simulated anew, and the iterations between.
     """
 
-    def __init__(self, model, bank: TrajectoryBank, batch_size: int, n_iter: int, ema_decay=0.95, refresh_every=20, refresh_rows=64):
+    def __init__(
+        self,
+        model,
+        bank: TrajectoryBank,
+        batch_size: int,
+        n_iter: int,
+        ema_decay=0.95,
+        refresh_every=20,
+        refresh_rows=64,
+    ):
         self.model, self.bank, self.batch_size, self.n_iter = model, bank, batch_size, n_iter
         self.refresh_every, self.refresh_rows = refresh_every, refresh_rows
         self.averaged = torch.optim.swa_utils.AveragedModel(
@@ -96,7 +106,11 @@ class ConsistencyLoss:
 
 
 class LikelihoodLoss:
-    """Minus the mean log density of one-step draws at particles that keep moving: covers the mass (Kullback-Leibler).
+    """Minus the mean log density of the mapped states at particles that keep moving: covers the mass.
+
+    At the prior end the density is that of one-step draws. A share of the batch is mapped from other levels t, where
+    f(., t) has to carry the law p_t of the noised target to the target: log p_t is not known there, but its gradient at
+    the inverse image is the teacher's score, which is all that the gradient of the loss needs.
 
     Parameters
     ----------
@@ -106,18 +120,36 @@ class LikelihoodLoss:
         The particles.
     batch_size : int
         Particles in a batch.
+    teacher : DiffusionModel
+        Gives the score at other levels.
+    target : StandardizedTarget
+        What the teacher reads.
     move_every : int, default=8
         Iterations between moves.
     """
 
-    def __init__(self, model, population: Population, batch_size: int, move_every: int = 8):
+    def __init__(self, model, population: Population, batch_size: int, teacher, target, move_every: int = 8):
         self.model, self.population, self.batch_size, self.move_every = model, population, batch_size, move_every
+        self.teacher, self.target = teacher, target
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
         if iteration % self.move_every == 0:
             self.population.move()
-        return -self.model.log_prob(self.population.draw(self.batch_size)[0]).mean()
+        at_prior_end = -self.model.log_prob(self.population.draw(self.batch_size)[0]).mean()
+        return at_prior_end + self._at_other_levels(max(1, self.batch_size // 2))
+
+    def _at_other_levels(self, n: int) -> Tensor:
+        """A scalar of value zero with the gradient of the loss at levels drawn uniformly in log signal-to-noise."""
+        x_0, _ = self.population.draw(n)
+        uniform = torch.rand(n, generator=self.population.generator)
+        log_snr = LOG_SNR_MIN + (self.model.log_snr_max - LOG_SNR_MIN) * uniform
+        x, log_det = self.model.map.inverse_and_log_det(x_0, log_snr)
+        with torch.no_grad():
+            noise, _ = self.teacher.noise(x.detach(), log_snr, self.target)
+            score = -noise / noise_levels(log_snr)[1][:, None]
+        surrogate = -((score * x).sum(1) + log_det).mean()
+        return surrogate - surrogate.detach()
 
 
 class ReverseKLLoss:

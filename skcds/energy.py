@@ -91,7 +91,7 @@ class Energy:
 
     def _value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.grad_fn is not None:
-            return self._call(x).detach(), self._user_gradient(x).detach()
+            return self._call(x).detach(), self._user_gradient(self.grad_fn, x).detach()
         with torch.enable_grad():
             x = x.clone().requires_grad_()
             value = self._call(x)
@@ -107,8 +107,8 @@ class Energy:
             value = self.energy_fn(x)
         return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
 
-    def _user_gradient(self, x: Tensor) -> Tensor:
-        value = self.grad_fn(x.numpy().copy() if self.framework == "numpy" else x)
+    def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
+        value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x)
         return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
 
     def _screen(self, energy: Tensor, x: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ class Energy:
                 )
             if not self.n_invalid:
                 warnings.warn(
-                    f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; such "
-                    "points are treated as outside the support. Return +inf there to say so.",
+                    f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
+                    "such points are treated as outside the support. Return +inf there to say so.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -146,8 +146,9 @@ class Energy:
             tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
             if not torch.allclose(alone.double(), values[:size], rtol=tolerance, atol=tolerance, equal_nan=True):
                 raise InvalidEnergyError(
-                    f"energy_fn gave {alone.tolist()} for {size} points, and {values[:size].tolist()} for the same points "
-                    f"in a batch of {len(points)}: each row's energy has to depend on that row alone, and not be random."
+                    f"energy_fn gave {alone.tolist()} for {size} points, and {values[:size].tolist()} for the same "
+                    f"points in a batch of {len(points)}: each row's energy has to depend on that row alone, and not "
+                    "be random."
                 )
         if self.has_gradient:
             self.log_prob_and_score(points)
@@ -165,7 +166,8 @@ class Energy:
 
     def _find_framework(self, points: Tensor) -> Tensor:
         """Try torch then NumPy (the other way round with a `grad_fn`), float64 then float32; keep what works."""
-        self.has_gradient, errors = self.grad_fn is not None, []
+        self.has_gradient = self.grad_fn is not None
+        errors: list[Exception] = []
         for framework in ("torch", "numpy") if self.grad_fn is None else ("numpy", "torch"):
             for dtype in (torch.float64, torch.float32):
                 self.framework, self.dtype = framework, dtype
@@ -182,12 +184,13 @@ class Energy:
                 self.has_gradient |= values.requires_grad
                 return values.detach().double()
         shape_errors = [error for error in errors if isinstance(error, InvalidEnergyError)]
-        error = (shape_errors or errors)[0]
-        error.add_note(
-            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
-            f"{tuple(points.shape)}."
-        ) if hasattr(error, "add_note") else None
-        raise error
+        first = (shape_errors or errors)[0]
+        if hasattr(first, "add_note"):  # Python 3.11
+            first.add_note(
+                f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
+                f"{tuple(points.shape)}."
+            )
+        raise first
 
 
 def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
@@ -199,7 +202,9 @@ def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
             raise InvalidEnergyError(f"{expected}; got {type(value).__name__}.") from error
         if array.dtype.kind not in "fiu":
             raise InvalidEnergyError(f"{expected}; got {type(value).__name__} of dtype {array.dtype}.")
-        value = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64))
+        value = torch.as_tensor(
+            np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
+        )
     if tuple(value.shape) != shape:
         hint = " Sum over the features only, not over the batch." if value.ndim == 0 else ""
         hint = " Drop the last axis, for example with [:, 0]." if tuple(value.shape) == (*shape, 1) else hint
@@ -219,6 +224,9 @@ class AffineMap(torch.nn.Module):
     full : bool, default=True
         Lower-triangular `L`; a diagonal one otherwise.
     """
+
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, n_features: int, full: bool = True):
         super().__init__()

@@ -264,7 +264,7 @@ def systematic_resample(log_weights, n, rng):
     if not isinstance(n, Integral) or n < 1:
         raise ValueError(f"The number of draws to resample must be a positive integer, not {n!r}.")
     cumulative = np.cumsum(_scaled_weights(log_weights))  # (m,)
-    positions = (np.arange(n) + rng.uniform()) / n
+    positions = (np.arange(int(n)) + rng.uniform()) / n
     positions = np.minimum(positions, np.nextafter(1, 0))  # rounding must not pass the last weight
     return np.searchsorted(cumulative / cumulative[-1], positions, side="right")
 

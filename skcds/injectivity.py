@@ -34,7 +34,9 @@ class InjectivityReport:
         return max(self.negative_share, self.second_preimage_share)
 
 
-def check_injectivity(consistency_map, latent: Tensor, level: Tensor, n_search: int = 500, n_starts: int = 4) -> InjectivityReport:
+def check_injectivity(
+    consistency_map, latent: Tensor, level: Tensor, n_search: int = 500, n_starts: int = 4
+) -> InjectivityReport:
     """Search for violations of injectivity: determinants that are not positive, and second preimages.
 
     A continuous map whose Jacobian determinant changes sign folds. One whose determinant is positive everywhere may

@@ -37,7 +37,9 @@ class DenoisingLoss:
         Iterations between moves of the particles.
     """
 
-    def __init__(self, model: DiffusionModel, target, population: Population, n_steps, batch_size, generator, move_every=10):
+    def __init__(
+        self, model: DiffusionModel, target, population: Population, n_steps, batch_size, generator, move_every=10
+    ):
         self.model, self.target, self.population = model, target, population
         self.batch_size, self.generator, self.move_every = batch_size, generator, move_every
         self.spacing = (model.log_snr_max - LOG_SNR_MIN) / max(n_steps - 1, 1)
@@ -93,7 +95,9 @@ class LogVarianceLoss:
         Steps, drawn at random for every batch, that the gradient is taken over.
     """
 
-    def __init__(self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=16):
+    def __init__(
+        self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=16
+    ):
         self.model, self.target, self.generator = model, target, generator
         self.grid, self.batch_size = model.grid(n_steps), batch_size
         self.n_gradient_steps = min(n_gradient_steps, n_steps)
@@ -109,7 +113,7 @@ class LogVarianceLoss:
         log_weights = log_ratio + self.target.log_prob(path[-1])
         finite = log_weights.isfinite()
         if not finite.any():
-            return sum(p.sum() for p in self.model.parameters()) * 0.0
+            return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
         centred = _winsorise(torch.where(finite, log_weights, log_weights[finite].min()))
         k = torch.randperm(self.grid.n_steps, generator=self.generator)[: self.n_gradient_steps]
         rows = k.repeat_interleave(self.batch_size)

@@ -29,6 +29,9 @@ class SplineCoupling(nn.Module):
         The spline acts on [-bound, bound].
     """
 
+    moving: Tensor
+    fixed: Tensor
+
     def __init__(self, transformed: Tensor, n_time: int, hidden: int, n_layers: int, bins: int, bound: float):
         super().__init__()
         self.bins, self.bound = bins, bound
@@ -85,7 +88,8 @@ class CouplingMap(nn.Module):
         super().__init__()
         self.time = TimeFeatures(log_snr_max)
         self.transforms = nn.ModuleList(
-            SplineCoupling(mask, self.time.n_out, hidden, n_layers, bins, bound) for mask in coupling_masks(n_features, n_transforms)
+            SplineCoupling(mask, self.time.n_out, hidden, n_layers, bins, bound)
+            for mask in coupling_masks(n_features, n_transforms)
         )
 
     def call_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:

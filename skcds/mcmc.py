@@ -41,7 +41,12 @@ def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: 
     log_ratio = log_prob_y - log_prob + ((forward - backward) / (4 * step[:, 0])).double()
     accepted = torch.rand(len(x), dtype=torch.float64, generator=generator).log() < log_ratio
     keep = accepted[:, None]
-    return torch.where(keep, y, x), torch.where(accepted, log_prob_y, log_prob), torch.where(keep, score_y, score), accepted
+    return (
+        torch.where(keep, y, x),
+        torch.where(accepted, log_prob_y, log_prob),
+        torch.where(keep, score_y, score),
+        accepted,
+    )
 
 
 def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:

@@ -27,6 +27,8 @@ def seeded(seed: int):
 class TimeFeatures(nn.Module):
     """Amplitudes and Fourier features of the noise level: (n,) log signal-to-noise ratios to (n, `n_out`)."""
 
+    frequencies: Tensor
+
     def __init__(self, log_snr_max: float, n_frequencies: int = 16, max_frequency: float = 25.0):
         super().__init__()
         self.span = (LOG_SNR_MIN, log_snr_max)
@@ -64,8 +66,9 @@ class NoiseNetwork(nn.Module):
     """Estimate of the noise eps in x_t and of its conditional variance; the score of x_t is ``-eps / s``.
 
     The Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) adds a mix of the scores of prior and target to
-    the output, with a learned gain, and feeds it to the network. The mix is that of a target which is Gaussian with the
-    finest scale w near by and unit variance from afar: ``S = f score(x) - (1 - f) x`` with ``f = w^2 / (a^2 w^2 + s^2)``.
+    the output, with a learned gain, and feeds it to the network. The mix is that of a target which is Gaussian with
+    the finest scale w near by and unit variance from afar: ``S = f score(x) - (1 - f) x`` with
+    ``f = w^2 / (a^2 w^2 + s^2)``.
 
     Parameters
     ----------
@@ -81,7 +84,11 @@ class NoiseNetwork(nn.Module):
         Whether the conditional variance is an output; None is returned in its place otherwise.
     """
 
-    def __init__(self, n_features: int, log_snr_max: float, hidden: int, n_layers: int, langevin: bool, learned_variance: bool):
+    width: Tensor
+
+    def __init__(
+        self, n_features: int, log_snr_max: float, hidden: int, n_layers: int, langevin: bool, learned_variance: bool
+    ):
         super().__init__()
         self.n_features, self.langevin, self.learned_variance = n_features, langevin, learned_variance
         self.time = TimeFeatures(log_snr_max)
@@ -94,7 +101,7 @@ class NoiseNetwork(nn.Module):
         """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels (n,) and target scores."""
         a, s = (t[:, None] for t in noise_levels(log_snr))
         inputs, langevin = [x], s * x
-        if self.langevin:
+        if score is not None:
             f = self.width**2 / ((a * self.width) ** 2 + s**2)
             langevin = s * (1 - f) * x - (s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP)
             inputs.append(langevin)

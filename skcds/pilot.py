@@ -131,13 +131,13 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
 
     Too narrow a start misses mass, too wide a one loses it on the way.
     """
-    runs: dict[float, tuple[float, Tensor | None]] = {}
+    runs: dict[float, tuple[float, Tensor]] = {}
 
     def enter(scale):
         try:
             z, log_evidence, _ = temper(target, RACE_PARTICLES, scale, n_moves, generator)
         except InvalidEnergyError:
-            z, log_evidence = None, -math.inf
+            z, log_evidence = torch.empty(0), -math.inf
         runs[scale] = log_evidence, z
 
     def best():

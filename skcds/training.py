@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from .energy import Energy
+
 
 @dataclass
 class Budget:
@@ -31,7 +33,7 @@ class Budget:
 
     max_time: float | None
     max_energy_evals: int | None
-    energy: object
+    energy: Energy
     start: float = field(default_factory=time.perf_counter)
 
     def spent(self) -> float:
@@ -45,8 +47,9 @@ class Budget:
 
 
 def train(
-    model: nn.Module, loss_fn: Callable, *, max_iter: int, budget: Budget, share: float = 1.0, learning_rate: float = 2e-3,
-    weight_decay: float = 0.0, ema_decay: float = 0.998, callbacks: dict | None = None, verbose=0, description: str = "",
+    model: nn.Module, loss_fn: Callable, *, max_iter: int, budget: Budget, share: float = 1.0,
+    learning_rate: float = 2e-3, weight_decay: float = 0.0, ema_decay: float = 0.998, callbacks: dict | None = None,
+    verbose=0, description: str = "",
 ) -> tuple[nn.Module, list[float]]:  # fmt: skip
     """Minimise ``loss_fn(iteration)`` over the parameters of `model` with AdamW, a cosine schedule and an average.
 
