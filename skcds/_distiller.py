@@ -357,7 +357,7 @@ class ConsistentSamplerDistiller(BaseSampler):
         if share:
             warnings.warn(
                 f"The one-step map is not injective (violations at {share:.2%} of the draws checked): its weights are "
-                "not those of a density, and the mean log weight is no bound. Use network='coupling' for exact weights.",
+                "not those of a density, and the mean log weight is no bound. network='coupling' has exact weights.",
                 ConvergenceWarning,
                 stacklevel=3,
             )

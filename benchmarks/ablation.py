@@ -1,0 +1,121 @@
+"""What each part of the recipe gives: one row a variant, over targets and seeds.
+
+    python benchmarks/ablation.py --targets gmm9 mw54 --seeds 0 1 2
+
+Variants of the teacher: step variances learned or fixed, the target's score read or not, log-variance iterations.
+Variants of the student: consistency and likelihood together, either alone, the paper's method as published, and the row
+to beat: the same flow fitted to the pilot's particles without any teacher.
+"""
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+import torch
+
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
+from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.importance import WeightedSample
+from skcds.maps import OneStepModel
+from skcds.mcmc import Population
+from skcds.networks import seeded
+from skcds.pilot import run_pilot
+from skcds.training import Budget, train
+
+TEACHERS = {
+    "teacher": {},
+    "teacher, fixed variance (paper)": {"variance": "fixed"},
+    "teacher, 10 % log-variance iterations": {"log_variance_share": 0.1},
+    "teacher, no log-variance iterations": {"log_variance_share": 0.0},
+}
+STUDENTS = {
+    "student": {},
+    "student, likelihood alone": {"consistency_weight": 0.0},
+    "student, consistency alone": {"refine": False},
+    "student, residual + reverse KL": {"network": "residual"},
+    "student, residual (paper)": {"network": "residual", "refine": False},
+}
+
+
+def flow_without_teacher(target, seed, max_iter=2000):
+    """The student's map and refinement on the pilot's particles: draws, log weights, seconds, evaluations."""
+    start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
+    energy = Energy(target, target.n_features, generator=generator)
+    pilot, x = run_pilot(energy, 20_000, generator)
+    affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
+    standard = StandardizedTarget(energy, affine, energy.fast_dtype)
+    population = Population(standard, affine.inverse(x).float(), generator)
+    with seeded(seed):
+        model = OneStepModel("coupling", target.n_features, 6.0, affine.full, hidden=64, n_layers=2)
+    model.affine = affine
+
+    def loss(iteration):
+        if iteration % 8 == 0:
+            population.move()
+        return -model.log_prob(population.draw(512)[0]).mean()
+
+    def refine(averaged):
+        latent = torch.randn(20_000, target.n_features, generator=generator)
+        population.correct(*averaged.call_and_log_weight(latent, standard), 0.05)
+
+    callbacks = {int(share * max_iter): refine for share in (0.4, 0.6, 0.8)}
+    budget = Budget(None, None, energy)
+    model, _ = train(
+        model, loss, max_iter=max_iter, budget=budget, learning_rate=4e-3, weight_decay=1e-2, ema_decay=0.99,
+        callbacks=callbacks,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    latent = torch.randn(20_000, target.n_features, generator=generator)
+    z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(energy, affine))
+    return WeightedSample(affine(z).numpy(), log_weights.numpy(), True), seconds, energy.n_energy_evals
+
+
+def row(name, target, seed, weighted, seconds, n_evals):
+    text = f"| {name} | {seed} | {seconds:.0f} | {n_evals:.1e} | {weighted.ess / len(weighted.log_weights):.3f} "
+    text += f"| {weighted.log_evidence:.3f} ± {weighted.log_evidence_se:.3f} | {weighted.elbo:.3f} "
+    text += f"| {'yes' if weighted.is_bound else 'no'} | {weighted.pareto_k:.2f} |"
+    if hasattr(target, "modes"):
+        masses = np.bincount(target.modes(weighted.samples), minlength=len(target.mode_masses)) / len(weighted.samples)
+        text += f" {0.5 * np.abs(masses - target.mode_masses).sum():.3f} |"
+    print(text, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="*", default=["gmm9", "mw54"])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--only", default="", help="run the variants whose name contains this")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in args.targets:
+        target = getattr(targets, name)()
+        print(f"\n{name}, true log Z {target.log_evidence}\n")
+        print("| variant | seed | fit s | energy evals | ESS | log Z | ELBO | bound | Pareto k | mode TV |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        for seed in args.seeds:
+            best = None
+            for variant, options in TEACHERS.items():
+                if variant != "teacher" and args.only not in variant:
+                    continue
+                fitted = DiffusionSampler(random_state=seed, **options).fit(target)
+                best = best or fitted
+                row(
+                    variant,
+                    target,
+                    seed,
+                    fitted.sample_weighted(20_000, random_state=seed),
+                    fitted.fit_time_,
+                    fitted.n_energy_evals_,
+                )
+            for variant, options in STUDENTS.items():
+                if args.only in variant:
+                    fitted = ConsistentSamplerDistiller(best, random_state=seed, **options).fit(target)
+                    weighted = fitted.sample_weighted(20_000, random_state=seed)
+                    row(variant, target, seed, weighted, fitted.fit_time_, fitted.n_energy_evals_)
+            if args.only in "flow without teacher":
+                row("flow without teacher", target, seed, *flow_without_teacher(target, seed))
+
+
+if __name__ == "__main__":
+    main()
