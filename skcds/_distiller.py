@@ -159,6 +159,11 @@ class ConsistentSamplerDistiller(BaseSampler):
 
     def _find_n_features(self, energy_fn):
         teacher = _unwrap(self.teacher)
+        if teacher is not None and not isinstance(teacher, DiffusionSampler):
+            raise TypeError(
+                "teacher has to be a DiffusionSampler, fitted or not, a FrozenEstimator around a fitted one, or None; "
+                f"got {type(teacher).__name__}."
+            )
         known = getattr(teacher, "n_features_in_", None) or getattr(teacher, "n_features", None)
         if known is None:
             return super()._find_n_features(energy_fn)

@@ -1,0 +1,33 @@
+"""What the tests of the estimators share: small fits of every kind, each made once."""
+
+import functools
+import warnings
+
+from skcds import ConsistentSamplerDistiller, DiffusionSampler
+
+KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller"]
+ONE_STEP = KINDS[1:]
+D = 3
+LOG_Z = 0.5 * D * 1.8378770664093453  # of `quadratic`
+
+
+def quadratic(x):
+    """Energy of N(1, I) without its normaliser; importable, so that pickles carry it."""
+    return 0.5 * ((x - 1.0) ** 2).sum(1)
+
+
+def make(kind, **params):
+    """An unfitted sampler of one kind with small limits; n_features=D unless said otherwise."""
+    params = {"n_features": D, "random_state": 0, "max_iter": 20, **params}
+    if kind == "DiffusionSampler":
+        return DiffusionSampler(n_steps=8, n_particles=500, **params)
+    teacher = DiffusionSampler(params.pop("n_features"), n_steps=8, n_particles=500, max_iter=20, random_state=0)
+    return ConsistentSamplerDistiller(teacher, **params)
+
+
+@functools.cache
+def fitted(kind, network=None):
+    """A small fit to `quadratic`; do not change it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(kind, **({"network": network} if network else {})).fit(quadratic)

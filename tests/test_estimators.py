@@ -1,0 +1,412 @@
+"""The public contract, for every sampler alike. Fits are tiny: what is learned well is tested elsewhere."""
+
+import numbers
+import pickle
+import time
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from samplers import KINDS, LOG_Z, ONE_STEP, D, fitted, make, quadratic
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds._base import CHUNK_ROWS
+from skcds.energy import InvalidEnergyError
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+each = pytest.mark.parametrize("kind", KINDS)
+each_one_step = pytest.mark.parametrize("kind", ONE_STEP)
+
+
+def counted(energy):
+    """The energy, and a list that grows by the rows of each of its calls."""
+    calls = []
+
+    def count(x):
+        calls.append(len(x))
+        return energy(x)
+
+    return count, calls
+
+
+def state_hash(sampler):
+    return joblib.hash(sampler.__getstate__())
+
+
+@each
+class TestFit:
+    def test_returns_self_with_results(self, kind):
+        sampler = make(kind)
+        before = joblib.hash(sampler.get_params())
+        assert sampler.fit(quadratic) is sampler
+        assert joblib.hash(sampler.get_params()) == before
+        assert sampler.n_features_in_ == D
+        assert sampler.n_iter_ == len(sampler.loss_curve_) == 20
+        assert all(isinstance(loss, float) for loss in sampler.loss_curve_)
+        assert sampler.fit_time_ > 0 and 0 < sampler.ess_ <= 1
+        assert isinstance(sampler.converged_, bool)
+        assert np.isfinite([sampler.log_evidence_, sampler.log_evidence_se_]).all()
+
+    def test_every_evaluation_is_counted(self, kind):
+        energy, calls = counted(quadratic)
+        sampler = make(kind).fit(energy)
+        assert sampler.n_energy_evals_ == sum(calls)
+        assert 0 < sampler.n_grad_evals_ < sampler.n_energy_evals_
+
+    def test_two_fits_agree(self, kind):
+        first, second = make(kind).fit(quadratic), fitted(kind)
+        assert state_hash(first) == state_hash(second)
+        assert joblib.hash(first) == joblib.hash(second)
+        assert state_hash(make(kind, random_state=1).fit(quadratic)) != state_hash(second)
+
+    def test_an_instance_as_random_state_moves_on(self, kind):
+        rng = np.random.RandomState(0)
+        first, second = (make(kind, random_state=rng).fit(quadratic).sample(5, random_state=0) for _ in range(2))
+        assert not np.array_equal(first, second)
+
+    def test_global_random_states_are_left_alone(self, kind):
+        np.random.seed(7)
+        torch.manual_seed(7)
+        before = joblib.hash(np.random.get_state()), torch.get_rng_state()
+        make(kind).fit(quadratic).sample(10, random_state=0)
+        assert joblib.hash(np.random.get_state()) == before[0]
+        assert torch.equal(torch.get_rng_state(), before[1])
+
+    def test_a_failed_fit_keeps_the_earlier_one(self, kind):
+        sampler = make(kind).fit(quadratic)
+        before = state_hash(sampler)
+        failing = iter([False] * 40)
+
+        def breaks(x):
+            if next(failing, True):
+                raise ZeroDivisionError("the model broke")
+            return quadratic(x)
+
+        with pytest.raises(ZeroDivisionError, match="the model broke"):
+            sampler.fit(breaks)
+        assert state_hash(sampler) == before
+        assert sampler.sample(3).shape == (3, D)
+
+    def test_warm_start_goes_on(self, kind):
+        sampler = make(kind, warm_start=True).fit(quadratic)
+        before = sampler.sample(500, random_state=0)
+        sampler.set_params(max_iter=1, learning_rate=1e-9).fit(quadratic)
+        assert np.allclose(sampler.sample(500, random_state=0), before, atol=1e-3)
+        assert sampler.n_iter_ == 1
+
+    def test_max_time(self, kind):
+        sampler = make(kind, max_iter=10**6, max_time=3.0)
+        start = time.perf_counter()
+        sampler.fit(quadratic)
+        assert time.perf_counter() - start < 20  # the limit, and the pilot and held-out draws, on a slow machine
+        assert 0 < sampler.n_iter_ < 10**6
+
+    def test_max_energy_evals(self, kind):
+        spent = fitted(kind).n_energy_evals_
+        sampler = make(kind, max_iter=10**5, max_energy_evals=spent + 20_000).fit(quadratic)
+        assert 20 < sampler.n_iter_ < 10**5
+        assert sampler.n_energy_evals_ < 2 * spent  # the limit, and what is drawn after it
+
+    def test_progress_bar(self, kind, capsys):
+        make(kind, max_iter=2).fit(quadratic)
+        assert capsys.readouterr().err == ""
+        make(kind, max_iter=2, verbose=1).fit(quadratic)
+        assert "loss" in capsys.readouterr().err
+
+    def test_warns_when_weights_are_useless(self, kind):
+        def far_wells(x):
+            return 2.0 * (x**2 - 9.0).square().sum(1)
+
+        with pytest.warns(ConvergenceWarning, match="did not converge"):
+            assert not make(kind, max_iter=1).fit(far_wells).converged_
+
+    def test_dimension_from_the_energy(self, kind):
+        def energy(x):
+            return quadratic(x)
+
+        energy.n_features = 2
+        assert make(kind, n_features=None).fit(energy).n_features_in_ == 2
+        energy.n_features = 2.5
+        with pytest.raises(ValueError, match="integer"):
+            make(kind, n_features=None).fit(energy)
+
+    def test_unknown_dimension(self, kind):
+        with pytest.raises(ValueError, match="n_features"):
+            make(kind, n_features=None).fit(quadratic)
+
+    def test_one_dimension(self, kind):
+        assert make(kind, n_features=1).fit(quadratic).sample(4).shape == (4, 1)
+
+    def test_numpy_energy(self, kind):
+        with_gradient = make(kind).fit(lambda x: 0.5 * (np.asarray(x) ** 2).sum(1), grad_fn=lambda x: np.asarray(x))
+        assert with_gradient.n_grad_evals_ > 0
+        without = make(kind).fit(lambda x: 0.5 * (np.asarray(x) ** 2).sum(1))
+        assert without.n_grad_evals_ == 0
+        assert without.sample(3).shape == with_gradient.sample(3).shape == (3, D)
+
+    @pytest.mark.parametrize(
+        "bad, error, message",
+        [
+            ("a string", TypeError, "function"),
+            (np.zeros((3, 2)), TypeError, "ndarray"),
+            (lambda x: x.sum(1, keepdim=True), InvalidEnergyError, "Drop the last axis"),
+            (lambda x: x.sum(), InvalidEnergyError, "Sum over the features"),
+            (lambda x: x.sum(1) * float("nan"), InvalidEnergyError, "finite"),
+            (lambda x: ((x - x.mean(0)) ** 2).sum(1), InvalidEnergyError, "each row"),
+            (lambda x: 1 / 0, ZeroDivisionError, "division"),
+        ],
+    )
+    def test_bad_energy(self, kind, bad, error, message):
+        with pytest.raises(error, match=message):
+            make(kind).fit(bad)
+
+    @pytest.mark.parametrize(
+        "params", [{"max_iter": 0}, {"max_iter": "many"}, {"max_time": -1}, {"learning_rate": 0}, {"random_state": "x"}]
+    )
+    def test_bad_parameters(self, kind, params):
+        with pytest.raises(InvalidParameterError, match=next(iter(params))):
+            make(kind, **params).fit(quadratic)
+
+    def test_partly_invalid_energy(self, kind):
+        def patchy(x):
+            return torch.where(x[:, 0] > 2.5, torch.nan, quadratic(x))
+
+        with pytest.warns(RuntimeWarning, match="outside the support"):
+            sampler = make(kind).fit(patchy)
+        assert np.isfinite(sampler.sample(100)).all()
+
+    def test_bounded_support(self, kind):
+        def boxed(x):
+            return torch.where((x.abs() > 3).any(1), torch.inf, quadratic(x))
+
+        weighted = make(kind).fit(boxed).sample_weighted(500, random_state=0)
+        outside = (np.abs(weighted.samples) > 3).any(1)
+        assert np.isneginf(weighted.log_weights[outside]).all() and np.isfinite(weighted.log_weights[~outside]).all()
+
+
+@each
+class TestSample:
+    @pytest.mark.parametrize("n", [0, 1, 7, np.int64(5)])
+    def test_shape(self, kind, n):
+        X = fitted(kind).sample(n, random_state=0)
+        assert X.shape == (n, D) and X.dtype == np.float64 and np.isfinite(X).all()
+
+    @pytest.mark.parametrize(
+        "n, error", [(-1, ValueError), (2.5, TypeError), ("3", TypeError), (None, TypeError), (True, TypeError)]
+    )
+    def test_bad_n(self, kind, n, error):
+        with pytest.raises(error, match="n has to be"):
+            fitted(kind).sample(n)
+
+    @pytest.mark.parametrize("n_steps, error", [(0, ValueError), (1.5, TypeError)])
+    def test_bad_n_steps(self, kind, n_steps, error):
+        with pytest.raises(error, match="n_steps has to be"):
+            fitted(kind).sample(3, n_steps=n_steps)
+
+    def test_seeds(self, kind):
+        a, b = (fitted(kind).sample(50, random_state=s) for s in (3, 4))
+        assert np.array_equal(a, fitted(kind).sample(50, random_state=3))
+        assert not np.array_equal(a, b)
+        assert np.array_equal(a, fitted(kind).sample(50, random_state=np.random.RandomState(3)))
+
+    def test_prefix_over_chunks(self, kind):
+        n = CHUNK_ROWS + 100
+        X = fitted(kind).sample(n, random_state=0)
+        for m in (100, CHUNK_ROWS, CHUNK_ROWS + 1):
+            assert np.allclose(X[:m], fitted(kind).sample(m, random_state=0), atol=1e-5)  # rounding of other batches
+
+    def test_changes_nothing(self, kind):
+        before = state_hash(fitted(kind)), fitted(kind).n_energy_evals_
+        fitted(kind).sample(10)
+        fitted(kind).sample_weighted(10)
+        assert (state_hash(fitted(kind)), fitted(kind).n_energy_evals_) == before
+
+    def test_unfitted(self, kind):
+        with pytest.raises(NotFittedError):
+            make(kind).sample(1)
+        with pytest.raises(NotFittedError):
+            make(kind).sample_weighted(1)
+        with pytest.raises(NotFittedError):
+            clone(fitted(kind)).sample(1)
+
+    def test_few_steps(self, kind):
+        assert fitted(kind).sample(10, n_steps=2, random_state=0).shape == (10, D)
+
+
+@each
+class TestWeights:
+    def test_fields(self, kind):
+        W = fitted(kind).sample_weighted(2000, random_state=0)
+        assert W.samples.shape == (2000, D) and W.log_weights.shape == (2000,)
+        assert 1 <= W.ess <= 2000
+        assert isinstance(W.pareto_k, numbers.Real)
+        assert W.resample(50, random_state=0).shape == (50, D)
+
+    def test_log_evidence_and_bound(self, kind):
+        """False alarms: 1e-8 (5.6 standard errors). Weights off by a factor 1.1 are found at these sample sizes."""
+        W = fitted(kind).sample_weighted(20_000, random_state=0)
+        assert W.pareto_k < 0.5  # so that standard errors hold
+        assert W.log_evidence_se < 0.015
+        assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se
+        assert W.is_bound and W.elbo < LOG_Z + 5.6 * W.elbo_se
+
+    def test_energy_evaluations(self, kind):
+        energy, calls = counted(quadratic)
+        sampler = make(kind).fit(energy)
+        calls.clear()
+        assert sampler.sample_weighted(100, random_state=0).n_energy_evals == sum(calls) > 0
+
+    def test_energy_shift_moves_log_evidence_alone(self, kind):
+        shifted = make(kind).fit(lambda x: quadratic(x) + 64.0)
+        X, plain = shifted.sample(100, random_state=0), fitted(kind)
+        assert np.allclose(X, plain.sample(100, random_state=0), atol=1e-3)
+        assert shifted.log_evidence_ + 64.0 == pytest.approx(plain.log_evidence_, abs=1e-3)
+
+
+@each
+class TestPickle:
+    def test_round_trip(self, kind):
+        loaded = pickle.loads(pickle.dumps(fitted(kind)))
+        assert np.array_equal(loaded.sample(20, random_state=0), fitted(kind).sample(20, random_state=0))
+        assert loaded.sample_weighted(5).log_weights.shape == (5,)  # the energy came by reference
+        assert not hasattr(loaded, "fit_time_")
+
+    def test_lambda_as_energy(self, kind, tmp_path):
+        sampler = make(kind).fit(lambda x: 0.5 * (x**2).sum(1))
+        joblib.dump(sampler, tmp_path / "sampler.joblib")
+        loaded = joblib.load(tmp_path / "sampler.joblib")
+        with pytest.raises(ValueError, match="energy_fn="):
+            loaded.sample_weighted(5)
+        W = loaded.sample_weighted(5, energy_fn=lambda x: 0.5 * (x**2).sum(1), random_state=0)
+        assert np.allclose(W.log_weights, sampler.sample_weighted(5, random_state=0).log_weights, atol=1e-4)
+
+    def test_state_is_arrays(self, kind):
+        def has_tensor(value):
+            if isinstance(value, dict):
+                return any(map(has_tensor, value.values()))
+            if isinstance(value, list | tuple):
+                return any(map(has_tensor, value))
+            return isinstance(value, torch.Tensor | torch.nn.Module)
+
+        assert not has_tensor(fitted(kind).__getstate__())
+
+    def test_unfitted(self, kind):
+        assert (
+            pickle.loads(pickle.dumps(make(kind))).get_params(deep=False).keys()
+            == make(kind).get_params(deep=False).keys()
+        )
+
+
+@each_one_step
+class TestOneStep:
+    def test_needs_neither_energy_nor_gradient(self, kind):
+        energy, calls = counted(quadratic)
+        sampler = make(kind).fit(energy)
+        calls.clear()
+        sampler.sample(100, random_state=0)
+        sampler.sample(100, n_steps=3, random_state=0)
+        assert calls == []
+
+    def test_one_network_call_a_chunk(self, kind):
+        sampler, calls = fitted(kind), []
+        handle = sampler._model.map.register_forward_hook(lambda *_: calls.append(1))
+        sampler.sample(CHUNK_ROWS + 1, random_state=0)
+        handle.remove()
+        assert len(calls) == 2
+
+    def test_weighted_draws_are_the_draws(self, kind):
+        assert np.array_equal(
+            fitted(kind).sample_weighted(300, random_state=5).samples, fitted(kind).sample(300, random_state=5)
+        )
+
+    def test_draws_survive_without_energy(self, kind):
+        sampler = make(kind).fit(lambda x: 0.5 * (x**2).sum(1))
+        loaded = pickle.loads(pickle.dumps(sampler))
+        assert np.array_equal(loaded.sample(20, random_state=0), sampler.sample(20, random_state=0))
+
+
+class TestDiffusionSampler:
+    @pytest.mark.parametrize("langevin", [True, False])
+    def test_energy_is_needed_only_with_the_score(self, langevin):
+        sampler = make("DiffusionSampler", langevin=langevin).fit(lambda x: 0.5 * (x**2).sum(1))
+        loaded = pickle.loads(pickle.dumps(sampler))
+        if langevin:
+            with pytest.raises(ValueError, match="sample needs the energy"):
+                loaded.sample(5)
+        else:
+            assert np.array_equal(loaded.sample(5, random_state=0), sampler.sample(5, random_state=0))
+
+    @pytest.mark.parametrize("n_steps", [4, 8, 20])
+    def test_weights_are_exact_for_any_number_of_steps(self, n_steps):
+        """False alarms: 1e-8."""
+        W = fitted("DiffusionSampler").sample_weighted(20_000, n_steps=n_steps, random_state=1)
+        assert W.pareto_k < 0.7
+        assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se
+        assert W.elbo < LOG_Z + 5.6 * W.elbo_se
+
+    def test_ode(self):
+        X = fitted("DiffusionSampler").sample(100, method="ode", random_state=0)
+        assert np.array_equal(X, fitted("DiffusionSampler").sample(100, method="ode", random_state=0))
+        with pytest.raises(ValueError, match="'sde' or 'ode'"):
+            fitted("DiffusionSampler").sample(5, method="euler")
+
+    @pytest.mark.parametrize(
+        "params", [{"init": "prior"}, {"variance": "fixed"}, {"init": "prior", "variance": "fixed", "langevin": False}]
+    )
+    def test_published_method(self, params):
+        sampler = make("DiffusionSampler", **params).fit(lambda x: 0.5 * (x**2).sum(1))
+        assert (sampler.pilot_ is None) == ("init" in params)
+        W = sampler.sample_weighted(20_000, random_state=0)
+        assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se  # false alarms: 1e-8
+
+    def test_warm_start_in_another_dimension(self):
+        sampler = make("DiffusionSampler", warm_start=True).fit(quadratic)
+        with pytest.raises(ValueError, match="3 dimensions"):
+            sampler.set_params(n_features=2).fit(quadratic)
+
+
+class TestDistiller:
+    @pytest.mark.parametrize("wrap", [lambda teacher: teacher, FrozenEstimator])
+    def test_fitted_teacher_is_used_as_it_is(self, wrap):
+        teacher = fitted("DiffusionSampler")
+        before = state_hash(teacher)
+        student = ConsistentSamplerDistiller(wrap(teacher), max_iter=5, random_state=0).fit(quadratic)
+        assert student.teacher_ is teacher and state_hash(teacher) == before
+
+    def test_unfitted_teacher_is_cloned(self):
+        teacher = DiffusionSampler(n_steps=8, n_particles=500, max_iter=5, random_state=0)
+        student = ConsistentSamplerDistiller(teacher, n_features=D, max_iter=5, random_state=0).fit(quadratic)
+        assert not hasattr(teacher, "n_features_in_") and student.teacher_.n_features_in_ == D
+        assert student.n_energy_evals_ > student.teacher_.n_energy_evals_
+
+    def test_no_teacher(self):
+        student = ConsistentSamplerDistiller(n_features=2, max_iter=2, max_time=4, random_state=0).fit(quadratic)
+        assert student.teacher_.n_features_in_ == 2
+
+    def test_teacher_of_another_dimension(self):
+        student = ConsistentSamplerDistiller(fitted("DiffusionSampler"), n_features=2)
+        with pytest.raises(ValueError, match="teacher samples 3 features, and n_features=2"):
+            student.fit(quadratic)
+
+    def test_something_else_as_teacher(self):
+        with pytest.raises(TypeError, match="DiffusionSampler"):
+            ConsistentSamplerDistiller(teacher=3, n_features=2).fit(quadratic)
+
+    @pytest.mark.parametrize("refine", [True, False])
+    def test_residual_network(self, refine):
+        student = make("ConsistentSamplerDistiller", network="residual", refine=refine).fit(quadratic)
+        W = student.sample_weighted(500, random_state=0)
+        assert np.array_equal(W.samples, student.sample(500, random_state=0))
+        assert W.is_bound == (W.violation_share == 0)
+
+    def test_a_fold_is_reported(self, monkeypatch):
+        student = pickle.loads(pickle.dumps(fitted("ConsistentSamplerDistiller", "residual")))
+        monkeypatch.setattr(student._model.map, "forward", lambda x, level: torch.cat([x[:, :1] ** 2, x[:, 1:]], 1))
+        with pytest.warns(ConvergenceWarning, match="not injective"):
+            W = student.sample_weighted(500, random_state=0)
+        assert not W.is_bound and W.violation_share > 0.4  # half of the determinants are negative
