@@ -1,9 +1,17 @@
 """One-step samplers of unnormalised densities, with scikit-learn manners."""
 
-__all__ = ["ConsistentSamplerDistiller", "DiffusionSampler", "WeightedSample", "targets"]
+__all__ = [
+    "ConsistentSamplerDistiller",
+    "ConsistentSamplerScratch",
+    "DiffusionSampler",
+    "WeightedSample",
+    "metrics",
+    "targets",
+]
 __version__ = "0.1.0.dev0"
 
-from . import targets
+from . import metrics, targets
 from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
+from ._scratch import ConsistentSamplerScratch
 from .importance import WeightedSample

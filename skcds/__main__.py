@@ -85,13 +85,14 @@ def draw_figure(path: str, panels: dict[str, np.ndarray], plane_target, plane: n
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.7, 1))[0]
     axes = left.subplots(2, SHOWN // 2).ravel()
     reference = panels["long MALA run"]
     widest = np.argsort(-np.abs(reference.mean(0) / reference.std(0)))[:SHOWN]
     styles = [{"histtype": "stepfilled", "color": "0.85"}, {"color": "C0"}, {"color": "C3", "linestyle": "--"}]
     for axis, j in zip(axes, sorted(widest), strict=True):
-        bins = np.linspace(*np.quantile(reference[:, j], [0.001, 0.999]), 40)
+        low, high = np.quantile(reference[:, j], [0.001, 0.999])
+        bins = np.linspace(low, high, 40)
         for (name, draws), style in zip(panels.items(), styles, strict=True):
             axis.hist(draws[:, j], bins, density=True, label=name, **{"histtype": "step", "linewidth": 1.6, **style})
         axis.set(title=f"weight {j}", yticks=[])

@@ -6,7 +6,8 @@ import pickle
 import time
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +25,16 @@ from .training import Budget
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 RELIABLE_K = 0.7
+MIN_JUDGED = 100  # draws from which weights are judged
 
 positive_integer = Interval(numbers.Integral, 1, None, closed="left")
 positive_real = Interval(numbers.Real, 0, None, closed="neither")
 
 
 class BaseSampler(BaseEstimator, metaclass=ABCMeta):
-    """Template of the samplers: subclasses say how to fit (`_fit`) and how to draw a chunk (`_draw`)."""
+    """Template of the samplers: subclasses say how to fit (`_fit`), and how to draw a chunk."""
+
+    _model: Any
 
     __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED}
 
@@ -107,17 +111,42 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     # ---------------------------------------------------------------- sampling
 
-    def _chunks(self, n: int, n_streams: int, random_state) -> Iterator[tuple[int, list]]:
-        """Row counts and noise streams of the chunks of n draws; a prefix of the draws is a draw of fewer."""
+    def _chunks(self, n: int, n_streams: int, random_state) -> Iterator[tuple[slice, Callable]]:
+        """Slices of n draws and ``normal(k)``, standard normal draws (rows, d) float32 of stream k for each slice.
+
+        A prefix of the draws is a draw of fewer: the streams go on from chunk to chunk.
+        """
         seed = check_random_state(random_state).randint(2**31 - 1)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(n_streams)]
         for start in range(0, n, CHUNK_ROWS):
-            yield min(CHUNK_ROWS, n - start), streams
+            rows = min(CHUNK_ROWS, n - start)
 
-    def _normals(self, streams: list, rows: int):
-        """``draw(k)`` gives standard normal draws (rows, d) from stream k, float32."""
-        shape = (rows, self.n_features_in_)
-        return lambda k: torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32))
+            def normal(k, shape=(rows, self.n_features_in_)):
+                return torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32))
+
+            yield slice(start, start + rows), normal
+
+    @torch.no_grad()
+    def _draws(self, n: int, n_streams: int, random_state, draw: Callable) -> np.ndarray:
+        """Draws (n, d) in the user's coordinates; ``draw(normal)`` gives a chunk in standardised ones."""
+        X = np.empty((n, self.n_features_in_))
+        for rows, normal in self._chunks(n, n_streams, random_state):
+            X[rows] = self._model.affine(draw(normal)).numpy()
+        return X
+
+    @torch.no_grad()
+    def _weighted_draws(
+        self, n: int, n_streams: int, random_state, target: StandardizedTarget, draw: Callable, **details
+    ) -> WeightedSample:
+        """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
+        X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
+        for rows, normal in self._chunks(n, n_streams, random_state):
+            z, log_weight = draw(normal)
+            X[rows], log_weights[rows] = self._model.affine(z).numpy(), log_weight.numpy()
+        weighted = WeightedSample(X, log_weights, n_energy_evals=target.energy.n_energy_evals, **details)
+        if n >= MIN_JUDGED:
+            weighted.warn_if_unreliable()
+        return weighted
 
     def _target(self, energy_fn=None, grad_fn=None, what="This method") -> StandardizedTarget:
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
@@ -136,18 +165,6 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         energy = copy.copy(self._energy)
         energy.n_energy_evals = energy.n_grad_evals = 0
         return energy
-
-    def _weighted(self, samples: list, log_weights: list, is_bound: bool, **details) -> WeightedSample:
-        d = self.n_features_in_
-        weighted = WeightedSample(
-            np.concatenate([np.empty((0, d)), *samples]),
-            np.concatenate([np.empty(0), *log_weights]),
-            is_bound,
-            **details,
-        )
-        if len(weighted.log_weights) >= 100:
-            weighted.warn_if_unreliable()
-        return weighted
 
     # ---------------------------------------------------------------- scikit-learn and pickling
 

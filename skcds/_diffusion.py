@@ -1,36 +1,27 @@
 """DiffusionSampler: a many-step diffusion sampler learned from the energy alone."""
 
 import copy
-import math
 import numbers
 
-import numpy as np
-import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler, check_count, positive_integer, register_model, warn_not_converged
+from ._base import check_count, register_model, warn_not_converged
+from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, REFRESHES, ControlledSampler, weighted_paths
 from .diffusion import DiffusionModel
-from .energy import AffineMap, StandardizedTarget
+from .energy import StandardizedTarget
 from .importance import WeightedSample
 from .losses import DenoisingLoss, LogVarianceLoss
-from .mcmc import CORRECTION_MOVES, Population
-from .networks import seeded
-from .pilot import finest_scale, run_pilot
+from .mcmc import Population
 from .training import train
 
 register_model(DiffusionModel)
 
-FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
-PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
-REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which path weights correct the particles
-MIN_REFRESH_SHARE = 0.1  # effective share of path weights that is good enough to correct the particles with
-MIN_ITER_REFRESH = 200  # iterations of a fit for which the corrections are worth their cost
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_HELD_OUT = 10_000
 
 
-class DiffusionSampler(BaseSampler):
+class DiffusionSampler(ControlledSampler):
     """Diffusion sampler of an unnormalised density, learned from its energy (DIS).
 
     A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained in two ways: by score
@@ -115,16 +106,8 @@ class DiffusionSampler(BaseSampler):
     """
 
     _parameter_constraints: dict = {
-        **BaseSampler._parameter_constraints,
-        "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
-        "init": [StrOptions({"pilot", "prior"})],
-        "variance": [StrOptions({"learned", "fixed"})],
-        "langevin": ["boolean"],
+        **ControlledSampler._parameter_constraints,
         "log_variance_share": [Interval(numbers.Real, 0, 1, closed="both")],
-        "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
-        "hidden_features": [positive_integer],
-        "n_layers": [positive_integer],
-        "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
         "tol": [Interval(numbers.Real, 0, 1, closed="both")],
     }
 
@@ -156,12 +139,7 @@ class DiffusionSampler(BaseSampler):
     # ---------------------------------------------------------------- training
 
     def _fit(self, energy, budget, generator):
-        if self.warm_start and hasattr(self, "_model"):
-            pilot, model, target, population = self._continue(energy, generator)
-        elif self.init == "pilot":
-            pilot, model, target, population = self._start_from_pilot(energy, generator)
-        else:
-            pilot, model, target, population = self._start_from_prior(energy, generator)
+        pilot, model, target, population = self._start(energy, generator)
         n_paths = round(self.max_iter * (1.0 if population is None else self.log_variance_share))
         losses: list[float] = []
         if self.max_iter > n_paths:
@@ -169,7 +147,7 @@ class DiffusionSampler(BaseSampler):
         if n_paths and len(losses) == self.max_iter - n_paths:
             model, more = self._reduce_log_variance(model, target, n_paths, budget, generator)
             losses += more
-        z, log_weights = _weighted_paths(
+        z, log_weights = weighted_paths(
             model, StandardizedTarget(energy, model.affine), self.n_steps, N_HELD_OUT, generator
         )
         population = population or Population(target, z, generator)
@@ -189,50 +167,12 @@ class DiffusionSampler(BaseSampler):
             ),
         }
 
-    def _start_from_pilot(self, energy, generator):
-        pilot, x = run_pilot(energy, self.n_particles, generator)
-        affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
-        target = StandardizedTarget(energy, affine, energy.fast_dtype)
-        population = Population(target, affine.inverse(x).float(), generator)
-        population.move(CORRECTION_MOVES)
-        model = self._new_model(affine, finest_scale(population), energy.has_gradient, generator)
-        return pilot, model, target, population
-
-    def _start_from_prior(self, energy, generator):
-        affine = AffineMap(energy.n_features)
-        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE)
-        model = self._new_model(affine, width, energy.has_gradient, generator)
-        return None, model, StandardizedTarget(energy, affine, energy.fast_dtype), None
-
-    def _continue(self, energy, generator):
-        if energy.n_features != self.n_features_in_:
-            raise ValueError(
-                f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
-                f"{energy.n_features}; set warm_start=False."
-            )
-        model = copy.deepcopy(self._model)
-        target = StandardizedTarget(energy, model.affine, energy.fast_dtype)
-        x = torch.from_numpy(self.particles_)
-        population = Population(target, model.affine.inverse(x).float(), generator) if self.init == "pilot" else None
-        return self.pilot_, model, target, population
-
-    def _new_model(self, affine, width, has_gradient, generator):
-        log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
-        with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
-            model = DiffusionModel(
-                affine.loc.numel(), log_snr_max, affine.full, self.hidden_features, self.n_layers,
-                self.langevin and has_gradient, self.variance == "learned",
-            )  # fmt: skip
-        model.affine = affine
-        model.network.width = width
-        return model
-
     def _match_scores(self, model, target, population, n_iter, budget, generator):
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
 
         def refresh(averaged):
             """Correct the particles by the path weights; whether these are good enough to end the training."""
-            z, log_weights = _weighted_paths(averaged, target, self.n_steps, max(self.n_particles // 2, 100), generator)
+            z, log_weights = weighted_paths(averaged, target, self.n_steps, max(self.n_particles // 2, 100), generator)
             return population.correct(z, log_weights, MIN_REFRESH_SHARE) >= 1 - self.tol
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
@@ -278,15 +218,13 @@ class DiffusionSampler(BaseSampler):
         if method not in ("sde", "ode"):
             raise ValueError(f"method has to be 'sde' or 'ode'; got {method!r}.")
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
-        draws = [np.empty((0, self.n_features_in_))]
-        for rows, streams in self._chunks(n, grid.n_steps + 1, random_state):
-            normal = self._normals(streams, rows)
-            if method == "sde":
-                z, _ = self._model.simulate(normal(grid.n_steps), grid, target, normal)
-            else:
-                z = self._model.flow(normal(grid.n_steps), grid, target)
-            draws.append(self._model.affine(z).numpy())
-        return np.concatenate(draws)
+
+        def draw(normal):
+            if method == "ode":
+                return self._model.flow(normal(grid.n_steps), grid, target)
+            return self._model.simulate(normal(grid.n_steps), grid, target, normal)[0]
+
+        return self._draws(n, grid.n_steps + 1, random_state, draw)
 
     def sample_weighted(self, n, n_steps=None, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw with exact path weights.
@@ -308,25 +246,13 @@ class DiffusionSampler(BaseSampler):
             Its ``is_bound`` is True: the mean log weight is a lower bound of log Z in expectation.
         """
         check_is_fitted(self)
-        n, grid = check_count(n, "n", 0), self._grid(n_steps)
+        n, grid = check_count(n, "n", 1), self._grid(n_steps)
         target = self._target(energy_fn, grad_fn, "sample_weighted")
-        samples, log_weights = [], []
-        for rows, streams in self._chunks(n, grid.n_steps + 1, random_state):
-            normal = self._normals(streams, rows)
-            z, log_ratio = self._model.simulate(normal(grid.n_steps), grid, target, normal)
-            samples.append(self._model.affine(z).numpy())
-            log_weights.append((log_ratio + target.log_prob(z)).numpy())
-        return self._weighted(samples, log_weights, True, n_energy_evals=target.energy.n_energy_evals)
+
+        return self._weighted_draws(
+            n, grid.n_steps + 1, random_state, target,
+            lambda normal: self._model.simulate_weighted(normal(grid.n_steps), grid, target, normal), is_bound=True,
+        )  # fmt: skip
 
     def _grid(self, n_steps):
         return self._model.grid(self.n_steps if n_steps is None else check_count(n_steps, "n_steps", 1))
-
-
-def _weighted_paths(model, target, n_steps, n, generator):
-    """Ends (n, d) of n trajectories and their log path weights (n,)."""
-
-    def normal(k):
-        return torch.randn(n, model.n_features, generator=generator)
-
-    z, log_ratio = model.simulate(normal(0), model.grid(n_steps), target, normal)
-    return z, log_ratio + target.log_prob(z)

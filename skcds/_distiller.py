@@ -2,22 +2,19 @@
 
 import copy
 import numbers
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseSampler, check_count, positive_integer, register_model, warn_not_converged
 from ._diffusion import DiffusionSampler
-from .consistency import ConsistencyLoss, LikelihoodLoss, ReverseKLLoss, TrajectoryBank
+from ._onestep import N_HELD_OUT, OneStepSampler
+from .consistency import ConsistencyLoss, LikelihoodLoss, ReverseKLLoss, TrajectoryBank, levels_to_target
 from .energy import StandardizedTarget
-from .importance import WeightedSample
-from .injectivity import check_injectivity
 from .maps import OneStepModel
 from .mcmc import Population
 from .networks import seeded
@@ -35,11 +32,9 @@ REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inver
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
 MIN_ITER_REFINEMENT = 200
 WEIGHT_DECAY = 1e-2
-N_HELD_OUT = 10_000
-N_INJECTIVITY = 2_000
 
 
-class ConsistentSamplerDistiller(BaseSampler):
+class ConsistentSamplerDistiller(OneStepSampler):
     """One-step sampler distilled from a diffusion sampler (CDDS), with exact weights.
 
     A map f(x, t) from any state of the teacher's probability-flow ODE to its end is trained by consistency on partial
@@ -237,7 +232,8 @@ class ConsistentSamplerDistiller(BaseSampler):
         calibrate = self.refine and model.map.invertible
         terms: list[tuple[float, Callable]] = []
         if calibrate:
-            terms.append((1.0, LikelihoodLoss(model, population, self.batch_size, teacher._model, target)))
+            levels = levels_to_target(model.log_snr_max, generator)
+            terms.append((1.0, LikelihoodLoss(model, population, self.batch_size, teacher._model, target, levels)))
         weight = self.consistency_weight if calibrate else 1.0
         if weight:
             bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
@@ -268,16 +264,6 @@ class ConsistentSamplerDistiller(BaseSampler):
             learning_rate=0.5 * self.learning_rate, ema_decay=0.99, verbose=self.verbose, description="reverse KL",
         )  # fmt: skip
 
-    def _hold_out(self, model, target, generator):
-        """Held-out draws with their weights, and the share of violations of injectivity among them."""
-        latent = torch.randn(N_HELD_OUT, model.n_features, generator=generator)
-        z, log_weights = model.call_and_log_weight(latent, target)
-        violation_share = 0.0
-        if not model.map.invertible:
-            latent = latent[:N_INJECTIVITY]
-            violation_share = check_injectivity(model.map, latent, model.start(len(latent))).violation_share
-        return WeightedSample(model.affine(z).numpy(), log_weights.numpy(), not violation_share), violation_share
-
     # ---------------------------------------------------------------- sampling
 
     def sample(self, n, n_steps=1, random_state=None):
@@ -301,20 +287,17 @@ class ConsistentSamplerDistiller(BaseSampler):
         check_is_fitted(self)
         n, n_steps = check_count(n, "n", 0), check_count(n_steps, "n_steps", 1)
         levels = self._model.levels(n_steps)
-        draws = np.empty((n, self.n_features_in_))
-        done = 0
-        for rows, streams in self._chunks(n, n_steps, random_state):
-            normal = self._normals(streams, rows)
-            with torch.no_grad():
-                z = normal(0)
-                for k, level in enumerate(levels):
-                    if k:
-                        a, s = noise_levels(level)
-                        z = a * z + s * normal(k)
-                    z = self._model.map(z, level.expand(rows))
-                draws[done : done + rows] = self._model.affine(z).numpy()
-            done += rows
-        return draws
+
+        def draw(normal):
+            z = normal(0)
+            for k, level in enumerate(levels):
+                if k:
+                    a, s = noise_levels(level)
+                    z = a * z + s * normal(k)
+                z = self._model.map(z, level.expand(len(z)))
+            return z
+
+        return self._draws(n, n_steps, random_state, draw)
 
     def sample_weighted(self, n, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw in one step, with exact weights from the Jacobian of the map that is applied.
@@ -335,38 +318,9 @@ class ConsistentSamplerDistiller(BaseSampler):
             coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
         """
         check_is_fitted(self)
-        n = check_count(n, "n", 0)
+        n = check_count(n, "n", 1)
         target = self._target(energy_fn, grad_fn, "sample_weighted")
-        samples, log_weights, latents = [], [], []
-        for rows, streams in self._chunks(n, 1, random_state):
-            latents.append(self._normals(streams, rows)(0))
-            z, log_weight = self._model.call_and_log_weight(latents[-1], target)
-            samples.append(self._model.affine(z).numpy())
-            log_weights.append(log_weight.numpy())
-        violation_share = self._violations(latents)
-        return self._weighted(
-            samples,
-            log_weights,
-            not violation_share,
-            violation_share=violation_share,
-            n_energy_evals=target.energy.n_energy_evals,
-        )
-
-    def _violations(self, latents) -> float:
-        """Share of violations of injectivity in the fit's check and among these latents; warns when there are any."""
-        if self._model.map.invertible or not latents:
-            return 0.0
-        latent = torch.cat(latents)[:N_INJECTIVITY]
-        report = check_injectivity(self._model.map, latent, self._model.start(len(latent)))
-        share = max(report.violation_share, self.violation_share_)
-        if share:
-            warnings.warn(
-                f"The one-step map is not injective (violations at {share:.2%} of the draws checked): its weights are "
-                "not those of a density, and the mean log weight is no bound. network='coupling' has exact weights.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        return share
+        return self._weigh_map(n, random_state, target, self._model.map, self._model.call_and_log_weight)
 
 
 def _unwrap(teacher):

@@ -1,6 +1,6 @@
 """Training objectives of the one-step samplers."""
 
-__all__ = ["ConsistencyLoss", "LikelihoodLoss", "ReverseKLLoss", "TrajectoryBank"]
+__all__ = ["ConsistencyLoss", "LikelihoodLoss", "ReverseKLLoss", "TrajectoryBank", "levels_to_target", "pseudo_huber"]
 
 import torch
 from torch import Tensor
@@ -9,6 +9,12 @@ from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
 HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
+
+
+def pseudo_huber(difference: Tensor) -> Tensor:
+    """Mean pseudo-Huber length of differences (n, d) (Song & Dhariwal 2024)."""
+    c = HUBER * difference.shape[1] ** 0.5
+    return (((difference**2).sum(1) + c**2).sqrt() - c).mean()
 
 
 class TrajectoryBank:
@@ -91,7 +97,7 @@ class ConsistencyLoss:
         )
 
     def __call__(self, iteration: int) -> Tensor:
-        """The loss of one batch, pseudo-Huber (Song & Dhariwal 2024)."""
+        """The loss of one batch."""
         self.averaged.update_parameters(self.model.map)
         if iteration and iteration % self.refresh_every == 0:
             self.bank.refresh(self.refresh_rows)
@@ -100,37 +106,37 @@ class ConsistencyLoss:
         x, level, x_near, level_near = self.bank.draw(self.batch_size, gap)
         with torch.no_grad():
             end = self.averaged.module(x_near, level_near)
-        c = HUBER * x.shape[1] ** 0.5
-        distance = ((self.model.map(x, level) - end) ** 2).sum(1)
-        return ((distance + c**2).sqrt() - c).mean()
+        return pseudo_huber(self.model.map(x, level) - end)
 
 
 class LikelihoodLoss:
     """Minus the mean log density of the mapped states at particles that keep moving: covers the mass.
 
-    At the prior end the density is that of one-step draws. A share of the batch is mapped from other levels t, where
-    f(., t) has to carry the law p_t of the noised target to the target: log p_t is not known there, but its gradient at
-    the inverse image is the teacher's score, which is all that the gradient of the loss needs.
+    At the prior end the density is that of one-step draws. A share of the batch is mapped between other levels t and
+    t', where F(., t, t') has to carry the law p_t of the noised target to p_t': log p_t is not known there, but its
+    gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss needs.
 
     Parameters
     ----------
-    model : OneStepModel
+    model : OneStepModel or ShortcutModel
         What is trained; its map is invertible.
     population : Population
         The particles.
     batch_size : int
         Particles in a batch.
-    teacher : DiffusionModel
+    control : DiffusionModel
         Gives the score at other levels.
     target : StandardizedTarget
-        What the teacher reads.
+        What the control reads.
+    levels : callable
+        ``levels(n)`` gives the levels (n,) that the map goes from and to, as log signal-to-noise ratios.
     move_every : int, default=8
         Iterations between moves.
     """
 
-    def __init__(self, model, population: Population, batch_size: int, teacher, target, move_every: int = 8):
+    def __init__(self, model, population: Population, batch_size: int, control, target, levels, move_every: int = 8):
         self.model, self.population, self.batch_size, self.move_every = model, population, batch_size, move_every
-        self.teacher, self.target = teacher, target
+        self.control, self.target, self.levels = control, target, levels
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
@@ -140,16 +146,24 @@ class LikelihoodLoss:
         return at_prior_end + self._at_other_levels(max(1, self.batch_size // 2))
 
     def _at_other_levels(self, n: int) -> Tensor:
-        """A scalar of value zero with the gradient of the loss at levels drawn uniformly in log signal-to-noise."""
-        x_0, _ = self.population.draw(n)
-        uniform = torch.rand(n, generator=self.population.generator)
-        log_snr = LOG_SNR_MIN + (self.model.log_snr_max - LOG_SNR_MIN) * uniform
-        x, log_det = self.model.map.inverse_and_log_det(x_0, log_snr)
+        """A scalar of value zero with the gradient of the loss between other levels."""
+        level, to = self.levels(n)
+        x, log_det = self.model.map.inverse_and_log_det(self.population.noised(n, to), level, to)
         with torch.no_grad():
-            noise, _ = self.teacher.noise(x.detach(), log_snr, self.target)
-            score = -noise / noise_levels(log_snr)[1][:, None]
+            noise, _ = self.control.noise(x.detach(), level, self.target)
+            score = -noise / noise_levels(level)[1][:, None]
         surrogate = -((score * x).sum(1) + log_det).mean()
         return surrogate - surrogate.detach()
+
+
+def levels_to_target(log_snr_max: float, generator):
+    """Sampler of pairs of levels: from one uniform in log signal-to-noise to the target."""
+
+    def levels(n: int) -> tuple[Tensor, Tensor]:
+        uniform = torch.rand(n, generator=generator)
+        return LOG_SNR_MIN + (log_snr_max - LOG_SNR_MIN) * uniform, torch.full((n,), torch.inf)
+
+    return levels
 
 
 class ReverseKLLoss:

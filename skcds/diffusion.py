@@ -3,6 +3,7 @@
 __all__ = ["DiffusionModel"]
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class DiffusionModel(nn.Module):
     hidden, n_layers, langevin, learned_variance
         See `NoiseNetwork`.
     """
+
+    network: Any  # (x, log_snr, score) to the estimate of eps and its variance
 
     def __init__(self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance):
         super().__init__()
@@ -90,6 +93,11 @@ class DiffusionModel(nn.Module):
             x = mean + step
             path.append(x)
         return (torch.stack(path) if keep else x), log_ratio
+
+    def simulate_weighted(self, x: Tensor, grid: Grid, target: StandardizedTarget, noise_source):
+        """Ends (n, d) of the chain, and their log path weights (n,) float64; arguments as in `simulate`."""
+        z, log_ratio = self.simulate(x, grid, target, noise_source)
+        return z, log_ratio + target.log_prob(z)
 
     def step_log_prob(self, grid: Grid, k: Tensor, x: Tensor, x_next: Tensor, score: Tensor | None) -> Tensor:
         """Log density (n,) of the generative step from x at index k (n,) to x_next; differentiable."""

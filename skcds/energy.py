@@ -104,11 +104,11 @@ class Energy:
         if self.framework == "numpy":
             value = self.energy_fn(x.detach().numpy().copy())
         else:
-            value = self.energy_fn(x)
+            value = self.energy_fn(x.clone())  # which may write into its argument
         return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
 
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
-        value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x)
+        value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x.clone())
         return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
 
     def _screen(self, energy: Tensor, x: Tensor) -> Tensor:
@@ -171,9 +171,13 @@ class Energy:
         for framework in ("torch", "numpy") if self.grad_fn is None else ("numpy", "torch"):
             for dtype in (torch.float64, torch.float32):
                 self.framework, self.dtype = framework, dtype
-                x = points.to(dtype).requires_grad_(framework == "torch" and self.grad_fn is None)
+                x = points.to(dtype, copy=True)
                 try:
-                    raw = self.energy_fn(x if framework == "torch" else x.numpy().copy())
+                    if framework == "numpy":
+                        raw = self.energy_fn(x.numpy())
+                    else:
+                        with torch.enable_grad():
+                            raw = self.energy_fn(x.requires_grad_(self.grad_fn is None).clone())
                     if isinstance(raw, Tensor) != (framework == "torch"):
                         raise TypeError(f"energy_fn returned {type(raw).__name__} for a {framework} input")
                     values = _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
@@ -190,6 +194,9 @@ class Energy:
                 f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
                 f"{tuple(points.shape)}."
             )
+        others = [error for error in reversed(errors) if type(error) is not type(first)]
+        if others:
+            raise first from others[0]  # the user's own error may be in the other framework
         raise first
 
 
@@ -202,8 +209,9 @@ def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
             raise InvalidEnergyError(f"{expected}; got {type(value).__name__}.") from error
         if array.dtype.kind not in "fiu":
             raise InvalidEnergyError(f"{expected}; got {type(value).__name__} of dtype {array.dtype}.")
-        value = torch.as_tensor(
-            np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
+        # a copy: the user's memory may be read-only, reversed, or a buffer that is used again
+        value = torch.from_numpy(
+            np.array(array, dtype=np.float32 if array.dtype == np.float32 else np.float64, order="C")
         )
     if tuple(value.shape) != shape:
         hint = " Sum over the features only, not over the batch." if value.ndim == 0 else ""
@@ -239,7 +247,7 @@ class AffineMap(torch.nn.Module):
     def from_moments(cls, loc: Tensor, covariance: Tensor) -> "AffineMap":
         """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal."""
         affine = cls(len(loc), full=covariance.ndim == 2)
-        affine.loc = loc.double()
+        affine.loc, covariance = loc.double().clone(), covariance.double()
         affine.scale = torch.linalg.cholesky(covariance) if affine.full else covariance.sqrt()
         return affine
 

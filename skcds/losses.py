@@ -110,6 +110,7 @@ class LogVarianceLoss:
             return torch.randn(shape, generator=self.generator)
 
         path, log_ratio = self.model.simulate(normal(0), self.grid, self.target, normal, keep=True)
+        self.path = path
         log_weights = log_ratio + self.target.log_prob(path[-1])
         finite = log_weights.isfinite()
         if not finite.any():
@@ -123,6 +124,11 @@ class LogVarianceLoss:
         share = self.grid.n_steps / len(k)
         surrogate = -2 * share * (centred.float() * log_prob.sum(0)).sum() / (len(centred) - 1)
         return surrogate + (centred.var() - surrogate.detach())
+
+    def states(self, n: int, log_snr: Tensor) -> Tensor:
+        """States (n, d) of the trajectories simulated last, at levels (n,) of the grid."""
+        k = torch.searchsorted(self.grid.log_snr, log_snr)
+        return self.path[k, torch.randint(self.batch_size, (n,), generator=self.generator)]
 
 
 def _winsorise(log_weights: Tensor, z: float = 4.0) -> Tensor:

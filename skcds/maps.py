@@ -1,6 +1,6 @@
-"""One-step maps f(x, t) from a noisy state to the target, with f(x, 0) = x by construction."""
+"""Maps F(x, t, t') from a noisy state to a less noisy one, the identity at t' = t; f(x, t) = F(x, t, 0) is one step."""
 
-__all__ = ["CouplingMap", "OneStepModel", "ResidualMap"]
+__all__ = ["CouplingMap", "OneStepModel", "ResidualMap", "exact_log_weight", "jacobians"]
 
 import math
 
@@ -15,7 +15,7 @@ from .process import LOG_SNR_MIN, noise_levels
 
 
 class SplineCoupling(nn.Module):
-    """Rational-quadratic spline coupling (Durkan et al. 2019), the identity where s = 0 and at the start of training.
+    """Rational-quadratic spline coupling (Durkan et al. 2019), the identity where its gate is 0 and before training.
 
     Parameters
     ----------
@@ -39,20 +39,20 @@ class SplineCoupling(nn.Module):
         self.register_buffer("fixed", (~transformed).nonzero()[:, 0], persistent=False)
         self.conditioner = ResidualMLP(len(self.fixed) + n_time, len(self.moving) * (3 * bins - 1), hidden, n_layers)
 
-    def _spline(self, x: Tensor, time: Tensor, s: Tensor) -> MonotonicRQSTransform:
-        phi = s * self.conditioner(torch.cat([x[:, self.fixed], time], 1))
+    def _spline(self, x: Tensor, time: Tensor, gate: Tensor) -> MonotonicRQSTransform:
+        phi = gate * self.conditioner(torch.cat([x[:, self.fixed], time], 1))
         phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
         widths, heights, derivatives = phi.split([self.bins, self.bins, self.bins - 1], -1)
         return MonotonicRQSTransform(widths, heights, derivatives, bound=self.bound)
 
-    def forward(self, x: Tensor, time: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, time: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         """(n, d) points to images and log |det J| (n,)."""
-        y, log_det = self._spline(x, time, s).call_and_ladj(x[:, self.moving])
+        y, log_det = self._spline(x, time, gate).call_and_ladj(x[:, self.moving])
         return x.index_copy(1, self.moving, y), log_det.sum(1)
 
-    def inverse(self, y: Tensor, time: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, y: Tensor, time: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, d) to points and log |det J| (n,) of the inverse."""
-        x, log_det = self._spline(y, time, s).inv.call_and_ladj(y[:, self.moving])
+        x, log_det = self._spline(y, time, gate).inv.call_and_ladj(y[:, self.moving])
         return y.index_copy(1, self.moving, x), log_det.sum(1)
 
 
@@ -67,7 +67,28 @@ def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
     return masks
 
 
-class CouplingMap(nn.Module):
+class _LevelMap(nn.Module):
+    """What the maps share: features of the level that they start from and, where wanted, of the one that they go to.
+
+    With amplitudes (a, s) at the first and (a', s') at the second, ``s a' - a s'`` is the sine of the angle between the
+    levels: s where the second is the target, 0 where they are the same.
+    """
+
+    def __init__(self, log_snr_max: float, two_levels: bool):
+        super().__init__()
+        self.time, self.two_levels = TimeFeatures(log_snr_max), two_levels
+        self.n_time = self.time.n_out * (1 + two_levels)
+
+    def condition(self, log_snr: Tensor, to: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (n, n_time), cosine (n, 1) and sine (n, 1) of the angle between levels (n,) and `to` (n,)."""
+        to = torch.full_like(log_snr, torch.inf) if to is None else to
+        (a, s), (a_to, s_to) = noise_levels(log_snr), noise_levels(to)
+        sine = (s * a_to - a * s_to)[:, None]
+        features = [self.time(level) for level in ((log_snr, to) if self.two_levels else (log_snr,))]
+        return torch.cat(features, 1), (1 - sine**2).sqrt(), sine
+
+
+class CouplingMap(_LevelMap):
     """Composition of spline couplings conditioned on the noise level: invertible at every level, in one pass each way.
 
     Parameters
@@ -75,79 +96,89 @@ class CouplingMap(nn.Module):
     n_features : int
         Dimension.
     log_snr_max : float
-        Largest log signal-to-noise ratio of the teacher's grid.
+        Largest log signal-to-noise ratio of the grid.
     hidden, n_layers, n_transforms, bins : int
         Sizes.
     bound : float
         The splines act on [-bound, bound] in every coordinate, and are the identity outside.
+    two_levels : bool, default=False
+        Whether the map goes to any level, and not to the target alone.
     """
 
     invertible = True
 
-    def __init__(self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0):
-        super().__init__()
-        self.time = TimeFeatures(log_snr_max)
+    def __init__(
+        self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0, two_levels=False
+    ):  # fmt: skip
+        super().__init__(log_snr_max, two_levels)
         self.transforms = nn.ModuleList(
-            SplineCoupling(mask, self.time.n_out, hidden, n_layers, bins, bound)
+            SplineCoupling(mask, self.n_time, hidden, n_layers, bins, bound)
             for mask in coupling_masks(n_features, n_transforms)
         )
 
-    def call_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """States (n, d) at levels (n,) to targets (n, d), and log |det J| (n,)."""
-        return self._compose(x, log_snr, self.transforms, SplineCoupling.forward)
+    def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels (n,) to states at levels `to`, by default the target, and log |det J| (n,)."""
+        return self._compose(x, log_snr, to, self.transforms, SplineCoupling.forward)
 
-    def inverse_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (n, d) to states at levels (n,), and log |det J| (n,) of the inverse."""
-        return self._compose(x, log_snr, reversed(self.transforms), SplineCoupling.inverse)
+    def inverse_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels `to` to states at levels (n,), and log |det J| (n,) of the inverse."""
+        return self._compose(x, log_snr, to, reversed(self.transforms), SplineCoupling.inverse)
 
-    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
-        """States (n, d) at levels (n,) to targets (n, d)."""
-        return self.call_and_log_det(x, log_snr)[0]
+    def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
+        """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
+        return self.call_and_log_det(x, log_snr, to)[0]
 
-    def _compose(self, x, log_snr, transforms, apply):
-        time, s = self.time(log_snr), noise_levels(log_snr)[1][:, None]
+    def _compose(self, x, log_snr, to, transforms, apply):
+        time, _, sine = self.condition(log_snr, to)
         total = x.new_zeros(len(x))
         for transform in transforms:
-            x, log_det = apply(transform, x, time, s)
+            x, log_det = apply(transform, x, time, sine)
             total = total + log_det
         return x, total
 
 
-class ResidualMap(nn.Module):
-    """``f(x, t) = a x + s NN(x, t)`` with a residual network: the paper's consistency function. It can fold.
+class ResidualMap(_LevelMap):
+    """``F(x, t, t') = cos x + sin NN(x, t, t')`` with the angle between the levels: the paper's kind. It can fold.
+
+    To the target it is ``f(x, t) = a x + s NN``. A step of the probability-flow ODE has this form with
+    ``NN = s x_0 - a eps``, so that the network's output at the finest step is a control, ``eps = s x - a NN``.
 
     Parameters
     ----------
-    n_features, log_snr_max, hidden, n_layers
+    n_features, log_snr_max, hidden, n_layers, two_levels
         See `CouplingMap`.
     """
 
     invertible = False
 
-    def __init__(self, n_features, log_snr_max, hidden, n_layers):
-        super().__init__()
-        self.time = TimeFeatures(log_snr_max)
-        self.body = ResidualMLP(n_features + self.time.n_out, n_features, hidden, n_layers)
+    def __init__(self, n_features, log_snr_max, hidden, n_layers, two_levels=False):
+        super().__init__(log_snr_max, two_levels)
+        self.body = ResidualMLP(n_features + self.n_time, n_features, hidden, n_layers)
 
-    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
-        """States (n, d) at levels (n,) to targets (n, d)."""
-        a, s = (t[:, None] for t in noise_levels(log_snr))
-        return a * x + s * self.body(torch.cat([x, self.time(log_snr)], 1))
+    def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
+        """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
+        time, cosine, sine = self.condition(log_snr, to)
+        return cosine * x + sine * self.body(torch.cat([x, time], 1))
 
-    def jacobian(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, d) and Jacobians (n, d, d) by d forward-mode products."""
-
-        def single(point, level):
-            y = self(point[None], level[None])[0]
-            return y, y
-
-        jacobian, y = vmap(jacfwd(single, has_aux=True))(x, log_snr)
-        return y, jacobian
-
-    def call_and_log_det(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """States (n, d) at levels (n,) to targets (n, d), and log |det J| (n,)."""
-        y, jacobian = self.jacobian(x, log_snr)
+    def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels (n,) to states at levels `to`, and log |det J| (n,)."""
+        y, jacobian = self.jacobian(x, log_snr, to)
         return y, torch.linalg.slogdet(jacobian)[1]
+
+    def jacobian(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (n, d) and Jacobians (n, d, d) by d forward-mode products."""
+        return jacobians(self, x, log_snr, torch.full_like(log_snr, torch.inf) if to is None else to)
+
+
+def jacobians(function, x: Tensor, *conditions: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (n, d) and Jacobians (n, d, d) of ``function(x, *conditions)``, row by row, by d forward-mode products."""
+
+    def single(point, *condition):
+        y = function(point[None], *(c[None] for c in condition))[0]
+        return y, y
+
+    jacobian, y = vmap(jacfwd(single, has_aux=True))(x, *conditions)
+    return y, jacobian
 
 
 MAPS = {"coupling": CouplingMap, "residual": ResidualMap}
@@ -194,6 +225,10 @@ class OneStepModel(nn.Module):
     def call_and_log_weight(self, latent: Tensor, target) -> tuple[Tensor, Tensor]:
         """One-step images (n, d) of latents, and their exact log weights (n,) float64."""
         z, log_det = self.map.call_and_log_det(latent, self.start(len(latent)))
-        d = self.n_features
-        log_prior = -0.5 * (latent.double() ** 2).sum(1) - 0.5 * d * math.log(2 * math.pi)
-        return z, target.log_prob(z) + log_det.double() - log_prior
+        return z, exact_log_weight(z, log_det, latent, target)
+
+
+def exact_log_weight(z: Tensor, log_det: Tensor, latent: Tensor, target) -> Tensor:
+    """Log weights (n,) float64 of images (n, d) of prior draws (n, d), given log |det J| (n,) of the map."""
+    log_prior = -0.5 * (latent.double() ** 2).sum(1) - 0.5 * latent.shape[1] * math.log(2 * math.pi)
+    return target.log_prob(z) + log_det.double() - log_prior

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .process import noise_levels
+
 CORRECTION_MOVES = 5  # moves that part the copies which resampling made
 TARGET_ACCEPTANCE = {True: 0.55, False: 0.3}  # with gradient (MALA), without (random walk)
 
@@ -113,7 +115,7 @@ class Population:
         `min_share`: the draws then know less than the particles.
         """
         share = effective_share(log_weights)
-        if share >= min_share:
+        if share > 0 and share >= min_share:
             bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
             self.replace(z[systematic_index(log_weights.clamp(max=bound), len(self), self.generator)])
             self.move(CORRECTION_MOVES)
@@ -123,3 +125,9 @@ class Population:
         """Particles (n, d) picked at random with replacement, and their scores."""
         index = torch.randint(len(self.x), (n,), generator=self.generator)
         return self.x[index], self.score[index]
+
+    def noised(self, n: int, log_snr: Tensor) -> Tensor:
+        """Particles (n, d) picked at random and noised to levels (n,)."""
+        a, s = (t[:, None] for t in noise_levels(log_snr))
+        x = self.draw(n)[0]
+        return a * x + s * torch.randn(x.shape, generator=self.generator)

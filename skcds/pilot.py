@@ -17,6 +17,7 @@ MAX_SCALE, MIN_SCALE = 1e7, 1e-7
 RACE_PARTICLES, RACE_MOVES = 1000, 3
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 MIN_ESS = 0.8  # of the incremental weights; sets the next temperature
+MIN_HITS = 20  # particles of a scout run that have to meet the support
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
 FULL_COVARIANCE_MAX = 256  # features; a diagonal standardisation above
 
@@ -94,7 +95,7 @@ def _next_beta(gap: Tensor, beta: float) -> float:
     return high if low == beta else low
 
 
-def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: int, generator):
+def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: int, generator, min_hits: int = 1):
     """Tempered sequential Monte Carlo from N(0, scale^2 I) (Del Moral, Doucet & Jasra 2006).
 
     Returns
@@ -102,7 +103,7 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
     z : Tensor
         Particles (n, d) in the coordinates of `target`.
     log_evidence : float
-        Estimate of log Z; ``-inf`` when no particle met the support.
+        Estimate of log Z; ``-inf`` when fewer than `min_hits` particles met the support.
     n_temperatures : int
         Number of temperatures.
     """
@@ -112,7 +113,7 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
     while path.beta < 1:
         log_prob = target.log_prob(z)
         inside = log_prob > -torch.inf
-        if not inside.any():
+        if inside.sum() < min_hits:
             return z, -math.inf, n_temperatures
         gap = (log_prob - path.log_reference(z))[inside]
         beta = _next_beta(gap, path.beta)
@@ -135,7 +136,7 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
 
     def enter(scale):
         try:
-            z, log_evidence, _ = temper(target, RACE_PARTICLES, scale, n_moves, generator)
+            z, log_evidence, _ = temper(target, RACE_PARTICLES, scale, n_moves, generator, MIN_HITS)
         except InvalidEnergyError:
             z, log_evidence = torch.empty(0), -math.inf
         runs[scale] = log_evidence, z
@@ -206,5 +207,5 @@ def finest_scale(population: Population) -> Tensor:
     if population.target.has_gradient:
         scale = 1 / population.score.double().square().mean(0).sqrt().clamp(min=1e-12)
     else:
-        scale = torch.full((d,), math.sqrt(2 * population.step * d) / 2.4)
+        scale = torch.full((d,), math.sqrt(2 * population.step * 10 ** (-population.decades / 2) * d) / 2.4)
     return scale.clamp(max=1.0).to(population.x.dtype)

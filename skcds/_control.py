@@ -1,0 +1,96 @@
+"""What the samplers share that learn a control of the generative chain: how it starts, how it is trained."""
+
+import copy
+import math
+import numbers
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ._base import BaseSampler, positive_integer
+from .diffusion import DiffusionModel
+from .energy import AffineMap, StandardizedTarget
+from .mcmc import CORRECTION_MOVES, Population
+from .networks import seeded
+from .pilot import finest_scale, run_pilot
+
+FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
+PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
+REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which path weights correct the particles
+MIN_REFRESH_SHARE = 0.1  # effective share of path weights that is good enough to correct the particles with
+MIN_ITER_REFRESH = 200  # iterations of a fit for which the corrections are worth their cost
+
+
+class ControlledSampler(BaseSampler):
+    """Samplers with a generative chain whose control is learned from the energy (see `DiffusionModel`)."""
+
+    _parameter_constraints: dict = {
+        **BaseSampler._parameter_constraints,
+        "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
+        "init": [StrOptions({"pilot", "prior"})],
+        "variance": [StrOptions({"learned", "fixed"})],
+        "langevin": ["boolean"],
+        "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
+        "hidden_features": [positive_integer],
+        "n_layers": [positive_integer],
+        "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
+    }
+
+    def _start(self, energy, generator):
+        """What the pilot found or None, an untrained model or the earlier fit's, its target, its particles or None."""
+        if self.warm_start and hasattr(self, "_model"):
+            return self._continue(energy, generator)
+        if self.init == "pilot":
+            return self._start_from_pilot(energy, generator)
+        return self._start_from_prior(energy, generator)
+
+    def _start_from_pilot(self, energy, generator):
+        pilot, x = run_pilot(energy, self.n_particles, generator)
+        affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
+        target = StandardizedTarget(energy, affine, energy.fast_dtype)
+        population = Population(target, affine.inverse(x).float(), generator)
+        population.move(CORRECTION_MOVES)
+        model = self._new_model(affine, finest_scale(population), energy.has_gradient, generator)
+        return pilot, model, target, population
+
+    def _start_from_prior(self, energy, generator):
+        affine = AffineMap(energy.n_features)
+        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE)
+        model = self._new_model(affine, width, energy.has_gradient, generator)
+        return None, model, StandardizedTarget(energy, affine, energy.fast_dtype), None
+
+    def _continue(self, energy, generator):
+        if energy.n_features != self.n_features_in_:
+            raise ValueError(
+                f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
+                f"{energy.n_features}; set warm_start=False."
+            )
+        model = copy.deepcopy(self._model)
+        target = StandardizedTarget(energy, model.affine, energy.fast_dtype)
+        x = torch.from_numpy(self.particles_)
+        population = Population(target, model.affine.inverse(x).float(), generator) if self.init == "pilot" else None
+        return self.pilot_, model, target, population
+
+    def _new_model(self, affine, width, has_gradient, generator):
+        log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
+        with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
+            model = self._build_model(affine, log_snr_max, self.langevin and has_gradient)
+        model.affine = affine
+        model.network.width = width
+        return model
+
+    def _build_model(self, affine, log_snr_max, langevin) -> DiffusionModel:
+        """An untrained model; subclasses may return one of another kind."""
+        return DiffusionModel(
+            affine.loc.numel(), log_snr_max, affine.full, self.hidden_features, self.n_layers, langevin,
+            self.variance == "learned",
+        )  # fmt: skip
+
+
+def weighted_paths(model, target, n_steps, n, generator):
+    """Ends (n, d) of n trajectories and their log path weights (n,)."""
+
+    def normal(k):
+        return torch.randn(n, model.n_features, generator=generator)
+
+    return model.simulate_weighted(normal(0), model.grid(n_steps), target, normal)

@@ -1,0 +1,364 @@
+"""ConsistentSamplerScratch: one step or many, learned from the energy without a teacher."""
+
+import numbers
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from ._base import check_count, positive_integer, register_model, warn_not_converged
+from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, ControlledSampler, weighted_paths
+from ._onestep import N_HELD_OUT, OneStepSampler
+from .consistency import LikelihoodLoss
+from .energy import StandardizedTarget
+from .losses import DenoisingLoss, LogVarianceLoss
+from .mcmc import Population, effective_share
+from .shortcut import SelfConsistencyLoss, ShortcutModel
+from .training import train
+
+register_model(ShortcutModel)
+
+CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
+REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
+REFRESH_DRAWS = 10_000
+WEIGHT_DECAY = 1e-2
+N_COMPARED = 2_000  # held-out draws that decide between the map and the chain for a number of steps
+
+
+class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
+    """Self-consistent diffusion sampler (SCDS): learns without a teacher to sample in one step or, if asked, in more.
+
+    One model holds a control of the generative chain, trained by a sampling loss, and a map F(x, t, d) that takes steps
+    of every power of two of the grid, up to the one from the prior to the target. A step of size 2d from a state of
+    the process has to land where two steps of size d land (self-consistency, Algorithm 2 of [1]_). The default map is
+    an invertible spline coupling, whose likelihood calibrates the law of every step on the way; ``network="residual",
+    objective="joint", init="prior"`` is the method as published.
+
+    Parameters
+    ----------
+    n_features : int, default=None
+        Dimension; by default ``energy_fn.n_features``.
+    n_steps : int, default=64
+        Steps N of the grid, a power of two.
+    network : {"coupling", "residual"}, default="coupling"
+        The map: spline couplings conditioned on both ends of a step, invertible by construction, beside a network for
+        the control; or one residual network whose finest steps are the control, as in [1]_, which can fold.
+    objective : {"separate", "joint"}, default="separate"
+        Whether the sampling loss and the losses of the map take optimiser steps in turn, or are summed as in [1]_.
+    refine : bool, default=True
+        Whether to calibrate a coupling map by likelihood beside self-consistency.
+    init : {"pilot", "prior"}, default="pilot"
+        Where training starts; see `DiffusionSampler`. With "pilot" the sampling loss is score matching on particles,
+        with "prior" the log-variance loss on simulated paths, whose states the map is then trained on.
+    variance, langevin
+        Of the control beside a coupling map; see `DiffusionSampler`.
+    consistency_weight : float, default=0.3
+        Weight of self-consistency beside the likelihood.
+    n_particles : int, default=20000
+        Particles of the pilot.
+    hidden_features, n_layers : int, default=128 and 4
+        Width and number of the hidden layers of the control or of the residual network.
+    map_features, map_layers : int, default=64 and 2
+        The same of the conditioner of each coupling.
+    n_transforms, n_bins : int, default=4 and 8
+        Couplings, and bins of their splines.
+    batch_size : int, default=2048
+        Particles in a batch of score matching, and steps in one of self-consistency for a residual network.
+    map_batch_size : int, default=512
+        Particles in a batch of likelihood, and steps in one of self-consistency for a coupling map.
+    path_batch_size : int, default=512
+        Trajectories in a batch of the log-variance loss.
+    learning_rate : float, default=4e-3
+        Of AdamW at its height.
+    max_iter : int, default=5000
+        Optimiser iterations.
+    max_time : float, default=None
+        Seconds that a fit may take, the pilot included.
+    max_energy_evals : int, default=None
+        Energy evaluations after which training stops; the pilot runs to its end.
+    warm_start : bool, default=False
+        Whether to go on from the earlier fit's networks and particles.
+    verbose : int, default=0
+        Progress bar.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the fit.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Dimension.
+    log_evidence_, log_evidence_se_ : float
+        Estimate of log Z from held-out one-step draws, with its standard error.
+    ess_ : float
+        Effective share of their exact weights, in (0, 1].
+    converged_ : bool
+        Whether their Pareto k is at most 0.7.
+    violation_share_ : float
+        Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
+    methods_ : dict of int to {"map", "chain"}
+        What draws in each number of steps: the map, or the stochastic chain of the control where its held-out weights
+        have the larger effective share.
+    pilot_ : PilotResult or None
+        What the pilot found.
+    particles_ : ndarray of shape (n_particles, n_features)
+        Particles as they were left at the end, float32.
+    loss_curve_ : list of float
+        Loss of every iteration.
+    n_iter_ : int
+        Iterations done.
+    n_energy_evals_, n_grad_evals_ : int
+        Evaluations of the energy and of its gradient.
+    fit_time_ : float
+        Seconds; not part of a pickle.
+
+    References
+    ----------
+    .. [1] Jutras-Dubé, Pynadath & Zhang, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
+
+    Examples
+    --------
+    >>> from skcds import ConsistentSamplerScratch
+    >>> sampler = ConsistentSamplerScratch(n_features=2, max_iter=50, random_state=0)
+    >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).sample(4, random_state=0).shape
+    (4, 2)
+    """
+
+    _parameter_constraints: dict = {
+        **ControlledSampler._parameter_constraints,
+        "network": [StrOptions({"coupling", "residual"})],
+        "objective": [StrOptions({"separate", "joint"})],
+        "refine": ["boolean"],
+        "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
+        "map_features": [positive_integer],
+        "map_layers": [positive_integer],
+        "map_batch_size": [positive_integer],
+        "n_transforms": [positive_integer],
+        "n_bins": [Interval(numbers.Integral, 2, None, closed="left")],
+    }
+
+    def __init__(
+        self, n_features=None, *, n_steps=64, network="coupling", objective="separate", refine=True, init="pilot",
+        variance="learned", langevin=True, consistency_weight=0.3, n_particles=20_000, hidden_features=128, n_layers=4,
+        map_features=64, map_layers=2, n_transforms=4, n_bins=8, batch_size=2048, map_batch_size=512,
+        path_batch_size=512, learning_rate=4e-3, max_iter=5000, max_time=None, max_energy_evals=None, warm_start=False,
+        verbose=0, random_state=None,
+    ):  # fmt: skip
+        self.n_features = n_features
+        self.n_steps = n_steps
+        self.network = network
+        self.objective = objective
+        self.refine = refine
+        self.init = init
+        self.variance = variance
+        self.langevin = langevin
+        self.consistency_weight = consistency_weight
+        self.n_particles = n_particles
+        self.hidden_features = hidden_features
+        self.n_layers = n_layers
+        self.map_features = map_features
+        self.map_layers = map_layers
+        self.n_transforms = n_transforms
+        self.n_bins = n_bins
+        self.batch_size = batch_size
+        self.map_batch_size = map_batch_size
+        self.path_batch_size = path_batch_size
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.max_energy_evals = max_energy_evals
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # ---------------------------------------------------------------- training
+
+    def _fit(self, energy, budget, generator):
+        if self.n_steps & (self.n_steps - 1):
+            raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
+        pilot, model, target, population = self._start(energy, generator)
+        model, losses, population = self._train(model, target, population, budget, generator)
+        exact = StandardizedTarget(energy, model.affine)
+        weighted, violation_share = self._hold_out(model, exact, generator)
+        return {
+            "_model": model,
+            "pilot_": pilot,
+            "particles_": model.affine(population.x).float().numpy(),
+            "violation_share_": violation_share,
+            "methods_": self._choose_methods(model, exact, generator),
+            "loss_curve_": losses,
+            "n_iter_": len(losses),
+            "log_evidence_": weighted.log_evidence,
+            "log_evidence_se_": weighted.log_evidence_se,
+            "ess_": weighted.ess / N_HELD_OUT,
+            "converged_": warn_not_converged(
+                type(self).__name__, weighted, "Raise max_iter or the sizes of the networks, or take more steps."
+            ),
+        }
+
+    def _build_model(self, affine, log_snr_max, langevin):
+        residual = self.network == "residual"
+        return ShortcutModel(
+            self.network, self.n_steps, affine.loc.numel(), log_snr_max, affine.full, self.hidden_features,
+            self.n_layers, langevin and not residual, self.variance == "learned" and not residual,
+            self.hidden_features if residual else self.map_features, self.n_layers if residual else self.map_layers,
+            self.n_transforms, self.n_bins,
+        )  # fmt: skip
+
+    def _train(self, model, target, population, budget, generator):
+        """Sampling loss and losses of the map, in turn or summed; returns model, losses and particles."""
+        model.requires_grad_(True)
+        on_particles = population is not None
+        sampling: DenoisingLoss | LogVarianceLoss
+        if population is not None:
+            sampling = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
+            states = population.noised
+        else:
+            sampling = LogVarianceLoss(model, target, self.n_steps, self.path_batch_size, generator)
+            states = sampling.states
+            ends, _ = weighted_paths(model, target, self.n_steps, self.n_particles, generator)
+            population = Population(target, ends, generator)
+        map_loss = self._map_loss(model, target, population, states, generator)
+        cycle = 1 + CONSISTENCY_STEPS[on_particles]
+
+        def loss(iteration):
+            if self.objective == "joint":
+                return sampling(iteration) + map_loss(iteration)
+            turn, rest = divmod(iteration, cycle)
+            return sampling(turn) if rest == 0 else map_loss(turn * (cycle - 1) + rest - 1)
+
+        def refresh(averaged):
+            """Correct the particles by the chain's or the map's weights; on-policy particles are replaced anyway."""
+            draws = [weighted_paths(averaged, target, self.n_steps, REFRESH_DRAWS, generator)]
+            if averaged.map.invertible:
+                latent = torch.randn(REFRESH_DRAWS, averaged.n_features, generator=generator)
+                draws.append(averaged.call_and_log_weight(latent, target))
+            z, log_weights = max(draws, key=lambda draw: effective_share(draw[1]))
+            population.correct(z, log_weights, MIN_REFRESH_SHARE if on_particles else 0.0)
+
+        callbacks = {}
+        if self.max_iter >= MIN_ITER_REFRESH:
+            callbacks = {int(share * self.max_iter): refresh for share in REFRESHES[on_particles]}
+        model, losses = train(
+            model, loss, max_iter=self.max_iter, budget=budget, learning_rate=self.learning_rate,
+            weight_decay=WEIGHT_DECAY, ema_decay=0.995, callbacks=callbacks, verbose=self.verbose,
+            description="self-consistency",
+        )  # fmt: skip
+        return model, losses, population
+
+    def _map_loss(self, model, target, population, states, generator):
+        """Self-consistency, with the likelihood beside it for a map that has one."""
+        calibrate = self.refine and model.map.invertible
+        batch = self.map_batch_size if model.map.invertible else self.batch_size
+        consistency = SelfConsistencyLoss(model, target, states, batch, generator)
+        if not calibrate:
+            return consistency
+
+        def levels(n):
+            start, size = model.steps.draw(n, generator)
+            return model.steps.log_snr[start], model.steps.log_snr[start + size]
+
+        likelihood = LikelihoodLoss(model, population, self.map_batch_size, model, target, levels)
+        weight = self.consistency_weight
+        return lambda iteration: likelihood(iteration) + (weight * consistency(iteration) if weight else 0.0)
+
+    def _choose_methods(self, model, target, generator) -> dict[int, str]:
+        """For every number of steps, the map, or the chain where its weights have the larger effective share.
+
+        A residual map is not judged by its weights, which a fold spoils: it draws in fewer steps than N.
+        """
+        methods = {1: "map"}
+        for j in range(1, self.n_steps.bit_length()):
+            k = 2**j
+            if model.map.invertible:
+                latent = torch.randn(N_COMPARED, model.n_features, generator=generator)
+                by_map = effective_share(model.call_and_log_weight(latent, target, k)[1])
+                by_chain = effective_share(weighted_paths(model, target, k, N_COMPARED, generator)[1])
+                methods[k] = "chain" if by_chain > by_map else "map"
+            else:
+                methods[k] = "chain" if k == self.n_steps else "map"
+        return methods
+
+    # ---------------------------------------------------------------- sampling
+
+    def sample(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
+        """Draw in one step, or in more; one step needs no energy.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_steps : int, default=1
+            A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper, more are
+            the few-step version of Algorithm 4.
+        random_state : int, RandomState instance or None, default=None
+            Seed. The first rows of a larger sample are those of a smaller one.
+        method : {"map", "chain"}, default=None
+            Equal steps of the map, or of the stochastic chain of the control; by default that of `methods_`, which
+            measured better.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it and a chain whose control reads the score.
+
+        Returns
+        -------
+        X : ndarray of shape (n, n_features)
+            Draws, float64.
+        """
+        check_is_fitted(self)
+        n, n_steps = check_count(n, "n", 0), self._check_steps(n_steps)
+        if self._method(n_steps, method) == "map":
+            return self._draws(n, 1, random_state, lambda normal: self._model.walk(normal(0), n_steps))
+        grid = self._model.grid(n_steps)
+        target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
+        return self._draws(
+            n, n_steps + 1, random_state,
+            lambda normal: self._model.simulate(normal(n_steps), grid, target, normal)[0],
+        )  # fmt: skip
+
+    def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
+        """Draw with exact weights.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_steps : int, default=1
+            A power of two, at most the `n_steps` of the fit.
+        random_state : int, RandomState instance or None, default=None
+            Seed; the draws are those of `sample` with the same arguments.
+        method : {"map", "chain"}, default=None
+            As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the
+            chain are path weights.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        WeightedSample
+            Its ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
+            coupling map and for the chain; for a residual map only where no violation of injectivity was found, else
+            a warning is given.
+        """
+        check_is_fitted(self)
+        n, n_steps = check_count(n, "n", 1), self._check_steps(n_steps)
+        target = self._target(energy_fn, grad_fn, "sample_weighted")
+        if self._method(n_steps, method) == "map":
+            return self._weigh_map(
+                n, random_state, target, self._model.walker(n_steps),
+                lambda latent, target: self._model.call_and_log_weight(latent, target, n_steps),
+            )  # fmt: skip
+        grid = self._model.grid(n_steps)
+        return self._weighted_draws(
+            n, n_steps + 1, random_state, target,
+            lambda normal: self._model.simulate_weighted(normal(n_steps), grid, target, normal), is_bound=True,
+        )  # fmt: skip
+
+    def _check_steps(self, n_steps) -> int:
+        n_steps, legal = check_count(n_steps, "n_steps", 1), list(self.methods_)
+        if n_steps not in legal:
+            raise ValueError(f"n_steps has to be one of {', '.join(map(str, legal))}; got {n_steps}.")
+        return n_steps
+
+    def _method(self, n_steps, method) -> str:
+        if method not in (None, "map", "chain"):
+            raise ValueError(f"method has to be 'map', 'chain' or None; got {method!r}.")
+        return method or self.methods_[n_steps]

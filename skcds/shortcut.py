@@ -1,0 +1,207 @@
+"""The self-consistent sampler's model: a control for the finest steps, and a map for steps of every power of two.
+
+Steps are counted on the grid of N + 1 noise levels: one of size 2^j goes from index k, a multiple of 2^j, to k + 2^j.
+"""
+
+__all__ = ["DyadicSteps", "SelfConsistencyLoss", "ShortcutModel"]
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .consistency import pseudo_huber
+from .diffusion import DiffusionModel
+from .maps import MAPS, ResidualMap, exact_log_weight, jacobians
+from .process import LOG_SNR_MIN, noise_levels
+
+
+class FinestStepControl(nn.Module):
+    """The control that a residual map's finest steps are made of: ``eps = s x - a NN(x, t, t')`` (see `ResidualMap`).
+
+    It stands where a diffusion model has a network of its own, and reads no score.
+    """
+
+    langevin = False
+    width: Tensor
+
+    def __init__(self, step_map: ResidualMap, log_snr: Tensor):
+        super().__init__()
+        self.map, self.log_snr = [step_map], log_snr  # in a list: the map's parameters are registered by the model
+        self.register_buffer("width", torch.ones(step_map.body.output.out_features))
+
+    def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None = None) -> tuple[Tensor, None]:
+        """Noise estimate (n, d) at states (n, d) and levels (n,)."""
+        a, s = (t[:, None] for t in noise_levels(log_snr))
+        following = torch.searchsorted(self.log_snr[:-1], log_snr + 1e-4)
+        time, _, _ = self.map[0].condition(log_snr, self.log_snr[following])
+        return s * x - a * self.map[0].body(torch.cat([x, time], 1)), None
+
+
+class ShortcutModel(DiffusionModel):
+    """A diffusion model with a map that takes large steps of its probability-flow ODE at once.
+
+    Parameters
+    ----------
+    network : {"coupling", "residual"}
+        Kind of map. A residual map's finest steps are the control (one network, as in the paper); beside a coupling
+        map there is a network for the control.
+    n_steps : int
+        Steps N of the grid, a power of two.
+    map_hidden, map_layers, n_transforms, bins : int
+        Sizes of the map.
+    n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance
+        See `DiffusionModel`.
+    """
+
+    def __init__(
+        self, network, n_steps, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance,
+        map_hidden=64, map_layers=2, n_transforms=4, bins=8,
+    ):  # fmt: skip
+        super().__init__(n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance)
+        sizes = {"n_transforms": n_transforms, "bins": bins} if network == "coupling" else {}
+        self.map = MAPS[network](n_features, log_snr_max, map_hidden, map_layers, two_levels=True, **sizes)
+        self.steps = DyadicSteps(n_steps, log_snr_max)
+        if network == "residual":
+            self.network = FinestStepControl(self.map, self.steps.log_snr)
+        self.config |= {
+            "network": network, "n_steps": n_steps, "map_hidden": map_hidden, "map_layers": map_layers,
+            "n_transforms": n_transforms, "bins": bins,
+        }  # fmt: skip
+
+    def start(self, n: int) -> Tensor:
+        """Log signal-to-noise ratios (n,) of the prior end."""
+        return torch.full((n,), LOG_SNR_MIN)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""
+        latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)), torch.full((len(z),), torch.inf))
+        return log_det - 0.5 * (latent**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
+
+    def walk(self, z: Tensor, n_steps: int) -> Tensor:
+        """Latents (n, d) to the target in equal steps of the map."""
+        for level, to in self.steps.pairs(n_steps):
+            z = self.map(z, level.expand(len(z)), to.expand(len(z)))
+        return z
+
+    def walker(self, n_steps: int) -> "Walker":
+        """`walk` in the form of a one-step map."""
+        return Walker(self, n_steps)
+
+    @torch.no_grad()
+    def call_and_log_weight(self, latent: Tensor, target, n_steps: int = 1) -> tuple[Tensor, Tensor]:
+        """Images (n, d) of latents after equal steps, and their exact log weights (n,) float64."""
+        z, log_det = self._walk_and_log_det(latent, n_steps)
+        return z, exact_log_weight(z, log_det, latent, target)
+
+    def _walk_and_log_det(self, z, n_steps):
+        if not self.map.invertible:
+            z, jacobian = self.walker(n_steps).jacobian(z)
+            return z, torch.linalg.slogdet(jacobian)[1]
+        total = z.new_zeros(len(z))
+        for level, to in self.steps.pairs(n_steps):
+            z, log_det = self.map.call_and_log_det(z, level.expand(len(z)), to.expand(len(z)))
+            total = total + log_det
+        return z, total
+
+
+class Walker:
+    """The map from prior to target that equal steps make together (see `check_injectivity`)."""
+
+    def __init__(self, model: ShortcutModel, n_steps: int):
+        self.model, self.n_steps, self.invertible = model, n_steps, model.map.invertible
+
+    def __call__(self, z: Tensor, level: Tensor | None = None) -> Tensor:
+        """Latents (n, d) to the target."""
+        return self.model.walk(z, self.n_steps)
+
+    def jacobian(self, z: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (n, d) and Jacobians (n, d, d)."""
+        return jacobians(self, z)
+
+
+class DyadicSteps:
+    """Steps of every power of two on a grid of N steps.
+
+    Parameters
+    ----------
+    n_steps : int
+        N, a power of two.
+    log_snr_max : float
+        Of the grid.
+    """
+
+    def __init__(self, n_steps: int, log_snr_max: float):
+        self.n_steps, self.n_sizes = n_steps, n_steps.bit_length()
+        self.log_snr = torch.cat([torch.linspace(LOG_SNR_MIN, log_snr_max, n_steps), torch.full((1,), torch.inf)])
+
+    def pairs(self, n_steps: int) -> list[tuple[Tensor, Tensor]]:
+        """Levels that each of `n_steps` equal steps goes from and to."""
+        index = range(0, self.n_steps + 1, self.n_steps // n_steps)
+        return [(self.log_snr[i], self.log_snr[j]) for i, j in itertools.pairwise(index)]
+
+    def draw(self, n: int, generator, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Start indices and sizes (n,) of steps: sizes uniform over the powers of two from 2^first, then starts."""
+        size = 2 ** torch.randint(first, self.n_sizes, (n,), generator=generator)
+        start = (torch.rand(n, generator=generator) * (self.n_steps // size)).long() * size
+        return start, size
+
+
+class SelfConsistencyLoss:
+    """A step of size 2d has to land where two steps of size d land (Algorithm 2 of arXiv:2502.07579).
+
+    The goal is that of a slowly moving average of the map, without a gradient. A step of the smallest size has to land
+    where a step of the control's probability-flow ODE by Heun's method lands, or for a map that is itself the control,
+    is left to the sampling loss. Errors are weighted by the reciprocal angle of the step: as errors of a velocity.
+
+    Parameters
+    ----------
+    model : ShortcutModel
+        What is trained.
+    target : StandardizedTarget
+        What the control reads.
+    states : callable
+        ``states(n, log_snr)`` gives states (n, d) at grid levels (n,): noised particles, or those of simulated paths.
+    batch_size : int
+        Steps in a batch.
+    generator : torch.Generator
+        Source of randomness.
+    ema_decay : float, default=0.95
+        Of the average that gives the goals.
+    """
+
+    def __init__(self, model: ShortcutModel, target, states, batch_size, generator, ema_decay=0.95):
+        self.model, self.target, self.states = model, target, states
+        self.batch_size, self.generator = batch_size, generator
+        self.averaged = AveragedModel(model.map, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch."""
+        self.averaged.update_parameters(self.model.map)
+        steps = self.model.steps
+        start, size = steps.draw(self.batch_size, self.generator, first=0 if self.model.map.invertible else 1)
+        level, to = steps.log_snr[start], steps.log_snr[start + size]
+        x = self.states(len(start), level)
+        with torch.no_grad():
+            goal = self._two_steps(x, level, steps.log_snr[start + size // 2], to)
+            finest = size == 1
+            if finest.any():
+                goal[finest] = self._heun_step(x[finest], level[finest], to[finest])
+        sine = self.model.map.condition(level, to)[2]
+        return pseudo_huber((self.model.map(x, level, to) - goal) / sine)
+
+    def _two_steps(self, x, level, middle, to):
+        return self.averaged.module(self.averaged.module(x, level, middle), middle, to)
+
+    def _heun_step(self, x, level, to):
+        """One step of the probability-flow ODE, Euler's to the target."""
+        (a, s), (a_to, s_to) = ((t[:, None] for t in noise_levels(at)) for at in (level, to))
+        noise = self.model.noise(x, level, self.target)[0]
+        y = a_to * (x - s * noise) / a + s_to * noise
+        noisy = to.isfinite()
+        if noisy.any():
+            correction = self.model.noise(y[noisy], to[noisy], self.target)[0] - noise[noisy]
+            y[noisy] += (0.5 * a_to * (s_to / a_to - s / a))[noisy] * correction
+        return y

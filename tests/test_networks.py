@@ -1,0 +1,239 @@
+"""The networks at their start, where they have closed forms, and the seeding that leaves the global state alone."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from skcds.networks import LANGEVIN_CLIP, NoiseNetwork, ResidualMLP, TimeFeatures, seeded
+from skcds.process import LOG_SNR_MIN, noise_levels
+
+LOG_SNR_MAX = 6.0
+EPS = 2.0**-24
+LEVELS = torch.tensor([LOG_SNR_MIN, -2.0, 0.0, 3.0, LOG_SNR_MAX, torch.inf])
+
+
+def network(n_features=3, langevin=True, learned_variance=True, seed=0):
+    with seeded(seed):
+        return NoiseNetwork(n_features, LOG_SNR_MAX, 16, 3, langevin, learned_variance)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def randomise(module, seed=0):
+    """Weights as after training: none is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+class TestSeeded:
+    def test_restores_the_global_state(self):
+        before = torch.get_rng_state()
+        with seeded(3):
+            torch.randn(5)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_restores_it_after_an_error(self):
+        before = torch.get_rng_state()
+        with pytest.raises(KeyError), seeded(3):
+            raise KeyError(torch.randn(5))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_nests(self):
+        with seeded(3):
+            expected = torch.randn(2)
+        with seeded(3):
+            first = torch.randn(1)
+            with seeded(4):
+                torch.randn(7)
+            second = torch.randn(1)
+        assert torch.equal(torch.cat([first, second]), expected)
+
+    def test_decides_the_weights(self):
+        state, same, other = (network(seed=seed).state_dict() for seed in (0, 0, 1))
+        assert all(torch.equal(state[key], same[key]) for key in state)
+        assert not torch.equal(state["body.input.weight"], other["body.input.weight"])
+
+
+class TestTimeFeatures:
+    @pytest.mark.parametrize("n_frequencies", [1, 16])
+    def test_values(self, n_frequencies):
+        features = TimeFeatures(LOG_SNR_MAX, n_frequencies)
+        out = features(LEVELS)
+        assert out.shape == (6, features.n_out) == (6, 2 + 2 * n_frequencies)
+        assert out.isfinite().all() and (out.abs() <= 1).all()
+        a, s = noise_levels(LEVELS)
+        assert torch.equal(out[:, 0], a) and torch.equal(out[:, 1], s)
+        sin, cos = out[:, 2:].split(n_frequencies, 1)
+        torch.testing.assert_close(sin**2 + cos**2, torch.ones_like(sin))
+
+    def test_angles(self):
+        """From the lowest frequency, 1/2, at both ends: 1/2 and 0 radians."""
+        out = TimeFeatures(LOG_SNR_MAX, 16)(LEVELS)
+        np.testing.assert_allclose(out[[0, -2], 2], [math.sin(0.5), 0], atol=2 * EPS)
+        np.testing.assert_allclose(out[[0, -2], 18], [math.cos(0.5), 1], atol=2 * EPS)
+        np.testing.assert_allclose(out[2, 17], math.sin(25 * LOG_SNR_MAX / (LOG_SNR_MAX - LOG_SNR_MIN)), atol=30 * EPS)
+
+    def test_past_the_end_only_the_amplitudes_change(self):
+        out = TimeFeatures(LOG_SNR_MAX)(torch.tensor([LOG_SNR_MAX, LOG_SNR_MAX + 5, torch.inf]))
+        assert torch.equal(out[0, 2:], out[1, 2:]) and torch.equal(out[0, 2:], out[2, 2:])
+        assert (out[:, 1].diff() < 0).all() and out[2, 1] == 0
+
+    def test_levels_are_told_apart(self):
+        """Neighbours of a grid of 200 steps differ by more than rounding, also where a and s hardly change."""
+        out = TimeFeatures(LOG_SNR_MAX)(torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 200))
+        assert (out.diff(dim=0).abs().amax(1) > 0.01).all()
+
+
+class TestResidualMLP:
+    @pytest.mark.parametrize("n_layers", [1, 2, 4])
+    def test_starts_at_zero(self, n_layers):
+        with seeded(0):
+            body = ResidualMLP(5, 2, 8, n_layers)
+        assert torch.equal(body(normal(7, 5)), torch.zeros(7, 2))
+        assert len(body.hidden) == n_layers - 1
+        assert sum(p.numel() for p in body.parameters()) == 48 + (n_layers - 1) * 72 + 18
+
+    def test_formula(self):
+        body = randomise(ResidualMLP(5, 2, 8, 3))
+
+        def silu(x):
+            return x / (1 + np.exp(-x))
+
+        weights = {key: value.numpy().astype(float) for key, value in body.state_dict().items()}
+        h = silu(normal(7, 5).numpy() @ weights["input.weight"].T + weights["input.bias"])
+        for i in range(2):
+            h = h + silu(h @ weights[f"hidden.{i}.weight"].T + weights[f"hidden.{i}.bias"])
+        expected = h @ weights["output.weight"].T + weights["output.bias"]
+        np.testing.assert_allclose(body(normal(7, 5)).detach(), expected, rtol=1e-4, atol=1e-5)
+
+    def test_every_layer_is_trained(self):
+        body = randomise(ResidualMLP(5, 2, 8, 4))
+        body(normal(7, 5)).square().sum().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in body.parameters())
+
+    def test_leaves_the_start(self):
+        """A zero output layer has a gradient of its own, so that training starts."""
+        with seeded(0):
+            body = ResidualMLP(5, 2, 8, 2)
+        (body(normal(7, 5)) - 1).square().sum().backward()
+        assert body.output.weight.grad.abs().max() > 0 and body.output.bias.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("learned_variance", [True, False])
+@pytest.mark.parametrize("langevin", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+class TestEveryNoiseNetwork:
+    def test_shapes(self, langevin, learned_variance, trained):
+        net = network(3, langevin, learned_variance)
+        net = randomise(net) if trained else net
+        x, score = normal(6, 3), normal(6, 3, seed=1) if langevin else None
+        noise, variance = net(x, LEVELS, score)
+        assert noise.shape == (6, 3) and noise.isfinite().all()
+        if learned_variance:
+            assert variance.shape == (6, 3) and variance.isfinite().all() and (variance > 0).all()
+        else:
+            assert variance is None
+
+    def test_rows_are_independent(self, langevin, learned_variance, trained):
+        net = network(3, langevin, learned_variance)
+        net = randomise(net) if trained else net
+        x, score = normal(6, 3), normal(6, 3, seed=1) if langevin else None
+        rows = [2, 5]
+        alone = net(x[rows], LEVELS[rows], score[rows] if langevin else None)
+        together = net(x, LEVELS, score)
+        torch.testing.assert_close(alone[0], together[0][rows])
+        if learned_variance:
+            torch.testing.assert_close(alone[1], together[1][rows])
+
+    def test_pickles(self, langevin, learned_variance, trained):
+        net = network(3, langevin, learned_variance)
+        net = randomise(net) if trained else net
+        x, score = normal(6, 3), normal(6, 3, seed=1) if langevin else None
+        assert torch.equal(pickle.loads(pickle.dumps(net))(x, LEVELS, score)[0], net(x, LEVELS, score)[0])
+
+
+class TestNoiseNetwork:
+    def amplitudes(self):
+        return (t[:, None] for t in noise_levels(LEVELS))
+
+    def test_exact_for_a_standard_gaussian(self):
+        """x_t is N(0, I) at every level, and eps given x_t is N(s x_t, a^2 I)."""
+        x = normal(6, 3)
+        a, s = self.amplitudes()
+        noise, variance = network()(x, LEVELS, -x)
+        torch.testing.assert_close(noise, s * x, rtol=4 * EPS, atol=4 * EPS)
+        torch.testing.assert_close(variance, (a**2).expand(6, 3))
+
+    def test_langevin_form(self):
+        """The score of x_t is -noise / s: f score(x) - (1 - f) x with f = w^2 / (a^2 w^2 + s^2), a width a feature."""
+        net, x, score = network(), normal(6, 3), normal(6, 3, seed=1)
+        net.width = torch.tensor([0.1, 0.5, 1.0])
+        a, s = self.amplitudes()
+        f = net.width**2 / (a**2 * net.width**2 + s**2)
+        noise, _ = net(x, LEVELS, score)
+        torch.testing.assert_close(noise, -s * (f * score - (1 - f) * x))
+
+    def test_langevin_form_meets_both_ends(self):
+        """At little noise the score is the target's, at much noise, for a narrow target, the prior's."""
+        net, x, score = network(), normal(2, 3), normal(2, 3, seed=1)
+        net.width = torch.full((3,), 0.01)
+        levels = torch.tensor([LOG_SNR_MIN, 30.0])
+        s = noise_levels(levels)[1][:, None]
+        estimate = -net(x, levels, score)[0] / s
+        torch.testing.assert_close(estimate[0], -x[0], rtol=0, atol=2e-3)  # f is 1e-4, score and x below 5
+        torch.testing.assert_close(estimate[1], score[1], rtol=1e-5, atol=1e-5)  # 1 - f is s^2 / w^2 = 1e-9
+
+    def test_large_scores_are_clipped(self):
+        net, x = network(), torch.zeros(6, 3)
+        noise, _ = net(x, LEVELS, torch.full((6, 3), -1e30))
+        assert (noise[:-1] == LANGEVIN_CLIP).all()
+        assert (net(x, LEVELS, torch.full((6, 3), 1e30))[0][:-1] == -LANGEVIN_CLIP).all()
+        assert (noise[-1] == 0).all()  # no noise, no score
+
+    def test_without_score(self):
+        """The start is the score of the prior, -x."""
+        x = normal(6, 3)
+        _, s = self.amplitudes()
+        noise, _ = network(langevin=False)(x, LEVELS, None)
+        torch.testing.assert_close(noise, s * x)
+
+    def test_the_target_is_without_noise_at_the_end(self):
+        x = normal(6, 3)
+        noise, _ = network()(x, torch.full((6,), torch.inf), -x)
+        assert (noise == 0).all()
+
+    def test_the_score_is_read(self):
+        net, x = randomise(network()), normal(6, 3)
+        same = net(x, LEVELS, -x)[0]
+        assert (net(x, LEVELS, -x + 0.5)[0] != same)[:-1].all()
+
+    def test_the_gain_is_learned(self):
+        """With the output layer's bias alone: bias_0 + (1 + bias_1) Langevin part, and variance a^2 exp(bias_2)."""
+        net, x = network(1), normal(6, 1)
+        net.body.output.bias.data = torch.tensor([0.25, 0.5, -1.0])
+        a, s = self.amplitudes()
+        noise, variance = net(x, LEVELS, -x)
+        torch.testing.assert_close(noise, 0.25 + 1.5 * s * x)
+        torch.testing.assert_close(variance, a**2 * math.exp(-1))
+
+    @pytest.mark.parametrize("bias", [1e4, -1e4])
+    def test_the_variance_is_bounded(self, bias):
+        net, x = network(1), normal(6, 1)
+        net.body.output.bias.data[2] = bias
+        a, _ = self.amplitudes()
+        torch.testing.assert_close(net(x, LEVELS, -x)[1], a**2 * math.exp(math.copysign(7, bias)))
+
+    def test_the_width_is_saved(self):
+        net, other = network(), network(seed=1)
+        net.width = torch.tensor([0.1, 0.5, 1.0])
+        other.load_state_dict(net.state_dict())
+        x = normal(6, 3)
+        assert torch.equal(other(x, LEVELS, -x)[0], net(x, LEVELS, -x)[0])
+        assert torch.equal(other.width, net.width)

@@ -1,0 +1,283 @@
+"""The training loop: convergence, averaging, clipping, schedule, budgets, callbacks and the progress bar."""
+
+import math
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skcds import training
+from skcds.training import Budget, _schedule, train
+
+UNLIMITED = Budget(None, None, energy=SimpleNamespace(n_energy_evals=0))
+
+
+class Vector(torch.nn.Module):
+    """A parameter vector."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(values))
+
+
+class Clock:
+    """Stands in for the time module of the training loop."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def steps(max_iter, budget=UNLIMITED, spend=lambda iteration: None, **options):
+    """Step lengths of Adam under a constant gradient: the learning rates of the iterations."""
+    model, trace = Vector(0.0), []
+
+    def loss(iteration):
+        trace.append(model.value.item())
+        spend(iteration)
+        return model.value.sum()
+
+    options = {"learning_rate": 1.0, **options}
+    _, losses = train(model, loss, max_iter=max_iter, budget=budget, **options)
+    return -torch.tensor([*trace, model.value.item()]).diff(), losses
+
+
+class TestConvergence:
+    def test_least_squares(self):
+        generator = torch.Generator().manual_seed(0)
+        design, noise = torch.randn(50, 3, generator=generator), torch.randn(50, generator=generator)
+        y = design @ torch.tensor([1.0, -2.0, 0.5]) + 0.1 * noise
+        exact = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
+        model = Vector(0.0, 0.0, 0.0)
+        averaged, losses = train(
+            model,
+            lambda iteration: ((design @ model.value - y) ** 2).mean(),
+            max_iter=600, budget=UNLIMITED, learning_rate=0.1, ema_decay=0.98,
+        )  # fmt: skip
+        torch.testing.assert_close(model.value.detach(), exact, rtol=0, atol=1e-3)
+        torch.testing.assert_close(averaged.value, exact, rtol=0, atol=1e-3)
+        assert len(losses) == 600 and losses[-1] < 1e-2 * losses[0]
+
+    def test_losses(self):
+        losses = train(Vector(3.0), lambda i: torch.tensor(float(i), requires_grad=True), max_iter=4, budget=UNLIMITED)
+        assert losses[1] == [0.0, 1.0, 2.0, 3.0]
+
+    def test_weight_decay(self):
+        def end(weight_decay):
+            model = Vector(1.0)
+            train(model, lambda i: 0.0 * model.value.sum(), max_iter=50, budget=UNLIMITED, weight_decay=weight_decay)
+            return model.value.item()
+
+        assert end(0.0) == 1 and 0 < end(10.0) < 0.9
+
+    def test_is_reproducible_and_leaves_the_global_state_alone(self):
+        state = torch.get_rng_state()
+        assert torch.equal(steps(20)[0], steps(20)[0])
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+class TestAverage:
+    @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+    def test_is_exponential(self, decay):
+        model, after = Vector(0.0), []
+
+        def loss(iteration):
+            if iteration:
+                after.append(model.value.item())
+            return model.value.sum()
+
+        averaged, _ = train(model, loss, max_iter=10, budget=UNLIMITED, learning_rate=1.0, ema_decay=decay)
+        expected, *rest = [*after, model.value.item()]
+        for value in rest:
+            expected = decay * expected + (1 - decay) * value
+        assert averaged.value.item() == pytest.approx(expected, rel=1e-6)
+        assert decay == 0 or averaged.value.item() > model.value.item() + 0.1  # it lags
+
+    def test_is_returned_without_gradients(self):
+        model = Vector(1.0)
+        averaged, _ = train(model, lambda i: model.value.sum(), max_iter=3, budget=UNLIMITED)
+        assert type(averaged) is Vector and averaged is not model
+        assert not averaged.value.requires_grad and not averaged.training
+        assert model.value.requires_grad
+
+    def test_without_an_iteration(self):
+        model = Vector(1.0)
+        averaged, losses = train(model, lambda i: model.value.sum(), max_iter=0, budget=UNLIMITED)
+        assert losses == [] and averaged.value.item() == 1 and not averaged.value.requires_grad
+
+
+class TestGradients:
+    @pytest.mark.parametrize("scale, norm", [(1e6, 1.0), (0.1, 0.5)])
+    def test_are_clipped(self, scale, norm):
+        model = Vector(0.0, 0.0)
+        direction = scale * torch.tensor([3.0, 4.0])
+        train(model, lambda i: (direction * model.value).sum(), max_iter=1, budget=UNLIMITED)
+        torch.testing.assert_close(model.value.grad, norm * torch.tensor([0.6, 0.8]), rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_a_step_with_one_that_is_not_finite_is_skipped(self, bad):
+        model, values, averages = Vector(0.0, 0.0), [], []
+
+        def loss(iteration):
+            values.append(model.value.detach().clone())
+            factor = torch.tensor([1.0, bad if iteration in (2, 3) else 1.0])
+            return (factor * model.value).sum()
+
+        callbacks = {i: lambda averaged: averages.append(averaged.value.detach().clone()) for i in range(6)}
+        averaged, losses = train(model, loss, max_iter=6, budget=UNLIMITED, callbacks=callbacks)
+        for trace in (values, averages):
+            assert torch.equal(trace[2], trace[3]) and torch.equal(trace[3], trace[4])
+            assert not torch.equal(trace[1], trace[2]) and not torch.equal(trace[4], trace[5])
+        assert model.value.isfinite().all() and averaged.value.isfinite().all()
+        assert len(losses) == 6
+
+    def test_none_is_finite(self):
+        model = Vector(2.0)
+        averaged, losses = train(model, lambda i: math.nan * model.value.sum(), max_iter=3, budget=UNLIMITED)
+        assert averaged.value.item() == model.value.item() == 2
+        assert len(losses) == 3 and all(math.isnan(value) for value in losses)
+
+
+class TestSchedule:
+    @given(st.floats(0, 3))
+    def test_bounds(self, progress):
+        assert 0.01 - 1e-12 <= _schedule(progress) <= 1
+
+    def test_shape(self):
+        assert _schedule(0.0) == pytest.approx(1 / 11)  # not a standstill
+        assert _schedule(0.02) == pytest.approx(1, abs=2e-3) and _schedule(0.0199) == pytest.approx(1, abs=1e-2)
+        assert _schedule(0.5) == pytest.approx(0.505)
+        assert _schedule(1.0) == pytest.approx(0.01) == pytest.approx(_schedule(7.0))
+
+    @given(st.floats(0, 1), st.floats(0, 1))
+    def test_rises_then_falls(self, a, b):
+        a, b = sorted((a, b))
+        if b < 0.02:
+            assert _schedule(a) <= _schedule(b)
+        if a >= 0.02:
+            assert _schedule(a) >= _schedule(b)
+
+    def test_follows_the_iterations(self):
+        rates, _ = steps(50, learning_rate=0.3)
+        expected = torch.tensor([0.3 * _schedule(i / 50) for i in range(50)])
+        torch.testing.assert_close(rates, expected, rtol=1e-3, atol=1e-5)
+
+    def test_follows_the_budget_where_that_is_further(self, monkeypatch):
+        clock = Clock()
+        monkeypatch.setattr(training, "time", clock)
+
+        def spend(iteration):
+            clock.now += 1
+
+        rates, losses = steps(1_000_000, Budget(20.0, None, None, start=100.0), spend)
+        assert len(losses) == 20
+        expected = torch.tensor([_schedule(i / 20) for i in range(20)])
+        torch.testing.assert_close(rates, expected, rtol=1e-3, atol=1e-5)
+        assert rates[-1] < 0.02  # annealed
+
+
+class TestBudget:
+    def test_spent(self, monkeypatch):
+        clock, energy = Clock(), SimpleNamespace(n_energy_evals=30)
+        monkeypatch.setattr(training, "time", clock)
+        clock.now += 5
+        assert Budget(None, None, energy, start=100.0).spent() == 0
+        assert Budget(10.0, None, energy, start=100.0).spent() == pytest.approx(0.5)
+        assert Budget(None, 40, energy, start=100.0).spent() == pytest.approx(0.75)
+        assert Budget(10.0, 40, energy, start=100.0).spent() == pytest.approx(0.75)
+        assert Budget(5.0, 300, energy, start=100.0).spent() == pytest.approx(1)
+
+    def test_clock_starts_by_itself(self):
+        before = time.perf_counter()
+        budget = Budget(1.0, None, None)
+        assert before <= budget.start <= time.perf_counter()
+        assert 0 <= budget.spent() <= time.perf_counter() - before
+
+    def test_time(self):
+        start = time.perf_counter()
+        _, losses = steps(10**9, Budget(0.4, None, None), lambda i: time.sleep(0.02))
+        assert 0 < len(losses) <= 20
+        assert time.perf_counter() - start >= 0.4
+
+    @pytest.mark.parametrize("share, iterations", [(1.0, 9), (0.5, 4), (0.2, 1)])
+    def test_energy_evaluations(self, share, iterations):
+        energy = SimpleNamespace(n_energy_evals=10)
+
+        def spend(iteration):
+            energy.n_energy_evals += 10
+
+        _, losses = steps(1000, Budget(None, 100, energy), spend, share=share)
+        assert len(losses) == iterations
+        assert energy.n_energy_evals == round(100 * share)
+
+    def test_schedule_starts_with_what_is_left(self):
+        energy = SimpleNamespace(n_energy_evals=50)
+
+        def spend(iteration):
+            energy.n_energy_evals += 1
+
+        rates, _ = steps(1000, Budget(None, 100, energy), spend)
+        torch.testing.assert_close(rates, torch.tensor([_schedule(i / 50) for i in range(50)]), rtol=1e-3, atol=1e-5)
+
+    def test_max_iter_stops_first(self):
+        assert len(steps(7, Budget(1e6, 10**9, SimpleNamespace(n_energy_evals=0)))[1]) == 7
+
+    @pytest.mark.parametrize("share", [1.0, 0.5])
+    def test_nothing_is_done_when_it_is_spent_already(self, share):
+        energy = SimpleNamespace(n_energy_evals=100)
+        assert steps(50, Budget(None, 100, energy), share=share)[1] == []
+
+
+class TestCallbacks:
+    def test_are_called_before_their_iteration(self):
+        model, events = Vector(0.0), []
+
+        def loss(iteration):
+            events.append(iteration)
+            return model.value.sum()
+
+        def note(averaged):
+            assert averaged is not model and type(averaged) is Vector
+            events.append("called")
+
+        train(model, loss, max_iter=4, budget=UNLIMITED, callbacks={0: note, 2: note, 9: note})
+        assert events == ["called", 0, 1, "called", 2, 3]
+
+    def test_get_the_average(self):
+        seen, model = [], Vector(0.0)
+        averaged, _ = train(
+            model, lambda i: model.value.sum(), max_iter=3, budget=UNLIMITED, ema_decay=0.5, learning_rate=1.0,
+            callbacks={i: lambda averaged: seen.append(averaged.value.item()) for i in range(3)},
+        )  # fmt: skip
+        assert seen[0] == 0 > seen[1] > seen[2] > averaged.value.item() > model.value.item()
+
+    @pytest.mark.parametrize("result, iterations", [(True, 2), (False, 5), (None, 5)])
+    def test_end_the_training(self, result, iterations):
+        _, losses = steps(5, callbacks={2: lambda averaged: result})
+        assert len(losses) == iterations
+
+    def test_end_the_training_at_once(self):
+        model = Vector(1.0)
+        averaged, losses = train(
+            model, lambda i: model.value.sum(), max_iter=5, budget=UNLIMITED, callbacks={0: lambda averaged: True}
+        )
+        assert losses == [] and averaged.value.item() == 1
+
+
+class TestProgress:
+    @pytest.mark.parametrize("verbose", [1, 2, True])
+    def test_bar(self, verbose, capsys):
+        steps(60, verbose=verbose, description="matching scores")
+        captured = capsys.readouterr()
+        assert "matching scores" in captured.err and "loss=" in captured.err and captured.out == ""
+        assert ("60/60" in captured.err.split("\r")[-1]) == (verbose > 1)  # stays, or is wiped
+
+    @pytest.mark.parametrize("verbose", [0, False])
+    def test_silence(self, verbose, capsys):
+        steps(60, verbose=verbose, description="matching scores")
+        assert capsys.readouterr() == ("", "")
