@@ -22,6 +22,7 @@ CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, o
 REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 REFRESH_DRAWS = 10_000
 WEIGHT_DECAY = 1e-2
+PROB = [0.55, 0.2, 0.15, 0.1]
 N_COMPARED = 2_000  # held-out draws that decide between the map and the chain for a number of steps
 
 
@@ -257,7 +258,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             start, size = model.steps.draw(n, generator)
             return model.steps.log_snr[start], model.steps.log_snr[start + size]
 
-        likelihood = LikelihoodLoss(model, population, self.map_batch_size, model, target, levels)
+        def log_prob(z):
+            n_steps = 2 ** int(torch.multinomial(torch.tensor(PROB), 1, generator=generator))
+            return model.log_prob(z, n_steps)
+
+        likelihood = LikelihoodLoss(model, population, self.map_batch_size, model, target, levels, log_prob)
         weight = self.consistency_weight
         return lambda iteration: likelihood(iteration) + (weight * consistency(iteration) if weight else 0.0)
 

@@ -81,6 +81,8 @@ def reverse_kernel(grid: Grid, k, x: Tensor, noise_hat: Tensor, noise_var: Tenso
 def heun_step(noise_fn, grid: Grid, k: int, x: Tensor) -> Tensor:
     """One step of the probability-flow ODE from index k to k + 1 by Heun's method (Karras et al. 2022).
 
+    In the last step, to the target, eps at the far end is taken as 0: it is ``-s`` times the target's score there.
+
     Parameters
     ----------
     noise_fn : callable
@@ -100,11 +102,9 @@ def heun_step(noise_fn, grid: Grid, k: int, x: Tensor) -> Tensor:
     a, s, a_next, s_next = grid.a[k], grid.s[k], grid.a[k + 1], grid.s[k + 1]
     noise = noise_fn(x, grid.log_snr[k])
     y = a_next * (x - s * noise) / a + s_next * noise
-    if k + 1 == grid.n_steps:
-        return y
-    correction = noise_fn(y, grid.log_snr[k + 1]) - noise
+    following = noise_fn(y, grid.log_snr[k + 1]) if k + 1 < grid.n_steps else 0.0
     # d x / d s in the coordinates x / a is eps; the average of both ends over the change of s / a
-    return y + 0.5 * a_next * (s_next / a_next - s / a) * correction
+    return y + 0.5 * a_next * (s_next / a_next - s / a) * (following - noise)
 
 
 def _column(value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .consistency import pseudo_huber
 from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians
-from .process import LOG_SNR_MIN, noise_levels
+from .process import LOG_SNR_MIN, Grid, noise_levels
 
 
 class FinestStepControl(nn.Module):
@@ -75,10 +75,13 @@ class ShortcutModel(DiffusionModel):
         """Log signal-to-noise ratios (n,) of the prior end."""
         return torch.full((n,), LOG_SNR_MIN)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""
-        latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)), torch.full((len(z),), torch.inf))
-        return log_det - 0.5 * (latent**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
+    def log_prob(self, z: Tensor, n_steps: int = 1) -> Tensor:
+        """Log density (n,) of draws in equal steps at standardised points (n, d), for an invertible map."""
+        total = z.new_zeros(len(z))
+        for level, to in reversed(self.steps.pairs(n_steps)):
+            z, log_det = self.map.inverse_and_log_det(z, level.expand(len(z)), to.expand(len(z)))
+            total = total + log_det
+        return total - 0.5 * (z**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
 
     def walk(self, z: Tensor, n_steps: int) -> Tensor:
         """Latents (n, d) to the target in equal steps of the map."""
@@ -135,7 +138,7 @@ class DyadicSteps:
 
     def __init__(self, n_steps: int, log_snr_max: float):
         self.n_steps, self.n_sizes = n_steps, n_steps.bit_length()
-        self.log_snr = torch.cat([torch.linspace(LOG_SNR_MIN, log_snr_max, n_steps), torch.full((1,), torch.inf)])
+        self.log_snr = torch.cat([Grid(n_steps, log_snr_max).log_snr, torch.full((1,), torch.inf)])
 
     def pairs(self, n_steps: int) -> list[tuple[Tensor, Tensor]]:
         """Levels that each of `n_steps` equal steps goes from and to."""
@@ -196,12 +199,11 @@ class SelfConsistencyLoss:
         return self.averaged.module(self.averaged.module(x, level, middle), middle, to)
 
     def _heun_step(self, x, level, to):
-        """One step of the probability-flow ODE, Euler's to the target."""
+        """One step of the probability-flow ODE for each row; see `heun_step`."""
         (a, s), (a_to, s_to) = ((t[:, None] for t in noise_levels(at)) for at in (level, to))
         noise = self.model.noise(x, level, self.target)[0]
         y = a_to * (x - s * noise) / a + s_to * noise
-        noisy = to.isfinite()
+        noisy, following = to.isfinite(), torch.zeros_like(noise)
         if noisy.any():
-            correction = self.model.noise(y[noisy], to[noisy], self.target)[0] - noise[noisy]
-            y[noisy] += (0.5 * a_to * (s_to / a_to - s / a))[noisy] * correction
-        return y
+            following[noisy] = self.model.noise(y[noisy], to[noisy], self.target)[0]
+        return y + 0.5 * a_to * (s_to / a_to - s / a) * (following - noise)

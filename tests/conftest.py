@@ -2,7 +2,10 @@
 
 import os
 
+import torch
 from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)  # the fits are small, and a second thread that has to wait for a core costs more than it gives
 
 slow_is_fine = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=20, **slow_is_fine)

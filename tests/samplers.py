@@ -3,9 +3,9 @@
 import functools
 import warnings
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
 
-KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller"]
+KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
 ONE_STEP = KINDS[1:]
 D = 3
 LOG_Z = 0.5 * D * 1.8378770664093453  # of `quadratic`
@@ -21,6 +21,8 @@ def make(kind, **params):
     params = {"n_features": D, "random_state": 0, "max_iter": 20, **params}
     if kind == "DiffusionSampler":
         return DiffusionSampler(n_steps=8, n_particles=500, **params)
+    if kind == "ConsistentSamplerScratch":
+        return ConsistentSamplerScratch(n_steps=8, n_particles=500, **params)
     teacher = DiffusionSampler(params.pop("n_features"), n_steps=8, n_particles=500, max_iter=20, random_state=0)
     return ConsistentSamplerDistiller(teacher, **params)
 

@@ -8,9 +8,14 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
 
-ESTIMATORS = [DiffusionSampler(), ConsistentSamplerDistiller(), ConsistentSamplerDistiller(DiffusionSampler())]
+ESTIMATORS = [
+    DiffusionSampler(),
+    ConsistentSamplerDistiller(),
+    ConsistentSamplerDistiller(DiffusionSampler()),
+    ConsistentSamplerScratch(),
+]
 DATA_FREE = [
     "check_do_not_raise_errors_in_init_or_set_params",
     "check_estimator_cloneable",

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
 from skcds._base import CHUNK_ROWS
 from skcds.energy import InvalidEnergyError
 
@@ -309,7 +309,7 @@ class TestOneStep:
         sampler = make(kind).fit(energy)
         calls.clear()
         sampler.sample(100, random_state=0)
-        sampler.sample(100, n_steps=3, random_state=0)
+        sampler.sample(100, n_steps=2, random_state=0)
         assert calls == []
 
     def test_one_network_call_a_chunk(self, kind):
@@ -410,3 +410,64 @@ class TestDistiller:
         with pytest.warns(ConvergenceWarning, match="not injective"):
             W = student.sample_weighted(500, random_state=0)
         assert not W.is_bound and W.violation_share > 0.4  # half of the determinants are negative
+
+
+class TestScratch:
+    @pytest.mark.parametrize("method", ["map", "chain"])
+    @pytest.mark.parametrize("n_steps", [1, 2, 4, 8])
+    def test_weights_are_exact_in_any_number_of_steps(self, n_steps, method):
+        """False alarms: 1e-8."""
+        if method == "chain" and n_steps < 4:
+            pytest.skip("a chain of so few steps has weights of infinite variance after so short a fit")
+        W = fitted("ConsistentSamplerScratch").sample_weighted(20_000, n_steps=n_steps, method=method, random_state=1)
+        assert W.is_bound and W.pareto_k < 0.7
+        assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se
+        assert W.elbo < LOG_Z + 5.6 * W.elbo_se
+
+    @pytest.mark.parametrize("method", ["map", "chain"])
+    @pytest.mark.parametrize("n_steps", [2, 8])
+    def test_weighted_draws_are_the_draws(self, n_steps, method):
+        sampler, kwargs = fitted("ConsistentSamplerScratch"), {"n_steps": n_steps, "method": method, "random_state": 5}
+        assert np.array_equal(sampler.sample_weighted(300, **kwargs).samples, sampler.sample(300, **kwargs))
+
+    def test_method_for_every_number_of_steps(self):
+        sampler = fitted("ConsistentSamplerScratch")
+        assert list(sampler.methods_) == [1, 2, 4, 8] and sampler.methods_[1] == "map"
+        assert set(sampler.methods_.values()) <= {"map", "chain"}
+        chosen = sampler.sample(20, n_steps=8, random_state=0)
+        assert np.array_equal(chosen, sampler.sample(20, n_steps=8, method=sampler.methods_[8], random_state=0))
+
+    @pytest.mark.parametrize("n_steps", [3, 6, 16])
+    def test_illegal_number_of_steps(self, n_steps):
+        with pytest.raises(ValueError, match=f"one of 1, 2, 4, 8; got {n_steps}"):
+            fitted("ConsistentSamplerScratch").sample(3, n_steps=n_steps)
+
+    def test_illegal_method(self):
+        with pytest.raises(ValueError, match="'map', 'chain' or None; got 'ode'"):
+            fitted("ConsistentSamplerScratch").sample(3, method="ode")
+
+    def test_grid_has_to_be_a_power_of_two(self):
+        with pytest.raises(ValueError, match="power of two; got 48"):
+            ConsistentSamplerScratch(n_features=2, n_steps=48).fit(quadratic)
+
+    @pytest.mark.parametrize("objective", ["separate", "joint"])
+    @pytest.mark.parametrize("init", ["pilot", "prior"])
+    @pytest.mark.parametrize("network", ["coupling", "residual"])
+    def test_options(self, network, init, objective):
+        sampler = make("ConsistentSamplerScratch", network=network, init=init, objective=objective).fit(quadratic)
+        assert (sampler.pilot_ is None) == (init == "prior")
+        X = sampler.sample(300, random_state=0)
+        assert X.shape == (300, D) and np.isfinite(X).all()
+        assert sampler.sample(10, n_steps=4, random_state=0).shape == (10, D)
+        loaded = pickle.loads(pickle.dumps(sampler))
+        assert np.array_equal(
+            loaded.sample(10, n_steps=2, random_state=0), sampler.sample(10, n_steps=2, random_state=0)
+        )
+        W = sampler.sample_weighted(300, n_steps=2, random_state=0)
+        assert W.is_bound == (W.violation_share == 0)
+
+    def test_residual_network_reads_no_score(self):
+        sampler = make("ConsistentSamplerScratch", network="residual").fit(lambda x: 0.5 * (x**2).sum(1))
+        loaded = pickle.loads(pickle.dumps(sampler))
+        for n_steps in (1, 2, 4, 8):
+            assert loaded.sample(5, n_steps=n_steps).shape == (5, D)

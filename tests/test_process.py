@@ -197,8 +197,11 @@ class TestHeunStep:
         assert ratio == pytest.approx(2, abs=16 / n_steps)
         assert self.error(euler_step, n_steps) > 5 * self.error(heun_step, n_steps)
 
-    def test_the_last_step_denoises(self):
-        """One evaluation, at the last level with noise: x_0 = (x - s eps) / a."""
+    def test_the_last_step(self):
+        """One evaluation, at the last level with noise; eps falls to 0 at the target, so that half of it is taken out.
+
+        Denoising, x_0 = (x - s eps) / a, would leave the mean given x, and the draws too narrow (negative control).
+        """
         grid, x, levels = Grid(4, self.log_snr_max), points(), []
 
         def noise_fn(x, log_snr):
@@ -208,7 +211,9 @@ class TestHeunStep:
         result = heun_step(noise_fn, grid, 3, x)
         assert levels == [float(grid.log_snr[3])]
         gain, offset, _ = posterior(grid.a[3].double(), grid.s[3].double())
-        torch.testing.assert_close(result, gain * x + offset, rtol=100 * EPS, atol=100 * EPS)
+        half_way = 0.5 * (x / grid.a[3].double() + gain * x + offset)
+        torch.testing.assert_close(result, half_way, rtol=100 * EPS, atol=100 * EPS)
+        assert (half_way - gain * x - offset).abs().max() > 1e-3
 
     def test_evaluates_at_both_ends(self):
         grid, levels = Grid(4, self.log_snr_max), []
@@ -224,6 +229,7 @@ class TestHeunStep:
         """x / a moves by eps times the change of s / a; a point target at c: eps = (x - a c) / s is constant."""
         grid, noise, c = Grid(6, self.log_snr_max), points(seed=1), points(seed=2)
         x = grid.a[0].double() * c + grid.s[0].double() * noise
-        for k in range(6):
+        for k in range(5):
             x = heun_step(lambda x, log_snr: noise, grid, k, x)
-        torch.testing.assert_close(x, c, rtol=0, atol=1000 * EPS)  # rounding relative to s / a = 20 at the start
+        denoised = (x - grid.s[5].double() * noise) / grid.a[5].double()
+        torch.testing.assert_close(denoised, c, rtol=0, atol=1000 * EPS)  # rounding relative to s / a = 20 at the start
