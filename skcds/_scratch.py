@@ -22,8 +22,6 @@ CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, o
 REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 REFRESH_DRAWS = 10_000
 WEIGHT_DECAY = 1e-2
-PROB = [0.55, 0.2, 0.15, 0.1]
-N_COMPARED = 2_000  # held-out draws that decide between the map and the chain for a number of steps
 
 
 class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
@@ -96,9 +94,6 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Whether their Pareto k is at most 0.7.
     violation_share_ : float
         Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
-    methods_ : dict of int to {"map", "chain"}
-        What draws in each number of steps: the map, or the stochastic chain of the control where its held-out weights
-        have the larger effective share.
     pilot_ : PilotResult or None
         What the pilot found.
     particles_ : ndarray of shape (n_particles, n_features)
@@ -178,14 +173,12 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
         pilot, model, target, population = self._start(energy, generator)
         model, losses, population = self._train(model, target, population, budget, generator)
-        exact = StandardizedTarget(energy, model.affine)
-        weighted, violation_share = self._hold_out(model, exact, generator)
+        weighted, violation_share = self._hold_out(model, StandardizedTarget(energy, model.affine), generator)
         return {
             "_model": model,
             "pilot_": pilot,
             "particles_": model.affine(population.x).float().numpy(),
             "violation_share_": violation_share,
-            "methods_": self._choose_methods(model, exact, generator),
             "loss_curve_": losses,
             "n_iter_": len(losses),
             "log_evidence_": weighted.log_evidence,
@@ -258,30 +251,17 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             start, size = model.steps.draw(n, generator)
             return model.steps.log_snr[start], model.steps.log_snr[start + size]
 
-        def log_prob(z):
-            n_steps = 2 ** int(torch.multinomial(torch.tensor(PROB), 1, generator=generator))
-            return model.log_prob(z, n_steps)
+        likelihood = LikelihoodLoss(model, population, self.map_batch_size, model, target, levels)
+        leaps = torch.tensor([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
 
-        likelihood = LikelihoodLoss(model, population, self.map_batch_size, model, target, levels, log_prob)
-        weight = self.consistency_weight
-        return lambda iteration: likelihood(iteration) + (weight * consistency(iteration) if weight else 0.0)
+        def loss(iteration):
+            to = leaps[torch.randint(len(leaps), (self.map_batch_size // 2,), generator=generator)]
+            total = likelihood(iteration) - 0.5 * model.log_prob(population.noised(len(to), to), to).mean()
+            if self.consistency_weight:
+                total = total + self.consistency_weight * consistency(iteration)
+            return total
 
-    def _choose_methods(self, model, target, generator) -> dict[int, str]:
-        """For every number of steps, the map, or the chain where its weights have the larger effective share.
-
-        A residual map is not judged by its weights, which a fold spoils: it draws in fewer steps than N.
-        """
-        methods = {1: "map"}
-        for j in range(1, self.n_steps.bit_length()):
-            k = 2**j
-            if model.map.invertible:
-                latent = torch.randn(N_COMPARED, model.n_features, generator=generator)
-                by_map = effective_share(model.call_and_log_weight(latent, target, k)[1])
-                by_chain = effective_share(weighted_paths(model, target, k, N_COMPARED, generator)[1])
-                methods[k] = "chain" if by_chain > by_map else "map"
-            else:
-                methods[k] = "chain" if k == self.n_steps else "map"
-        return methods
+        return loss
 
     # ---------------------------------------------------------------- sampling
 
@@ -293,13 +273,14 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         n : int
             Number of draws.
         n_steps : int, default=1
-            A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper, more are
-            the few-step version of Algorithm 4.
+            A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper.
         random_state : int, RandomState instance or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one.
         method : {"map", "chain"}, default=None
-            Equal steps of the map, or of the stochastic chain of the control; by default that of `methods_`, which
-            measured better.
+            How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
+            map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
+            to steps of the stochastic chain; the control may read the energy's score there. By default "chain" for a
+            coupling map, "map" for a residual one, for which there is no "chain".
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it and a chain whose control reads the score.
 
@@ -309,14 +290,13 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             Draws, float64.
         """
         check_is_fitted(self)
-        n, n_steps = check_count(n, "n", 0), self._check_steps(n_steps)
-        if self._method(n_steps, method) == "map":
+        n, n_steps, method = check_count(n, "n", 0), self._check_steps(n_steps), self._method(method)
+        if n_steps == 1 or method == "map":
             return self._draws(n, 1, random_state, lambda normal: self._model.walk(normal(0), n_steps))
-        grid = self._model.grid(n_steps)
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
         return self._draws(
-            n, n_steps + 1, random_state,
-            lambda normal: self._model.simulate(normal(n_steps), grid, target, normal)[0],
+            n, n_steps, random_state,
+            lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0],
         )  # fmt: skip
 
     def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
@@ -332,7 +312,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             Seed; the draws are those of `sample` with the same arguments.
         method : {"map", "chain"}, default=None
             As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the
-            chain are path weights.
+            chain are path weights with the exact density of the leap.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
 
@@ -340,30 +320,34 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         -------
         WeightedSample
             Its ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
-            coupling map and for the chain; for a residual map only where no violation of injectivity was found, else
-            a warning is given.
+            coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
         """
         check_is_fitted(self)
-        n, n_steps = check_count(n, "n", 1), self._check_steps(n_steps)
+        n, n_steps, method = check_count(n, "n", 1), self._check_steps(n_steps), self._method(method)
         target = self._target(energy_fn, grad_fn, "sample_weighted")
-        if self._method(n_steps, method) == "map":
+        if n_steps == 1 or method == "map":
             return self._weigh_map(
                 n, random_state, target, self._model.walker(n_steps),
                 lambda latent, target: self._model.call_and_log_weight(latent, target, n_steps),
             )  # fmt: skip
-        grid = self._model.grid(n_steps)
-        return self._weighted_draws(
-            n, n_steps + 1, random_state, target,
-            lambda normal: self._model.simulate_weighted(normal(n_steps), grid, target, normal), is_bound=True,
-        )  # fmt: skip
+
+        def draw(normal):
+            z, log_ratio = self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)
+            return z, log_ratio + target.log_prob(z)
+
+        return self._weighted_draws(n, n_steps, random_state, target, draw, is_bound=True)
 
     def _check_steps(self, n_steps) -> int:
-        n_steps, legal = check_count(n_steps, "n_steps", 1), list(self.methods_)
+        n_steps, legal = check_count(n_steps, "n_steps", 1), self._model.steps.numbers
         if n_steps not in legal:
             raise ValueError(f"n_steps has to be one of {', '.join(map(str, legal))}; got {n_steps}.")
         return n_steps
 
-    def _method(self, n_steps, method) -> str:
+    def _method(self, method) -> str:
         if method not in (None, "map", "chain"):
             raise ValueError(f"method has to be 'map', 'chain' or None; got {method!r}.")
-        return method or self.methods_[n_steps]
+        if not self._model.map.invertible:
+            if method == "chain":
+                raise ValueError("method='chain' needs the density of the map: fit with network='coupling'.")
+            return "map"
+        return method or "chain"

@@ -130,8 +130,6 @@ class LikelihoodLoss:
         What the control reads.
     levels : callable
         ``levels(n)`` gives the levels (n,) that the map goes from and to, as log signal-to-noise ratios.
-    log_prob : callable, optional
-        Log density (n,) of draws of the model at points (n, d); by default ``model.log_prob``.
     move_every : int, default=8
         Iterations between moves.
     """
@@ -155,7 +153,7 @@ class LikelihoodLoss:
         """The loss of one batch."""
         if iteration % self.move_every == 0:
             self.population.move()
-        at_prior_end = -self.log_prob(self.population.draw(self.batch_size)[0]).mean()
+        at_prior_end = -self.model.log_prob(self.population.draw(self.batch_size)[0]).mean()
         return at_prior_end + self._at_other_levels(max(1, self.batch_size // 2))
 
     def _at_other_levels(self, n: int) -> Tensor:

@@ -127,7 +127,7 @@ class LogVarianceLoss:
 
     def states(self, n: int, log_snr: Tensor) -> Tensor:
         """States (n, d) of the trajectories simulated last, at levels (n,) of the grid."""
-        k = torch.searchsorted(self.grid.log_snr, log_snr)
+        k = torch.searchsorted(self.grid.log_snr, log_snr - 1e-4)
         return self.path[k, torch.randint(self.batch_size, (n,), generator=self.generator)]
 
 

@@ -6,6 +6,8 @@ ratio ``log_snr = log(a^2 / s^2)``. Grid index k = 0 is the prior end, k = N the
 
 __all__ = ["Grid", "heun_step", "noise_levels", "reverse_kernel"]
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -40,8 +42,16 @@ class Grid:
     """
 
     def __init__(self, n_steps: int, log_snr_max: float, log_snr_min: float = LOG_SNR_MIN):
-        self.n_steps = n_steps
-        log_snr = torch.linspace(log_snr_min, log_snr_max, n_steps, dtype=torch.float64)
+        self._set(torch.linspace(log_snr_min, log_snr_max, n_steps, dtype=torch.float64))
+
+    def tail(self, n_steps: int, size: int) -> "Grid":
+        """The grid of the last `n_steps` steps of `size` steps of this one each."""
+        part = copy.copy(self)
+        part._set(self._log_snr[self.n_steps - n_steps * size :: size])
+        return part
+
+    def _set(self, log_snr: Tensor) -> None:
+        self.n_steps, self._log_snr = len(log_snr), log_snr
         a, s = noise_levels(log_snr)
         a, s = torch.cat([a, torch.ones(1).double()]), torch.cat([s, torch.zeros(1).double()])
         b = a[:-1] / a[1:]

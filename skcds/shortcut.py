@@ -17,6 +17,8 @@ from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians
 from .process import LOG_SNR_MIN, Grid, noise_levels
 
+LARGEST_CHAIN_STEP = 4  # of the finest, for steps after a leap
+
 
 class FinestStepControl(nn.Module):
     """The control that a residual map's finest steps are made of: ``eps = s x - a NN(x, t, t')`` (see `ResidualMap`).
@@ -75,13 +77,10 @@ class ShortcutModel(DiffusionModel):
         """Log signal-to-noise ratios (n,) of the prior end."""
         return torch.full((n,), LOG_SNR_MIN)
 
-    def log_prob(self, z: Tensor, n_steps: int = 1) -> Tensor:
-        """Log density (n,) of draws in equal steps at standardised points (n, d), for an invertible map."""
-        total = z.new_zeros(len(z))
-        for level, to in reversed(self.steps.pairs(n_steps)):
-            z, log_det = self.map.inverse_and_log_det(z, level.expand(len(z)), to.expand(len(z)))
-            total = total + log_det
-        return total - 0.5 * (z**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
+    def log_prob(self, z: Tensor, to: Tensor | None = None) -> Tensor:
+        """Log density (n,) of steps from the prior to levels `to` (n,), by default one-step draws, at points (n, d)."""
+        latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)), to)
+        return log_det - 0.5 * (latent**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
 
     def walk(self, z: Tensor, n_steps: int) -> Tensor:
         """Latents (n, d) to the target in equal steps of the map."""
@@ -108,6 +107,28 @@ class ShortcutModel(DiffusionModel):
             z, log_det = self.map.call_and_log_det(z, level.expand(len(z)), to.expand(len(z)))
             total = total + log_det
         return z, total
+
+    def leap(self, n_steps: int) -> tuple[Tensor, Grid]:
+        """Level that the map leaps to in the first of n steps, and the grid of the chain's steps from there.
+
+        The chain's steps have N / n_steps of the finest, at most `LARGEST_CHAIN_STEP`.
+        """
+        size = min(self.steps.n_steps // n_steps, LARGEST_CHAIN_STEP)
+        grid = self.grid(self.steps.n_steps).tail(n_steps - 1, size)
+        return grid.log_snr[0], grid
+
+    @torch.no_grad()
+    def leap_and_simulate(self, latent: Tensor, n_steps: int, target, noise_source) -> tuple[Tensor, Tensor]:
+        """Leap to a level with noise, and go on from there by the chain.
+
+        Returns the ends (n, d) and a log ratio (n,) as `simulate` does, with the density of the leap in place of the
+        prior's: with the log density of the ends it is the log path weight.
+        """
+        level, grid = self.leap(n_steps)
+        x, log_det = self.map.call_and_log_det(latent, self.start(len(latent)), level.expand(len(latent)))
+        z, log_ratio = self.simulate(x, grid, target, noise_source)
+        density_ratio = 0.5 * (latent.double() ** 2 - x.double() ** 2).sum(1) + log_det.double()
+        return z, log_ratio + density_ratio
 
 
 class Walker:
@@ -137,7 +158,8 @@ class DyadicSteps:
     """
 
     def __init__(self, n_steps: int, log_snr_max: float):
-        self.n_steps, self.n_sizes = n_steps, n_steps.bit_length()
+        self.n_steps = n_steps
+        self.numbers = [2**j for j in range(n_steps.bit_length())]  # of equal steps, and sizes of a step
         self.log_snr = torch.cat([Grid(n_steps, log_snr_max).log_snr, torch.full((1,), torch.inf)])
 
     def pairs(self, n_steps: int) -> list[tuple[Tensor, Tensor]]:
@@ -147,7 +169,7 @@ class DyadicSteps:
 
     def draw(self, n: int, generator, first: int = 0) -> tuple[Tensor, Tensor]:
         """Start indices and sizes (n,) of steps: sizes uniform over the powers of two from 2^first, then starts."""
-        size = 2 ** torch.randint(first, self.n_sizes, (n,), generator=generator)
+        size = 2 ** torch.randint(first, len(self.numbers), (n,), generator=generator)
         start = (torch.rand(n, generator=generator) * (self.n_steps // size)).long() * size
         return start, size
 

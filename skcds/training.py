@@ -91,9 +91,10 @@ def train(
     losses: list[float] = []
     with tqdm(total=max_iter, desc=description, disable=not verbose, leave=verbose > 1) as bar:
         for iteration in range(max_iter):
-            used = (budget.spent() - spent) / max(share - spent, 1e-9)
-            if used >= 1:
+            now = budget.spent()
+            if now >= share:
                 break
+            used = (now - spent) / (share - spent)
             if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
                 break
             for group in optimizer.param_groups:

@@ -86,19 +86,20 @@ class TestStepMap:
 
 
 class TestCoupling:
-    @pytest.mark.parametrize("n_steps", [1, 4, 16])
-    def test_log_prob_inverts_the_walk(self, n_steps):
+    @pytest.mark.parametrize("index", [4, 8, N])
+    def test_log_prob_inverts_the_map(self, index):
         model, x = make_model(), normal(50)
-        z, log_det = model._walk_and_log_det(x, n_steps)
+        to = model.steps.log_snr[index].expand(50)
+        z, log_det = model.map.call_and_log_det(x, model.start(50), to)
         log_prior = -0.5 * (x**2).sum(1) - torch.log(torch.tensor(2 * torch.pi))
-        torch.testing.assert_close(model.log_prob(z, n_steps), log_prior - log_det, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(model.log_prob(z, to), log_prior - log_det, atol=1e-3, rtol=1e-3)
 
-    @pytest.mark.parametrize("n_steps", [1, 4])
-    def test_log_prob_integrates_to_one(self, n_steps):
-        side = torch.linspace(-7, 7, 281)
+    @pytest.mark.parametrize("index", [4, N])
+    def test_log_prob_integrates_to_one(self, index):
+        model, side = make_model(scale=0.1), torch.linspace(-7, 7, 281)
         grid = torch.cartesian_prod(side, side)
-        mass = make_model(scale=0.1).log_prob(grid, n_steps).exp().sum() * (side[1] - side[0]) ** 2
-        assert mass == pytest.approx(1, abs=5e-3)
+        density = model.log_prob(grid, model.steps.log_snr[index].expand(len(grid))).exp()
+        assert density.sum() * (side[1] - side[0]) ** 2 == pytest.approx(1, abs=5e-3)
 
     @pytest.mark.parametrize("n_steps", [1, 2, 8])
     def test_weights_have_expectation_z(self, n_steps):
@@ -108,6 +109,33 @@ class TestCoupling:
         w = log_weight.exp() / (2 * torch.pi)
         assert abs(w.mean() - 1) < 5.7 * w.std() / 200
         wrong = (log_weight - 2 * model._walk_and_log_det(latent, n_steps)[1]).exp() / (2 * torch.pi)
+        assert abs(wrong.mean() - 1) > 5.7 * wrong.std() / 200
+
+
+class TestLeap:
+    @pytest.mark.parametrize("n_steps, size, first", [(2, 4, 12), (4, 4, 4), (8, 2, 2), (16, 1, 1)])
+    def test_levels(self, n_steps, size, first):
+        """The leap is the first of n steps, the others are of equal size and end at the target."""
+        model = make_model()
+        level, grid = model.leap(n_steps)
+        assert grid.n_steps == n_steps - 1 and first + size * (n_steps - 1) == N
+        assert level == grid.log_snr[0] == model.steps.log_snr[first]
+        assert torch.equal(grid.log_snr, model.steps.log_snr[first:N:size])
+
+    @pytest.mark.parametrize("n_steps", [2, 8])
+    def test_path_weights_have_expectation_z(self, n_steps):
+        """False alarms: 1e-8; the density of the prior in place of that of the leap is found."""
+        model, target, generator = make_model(scale=0.15), gaussian_target(), torch.Generator().manual_seed(3)
+        latent = normal(40_000)
+        z, log_ratio = model.leap_and_simulate(
+            latent, n_steps, target, lambda k: torch.randn(latent.shape, generator=generator)
+        )
+        w = (log_ratio + target.log_prob(z)).exp() / (2 * torch.pi)
+        assert w.std() < 5  # so that the bound holds
+        assert abs(w.mean() - 1) < 5.7 * w.std() / 200
+        level = model.leap(n_steps)[0].expand(len(latent))
+        x, log_det = model.map.call_and_log_det(latent, model.start(len(latent)), level)
+        wrong = w * (0.5 * (x**2 - latent**2).sum(1) - log_det).exp()
         assert abs(wrong.mean() - 1) > 5.7 * wrong.std() / 200
 
 

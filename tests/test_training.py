@@ -152,7 +152,7 @@ class TestSchedule:
         assert _schedule(0.0) == pytest.approx(1 / 11)  # not a standstill
         assert _schedule(0.02) == pytest.approx(1, abs=2e-3) and _schedule(0.0199) == pytest.approx(1, abs=1e-2)
         assert _schedule(0.5) == pytest.approx(0.505)
-        assert _schedule(1.0) == pytest.approx(0.01) == pytest.approx(_schedule(7.0))
+        assert _schedule(1.0) == pytest.approx(0.01) == pytest.approx(_schedule(6.3))
 
     @given(st.floats(0, 1), st.floats(0, 1))
     def test_rises_then_falls(self, a, b):

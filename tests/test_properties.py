@@ -1,0 +1,79 @@
+"""Invariants of the estimators that hold for every input: shapes, seeds, chunks, shifts, permutations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from samplers import KINDS, LOG_Z, D, fitted, make, quadratic
+
+from skcds._base import CHUNK_ROWS
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+each = pytest.mark.parametrize("kind", KINDS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@each
+class TestSampling:
+    @given(n=st.integers(0, 300), seed=seeds)
+    def test_shape_and_finiteness(self, kind, n, seed):
+        X = fitted(kind).sample(n, random_state=seed)
+        assert X.shape == (n, D) and np.isfinite(X).all()
+
+    @given(n=st.integers(1, 300), m=st.integers(0, 300), seed=seeds)
+    def test_a_prefix_is_a_smaller_sample(self, kind, n, m, seed):
+        n, m = max(n, m), min(n, m)
+        X = fitted(kind).sample(n, random_state=seed)
+        assert np.allclose(X[:m], fitted(kind).sample(m, random_state=seed), atol=1e-5)  # rounding of other batches
+
+    @given(seed=seeds)
+    def test_seeds_decide(self, kind, seed):
+        X = fitted(kind).sample(5, random_state=seed)
+        assert np.array_equal(X, fitted(kind).sample(5, random_state=seed))
+        assert not np.array_equal(X, fitted(kind).sample(5, random_state=(seed + 1) % 2**32))
+
+    @given(seed=seeds)
+    def test_weights(self, kind, seed):
+        W = fitted(kind).sample_weighted(200, random_state=seed)
+        assert 1 <= W.ess <= 200 and W.elbo <= W.log_evidence
+        log_density = -quadratic(torch.from_numpy(W.samples)).numpy()
+        assert np.isfinite(W.log_weights - log_density).all()
+
+
+@pytest.mark.parametrize("kind", ["ConsistentSamplerDistiller", "ConsistentSamplerScratch"])
+@given(extra=st.integers(1, 50))
+def test_chunks_are_no_seams(kind, extra):
+    """Draws on both sides of a chunk's end are as different as any."""
+    X = fitted(kind).sample(CHUNK_ROWS + extra, random_state=0)
+    assert len(np.unique(X, axis=0)) == len(X)
+
+
+@each
+@pytest.mark.parametrize("shift", [-1e3, 64.0, 1e6])
+def test_energy_shift_moves_log_evidence_alone(kind, shift):
+    shifted = make(kind).fit(lambda x: quadratic(x.double()) + shift)
+    plain = make(kind).fit(lambda x: quadratic(x.double()))
+    assert np.allclose(shifted.sample(100, random_state=0), plain.sample(100, random_state=0), atol=1e-2)
+    assert shifted.log_evidence_ + shift == pytest.approx(plain.log_evidence_, abs=1e-2)
+
+
+@each
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_units_do_not_matter(kind, scale):
+    """In other units the same density: log Z moves by the log of the unit (5.6 standard errors: false alarms 1e-8)."""
+    sampler = make(kind).fit(lambda x: quadratic(x / scale))
+    W = sampler.sample_weighted(10_000, random_state=0)
+    assert W.pareto_k < 0.7
+    assert abs(W.log_evidence - LOG_Z - D * np.log(scale)) < 5.6 * W.log_evidence_se
+    assert np.allclose(W.expectation(lambda x: x), scale, atol=5.6 * scale * (1 / W.ess) ** 0.5)
+
+
+@each
+def test_order_of_coordinates_does_not_matter(kind):
+    """False alarms: 1e-7 (5.6 standard errors of six moments). Swapped means, 3 apart, are found."""
+    mean = torch.tensor([0.0, 3.0, -5.0], dtype=torch.float64)
+    for order in ([0, 1, 2], [2, 0, 1]):
+        sampler = make(kind).fit(lambda x, order=order: 0.5 * ((x - mean[order].to(x)) ** 2).sum(1))
+        W = sampler.sample_weighted(10_000, random_state=0)
+        assert np.allclose(W.expectation(lambda x: x), mean[order], atol=5.6 / W.ess**0.5)
