@@ -20,7 +20,7 @@ from torch import nn
 
 from .energy import Energy, StandardizedTarget
 from .importance import WeightedSample
-from .networks import seeded
+from .networks import count_evaluations, seeded
 from .training import Budget
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
@@ -82,11 +82,13 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         generator = torch.Generator().manual_seed(int(seed))
         energy = Energy(energy_fn, self._find_n_features(energy_fn), grad_fn, generator)
         budget = Budget(self.max_time, self.max_energy_evals, energy, start)
-        fitted = self._fit(energy, budget, generator)
+        with count_evaluations() as network:
+            fitted = self._fit(energy, budget, generator)
         fitted |= {
             "n_features_in_": energy.n_features,
             "n_energy_evals_": energy.n_energy_evals + fitted.pop("n_energy_evals_before", 0),
             "n_grad_evals_": energy.n_grad_evals + fitted.pop("n_grad_evals_before", 0),
+            "n_network_evals_": network.rows + fitted.pop("n_network_evals_before", 0),
             "_energy": energy,
             "_lost_energy": None,
             "fit_time_": time.perf_counter() - start,

@@ -87,8 +87,8 @@ class DiffusionSampler(ControlledSampler):
         Loss of every iteration.
     n_iter_ : int
         Iterations done.
-    n_energy_evals_, n_grad_evals_ : int
-        Evaluations of the energy and of its gradient.
+    n_energy_evals_, n_grad_evals_, n_network_evals_ : int
+        Evaluations of the energy, of its gradient, and of networks, in points.
     fit_time_ : float
         Seconds; not part of a pickle.
 

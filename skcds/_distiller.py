@@ -97,8 +97,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Loss of every iteration.
     n_iter_ : int
         Iterations done.
-    n_energy_evals_, n_grad_evals_ : int
-        Evaluations of the energy and of its gradient; those of a teacher fitted on the way included.
+    n_energy_evals_, n_grad_evals_, n_network_evals_ : int
+        Evaluations of the energy, of its gradient, and of networks, in points; those of a teacher fitted on the way
+        included.
     fit_time_ : float
         Seconds; not part of a pickle.
 
@@ -211,7 +212,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
         teacher.set_params(**limits).fit(energy.energy_fn, grad_fn=energy.grad_fn)
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
-        return teacher, {"n_energy_evals_before": teacher.n_energy_evals_, "n_grad_evals_before": teacher.n_grad_evals_}
+        return teacher, {
+            "n_energy_evals_before": teacher.n_energy_evals_,
+            "n_grad_evals_before": teacher.n_grad_evals_,
+            "n_network_evals_before": teacher.n_network_evals_,
+        }
 
     def _start_model(self, teacher, generator):
         if self.warm_start and hasattr(self, "_model"):

@@ -69,7 +69,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Trajectories in a batch of the log-variance loss.
     learning_rate : float, default=4e-3
         Of AdamW at its height.
-    max_iter : int, default=5000
+    max_iter : int, default=4000
         Optimiser iterations.
     max_time : float, default=None
         Seconds that a fit may take, the pilot included.
@@ -102,8 +102,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Loss of every iteration.
     n_iter_ : int
         Iterations done.
-    n_energy_evals_, n_grad_evals_ : int
-        Evaluations of the energy and of its gradient.
+    n_energy_evals_, n_grad_evals_, n_network_evals_ : int
+        Evaluations of the energy, of its gradient, and of networks, in points.
     fit_time_ : float
         Seconds; not part of a pickle.
 
@@ -136,7 +136,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         self, n_features=None, *, n_steps=64, network="coupling", objective="separate", refine=True, init="pilot",
         variance="learned", langevin=True, consistency_weight=0.3, n_particles=20_000, hidden_features=128, n_layers=4,
         map_features=64, map_layers=2, n_transforms=4, n_bins=8, batch_size=2048, map_batch_size=512,
-        path_batch_size=512, learning_rate=4e-3, max_iter=5000, max_time=None, max_energy_evals=None, warm_start=False,
+        path_batch_size=512, learning_rate=4e-3, max_iter=4000, max_time=None, max_energy_evals=None, warm_start=False,
         verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features

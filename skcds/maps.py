@@ -10,7 +10,7 @@ from torch.func import jacfwd, vmap
 from zuko.transforms import MonotonicRQSTransform
 
 from .energy import AffineMap
-from .networks import ResidualMLP, TimeFeatures
+from .networks import ResidualMLP, TimeFeatures, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 
 
@@ -129,6 +129,7 @@ class CouplingMap(_LevelMap):
         return self.call_and_log_det(x, log_snr, to)[0]
 
     def _compose(self, x, log_snr, to, transforms, apply):
+        note_evaluations(x)
         time, _, sine = self.condition(log_snr, to)
         total = x.new_zeros(len(x))
         for transform in transforms:
@@ -157,6 +158,7 @@ class ResidualMap(_LevelMap):
 
     def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
         """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
+        note_evaluations(x)
         time, cosine, sine = self.condition(log_snr, to)
         return cosine * x + sine * self.body(torch.cat([x, time], 1))
 

@@ -1,8 +1,19 @@
 """Networks: the control of the diffusion sampler, and what it shares with the one-step maps."""
 
-__all__ = ["NoiseNetwork", "ResidualMLP", "TimeFeatures", "seeded"]
+__all__ = [
+    "Evaluations",
+    "NoiseNetwork",
+    "ResidualMLP",
+    "TimeFeatures",
+    "count_evaluations",
+    "note_evaluations",
+    "seeded",
+]
 
 import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +33,34 @@ def seeded(seed: int):
         yield
     finally:
         torch.set_rng_state(state)
+
+
+@dataclass
+class Evaluations:
+    """Rows that controls and maps were evaluated at; a Jacobian counts as one row."""
+
+    rows: int = 0
+
+
+_evaluations: ContextVar[Evaluations | None] = ContextVar("evaluations", default=None)
+
+
+@contextlib.contextmanager
+def count_evaluations() -> Iterator[Evaluations]:
+    """Count the rows that controls and maps are evaluated at inside the block."""
+    count = Evaluations()
+    token = _evaluations.set(count)
+    try:
+        yield count
+    finally:
+        _evaluations.reset(token)
+
+
+def note_evaluations(x: Tensor) -> None:
+    """Add the rows of x to the count, if there is one."""
+    count = _evaluations.get()
+    if count is not None:
+        count.rows += len(x)
 
 
 class TimeFeatures(nn.Module):
@@ -99,6 +138,7 @@ class NoiseNetwork(nn.Module):
 
     def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels (n,) and target scores."""
+        note_evaluations(x)
         a, s = (t[:, None] for t in noise_levels(log_snr))
         inputs, langevin = [x], s * x
         if score is not None:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .consistency import pseudo_huber
 from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians
+from .networks import note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
 
 LARGEST_CHAIN_STEP = 4  # of the finest, for steps after a leap
@@ -36,6 +37,7 @@ class FinestStepControl(nn.Module):
 
     def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None = None) -> tuple[Tensor, None]:
         """Noise estimate (n, d) at states (n, d) and levels (n,)."""
+        note_evaluations(x)
         a, s = (t[:, None] for t in noise_levels(log_snr))
         following = torch.searchsorted(self.log_snr[:-1], log_snr + 1e-4)
         time, _, _ = self.map[0].condition(log_snr, self.log_snr[following])

@@ -20,6 +20,7 @@ from scipy.integrate import cumulative_trapezoid
 
 from skcds.metrics import (
     WassersteinRatio,
+    break_even,
     expected_mode_total_variation,
     mode_shares,
     mode_total_variation,
@@ -545,3 +546,17 @@ class TestQuantileError:
     def test_bad_arguments(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             quantile_error(**{"X": np.zeros((9, 5)), "target": GAUSSIAN, **arguments})
+
+
+class TestBreakEven:
+    def test_is_where_both_have_cost_the_same(self):
+        n = break_even(630, n_steps_before=64)
+        assert 630 + 1 * n == 64 * n
+
+    def test_nothing_saved(self):
+        assert break_even(10, n_steps_before=4, n_steps=4) == np.inf
+
+    @pytest.mark.parametrize("args", [(-1, 2), (1, 0), (1, 2, 0)])
+    def test_errors(self, args):
+        with pytest.raises(ValueError, match="at least"):
+            break_even(*args)

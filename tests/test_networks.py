@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from skcds.networks import LANGEVIN_CLIP, NoiseNetwork, ResidualMLP, TimeFeatures, seeded
+from skcds.networks import LANGEVIN_CLIP, NoiseNetwork, ResidualMLP, TimeFeatures, count_evaluations, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
 
 LOG_SNR_MAX = 6.0
@@ -237,3 +237,17 @@ class TestNoiseNetwork:
         x = normal(6, 3)
         assert torch.equal(other(x, LEVELS, -x)[0], net(x, LEVELS, -x)[0])
         assert torch.equal(other.width, net.width)
+
+
+class TestCountEvaluations:
+    def test_counts_rows_inside_the_block_alone(self):
+        with seeded(0):
+            network = NoiseNetwork(2, 4.0, 8, 1, langevin=False, learned_variance=False)
+        x, level = torch.zeros(5, 2), torch.zeros(5)
+        with count_evaluations() as count:
+            network(x, level, None)
+            with count_evaluations() as inner:
+                network(x[:2], level[:2], None)
+            network(x, level, None)
+        network(x, level, None)
+        assert (count.rows, inner.rows) == (10, 2)
