@@ -4,7 +4,6 @@ import copy
 import numbers
 import pickle
 import time
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
 from torch import nn
 
+from ._warnings import warn_user
 from .energy import Energy, StandardizedTarget
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
@@ -205,12 +205,11 @@ def warn_not_converged(name: str, weighted: WeightedSample, advice: str) -> bool
     k, share = weighted.pareto_k, weighted.ess / len(weighted.log_weights)
     if k <= RELIABLE_K:
         return True
-    warnings.warn(
+    warn_user(
         f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have Pareto "
         f"k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and expectations "
         f"from its weights are not reliable. {advice}",
         ConvergenceWarning,
-        stacklevel=4,
     )
     return False
 

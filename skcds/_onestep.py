@@ -1,12 +1,12 @@
 """What the one-step samplers share: exact weights of the map, held-out ones too, and the check for folds."""
 
 import dataclasses
-import warnings
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._base import BaseSampler
+from ._warnings import warn_user
 from .importance import WeightedSample
 from .injectivity import check_injectivity
 
@@ -40,11 +40,10 @@ class OneStepSampler(BaseSampler):
         share = max(share, 0.0 if step_map.invertible else self.violation_share_)
         if not share:
             return weighted
-        warnings.warn(
+        warn_user(
             f"The map is not injective (violations at {share:.2%} of the draws checked): its weights are not those of "
             "a density, and the mean log weight is no bound. network='coupling' has exact weights.",
             ConvergenceWarning,
-            stacklevel=3,
         )
         return dataclasses.replace(weighted, is_bound=False, violation_share=share)
 

@@ -2,12 +2,13 @@
 
 __all__ = ["AffineMap", "Energy", "InvalidEnergyError", "StandardizedTarget"]
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ._warnings import warn_user
 
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
@@ -123,11 +124,10 @@ class Energy:
                     "it has to be finite, or +inf outside the support of the density."
                 )
             if not self.n_invalid:
-                warnings.warn(
+                warn_user(
                     f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
                     "such points are treated as outside the support. Return +inf there to say so.",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
             self.n_invalid += count
             log_prob = log_prob.masked_fill(invalid, -torch.inf)

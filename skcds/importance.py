@@ -10,7 +10,6 @@ sample size, the smallest Pareto k, and a log evidence that is too low by log 2.
 another sampler or with what is known of the target before trusting a good score.
 """
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -19,6 +18,8 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+
+from ._warnings import warn_user
 
 __all__ = [
     "WeightedSample",
@@ -452,11 +453,10 @@ class WeightedSample:
                 f"Pareto k is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}: a few draws dominate "
                 f"(effective sample size {self.ess:.1f} of {n})."
             )
-        warnings.warn(
+        warn_user(
             f"{reason} The log evidence, its standard error and weighted means are unreliable. Weigh more draws, "
             "fit for longer, or sample in more steps; then look at pareto_k again.",
             ConvergenceWarning,
-            stacklevel=3,  # the caller of the estimator's method
         )
 
     def __repr__(self):

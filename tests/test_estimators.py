@@ -123,8 +123,9 @@ class TestFit:
         def far_wells(x):
             return 2.0 * (x**2 - 9.0).square().sum(1)
 
-        with pytest.warns(ConvergenceWarning, match="did not converge"):
+        with pytest.warns(ConvergenceWarning, match="did not converge") as record:
             assert not make(kind, max_iter=1).fit(far_wells).converged_
+        assert record[-1].filename == __file__
 
     def test_dimension_from_the_energy(self, kind):
         def energy(x):

@@ -1,0 +1,14 @@
+"""Warnings that point at the user's line, however deep inside the package they arise."""
+
+import sys
+import warnings
+
+INTERNAL = ("skcds", "torch")  # packages whose frames are passed over
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn, with the first line outside the package as the place."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INTERNAL:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -1,0 +1,105 @@
+"""Fitted samplers against closed forms, and spoilt samplers that the same judges have to find out.
+
+Bounds of weighted means are 5.6 standard errors, 2e-8 two-sided; every test says how many it takes at once.
+"""
+
+import functools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from samplers import KINDS, make
+
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, metrics, targets
+
+Z = 5.6
+MEAN, COV = np.array([3.0, -40.0, 0.0]), np.array([[4.0, 1.5, 0.0], [1.5, 1.0, 0.02], [0.0, 0.02, 0.01]])
+GAUSSIAN = targets.Gaussian(MEAN, COV)
+each = pytest.mark.parametrize("kind", KINDS)
+
+
+@functools.cache
+def small_fit(kind):
+    """A short fit to a Gaussian of unlike scales, far from the origin."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(kind, n_features=3, max_iter=100).fit(GAUSSIAN)
+
+
+def right_log_evidence(W, truth=0.0):
+    return abs(W.log_evidence - truth) < Z * W.log_evidence_se
+
+
+def right_moments(W):
+    """Three means and three variances: false alarms below 2e-7."""
+    mean, mean_se = W.expectation(lambda x: x, return_se=True)
+    square, square_se = W.expectation(lambda x: (x - MEAN) ** 2, return_se=True)
+    return (np.abs(mean - MEAN) < Z * mean_se).all() and (np.abs(square - np.diag(COV)) < Z * square_se).all()
+
+
+@each
+class TestGaussian:
+    def test_log_evidence(self, kind):
+        W = small_fit(kind).sample_weighted(20_000, random_state=0)
+        assert W.pareto_k < 0.7 and W.ess > 2000  # so that standard errors hold
+        assert right_log_evidence(W)
+        assert W.elbo < Z * W.elbo_se
+
+    def test_moments(self, kind):
+        assert right_moments(small_fit(kind).sample_weighted(20_000, random_state=0))
+
+    def test_covariances(self, kind):
+        """False alarms: 6e-8."""
+        W = small_fit(kind).sample_weighted(20_000, random_state=0)
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            value, se = W.expectation(lambda x, i=i, j=j: (x[:, i] - MEAN[i]) * (x[:, j] - MEAN[j]), return_se=True)
+            assert abs(value - COV[i, j]) < Z * se
+
+    def test_a_wrong_temperature_is_found(self, kind):
+        """Negative control: the weights of the density squared are judged as those of the density."""
+        W = small_fit(kind).sample_weighted(20_000, random_state=0, energy_fn=lambda x: 2 * GAUSSIAN(x))
+        assert not right_log_evidence(W)
+        assert not right_moments(W)
+
+    def test_a_shift_of_a_hundredth_is_found(self, kind):
+        """Negative control: the target moved by half a standard deviation of one coordinate."""
+        shift = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        W = small_fit(kind).sample_weighted(20_000, random_state=0, energy_fn=lambda x: GAUSSIAN(x - shift.to(x)))
+        assert not right_moments(W)
+
+
+@functools.cache
+def default_fit(kind, seed):
+    """Fit with defaults to nine Gaussians."""
+    if kind == "ConsistentSamplerDistiller":
+        return ConsistentSamplerDistiller(default_fit("DiffusionSampler", seed), random_state=seed).fit(targets.gmm9())
+    cls = {"DiffusionSampler": DiffusionSampler, "ConsistentSamplerScratch": ConsistentSamplerScratch}[kind]
+    return cls(random_state=seed).fit(targets.gmm9())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [11, 12])
+@each
+class TestNineGaussians:
+    """Minutes for each fit. The bounds on quality are promises about defaults, below what was measured for them."""
+
+    def test_quality(self, kind, seed):
+        W = default_fit(kind, seed).sample_weighted(20_000, random_state=seed)
+        assert W.ess / 20_000 > {"DiffusionSampler": 0.7}.get(kind, 0.85)
+        assert abs(W.log_evidence) < 0.02
+        assert W.elbo < Z * W.elbo_se
+
+    def test_mode_masses(self, kind, seed):
+        """Exact draws exceed twice the expected total variation of .0065 with probability below 1e-6 (McDiarmid)."""
+        target = targets.gmm9()
+        X = default_fit(kind, seed).sample(20_000, random_state=seed)
+        assert metrics.mode_total_variation(X, target) < 0.03
+        dropped = X[target.modes(X) != 4]  # negative control
+        assert metrics.mode_total_variation(dropped, target) > 0.1
+
+    def test_weighted_mode_masses(self, kind, seed):
+        """Nine masses: false alarms 2e-7."""
+        W, target = default_fit(kind, seed).sample_weighted(50_000, random_state=seed), targets.gmm9()
+        mass, se = W.expectation(lambda x: target.modes(x)[:, None] == np.arange(9), return_se=True)
+        assert (np.abs(mass - 1 / 9) < Z * se).all()
