@@ -8,7 +8,7 @@ INTERNAL = ("skcds", "torch")  # packages whose frames are passed over
 
 def warn_user(message: str, category: type[Warning]) -> None:
     """Warn, with the first line outside the package as the place."""
-    frame, level = sys._getframe(1), 1
+    frame, level = sys._getframe(1), 2  # level 1 is this function
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INTERNAL:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

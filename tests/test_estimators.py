@@ -408,7 +408,9 @@ class TestDistiller:
 
     def test_a_fold_is_reported(self, monkeypatch):
         student = pickle.loads(pickle.dumps(fitted("ConsistentSamplerDistiller", "residual")))
-        monkeypatch.setattr(student._model.map, "forward", lambda x, level: torch.cat([x[:, :1] ** 2, x[:, 1:]], 1))
+        monkeypatch.setattr(
+            student._model.map, "forward", lambda x, level, to=None: torch.cat([x[:, :1] ** 2, x[:, 1:]], 1)
+        )
         with pytest.warns(ConvergenceWarning, match="not injective"):
             W = student.sample_weighted(500, random_state=0)
         assert not W.is_bound and W.violation_share > 0.4  # half of the determinants are negative
