@@ -200,18 +200,24 @@ def check_count(value, name: str, minimum: int) -> int:
     return int(value)
 
 
-def warn_not_converged(name: str, weighted: WeightedSample, advice: str) -> bool:
-    """Whether the held-out weights have a usable tail; warns when not."""
+def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) -> dict:
+    """Fitted attributes that the losses and held-out weights tell; warns when the weights have no usable tail."""
     k, share = weighted.pareto_k, weighted.ess / len(weighted.log_weights)
-    if k <= RELIABLE_K:
-        return True
-    warn_user(
-        f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have Pareto "
-        f"k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and expectations "
-        f"from its weights are not reliable. {advice}",
-        ConvergenceWarning,
-    )
-    return False
+    if k > RELIABLE_K:
+        warn_user(
+            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have "
+            f"Pareto k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and "
+            f"expectations from its weights are not reliable. {advice}",
+            ConvergenceWarning,
+        )
+    return {
+        "loss_curve_": losses,
+        "n_iter_": len(losses),
+        "log_evidence_": weighted.log_evidence,
+        "log_evidence_se_": weighted.log_evidence_se,
+        "ess_": share,
+        "converged_": bool(k <= RELIABLE_K),
+    }
 
 
 # -------------------------------------------------------------------- models as arrays

@@ -6,7 +6,7 @@ import numbers
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import check_count, register_model, warn_not_converged
+from ._base import check_count, judge_fit, register_model
 from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, REFRESHES, ControlledSampler, weighted_paths
 from .diffusion import DiffusionModel
 from .energy import StandardizedTarget
@@ -157,13 +157,11 @@ class DiffusionSampler(ControlledSampler):
             "_model": model,
             "pilot_": pilot,
             "particles_": model.affine(population.x).float().numpy(),
-            "loss_curve_": losses,
-            "n_iter_": len(losses),
-            "log_evidence_": weighted.log_evidence,
-            "log_evidence_se_": weighted.log_evidence_se,
-            "ess_": weighted.ess / N_HELD_OUT,
-            "converged_": warn_not_converged(
-                "DiffusionSampler", weighted, "Raise max_iter, n_steps or max_time, or check the energy function."
+            **judge_fit(
+                type(self).__name__,
+                losses,
+                weighted,
+                "Raise max_iter, n_steps or max_time, or check the energy function.",
             ),
         }
 

@@ -10,9 +10,9 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler, check_count, positive_integer, register_model, warn_not_converged
+from ._base import BaseSampler, check_count, judge_fit, positive_integer, register_model
 from ._diffusion import DiffusionSampler
-from ._onestep import N_HELD_OUT, OneStepSampler
+from ._onestep import OneStepSampler
 from .consistency import ConsistencyLoss, LikelihoodLoss, ReverseKLLoss, TrajectoryBank, levels_to_target
 from .energy import StandardizedTarget
 from .maps import OneStepModel
@@ -184,13 +184,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
             "_model": model,
             "violation_share_": violation_share,
             "teacher_": teacher,
-            "loss_curve_": losses,
-            "n_iter_": len(losses),
-            "log_evidence_": weighted.log_evidence,
-            "log_evidence_se_": weighted.log_evidence_se,
-            "ess_": weighted.ess / N_HELD_OUT,
-            "converged_": warn_not_converged(
-                type(self).__name__, weighted, "Raise max_iter or the size of the network, or use a better teacher."
+            **judge_fit(
+                type(self).__name__,
+                losses,
+                weighted,
+                "Raise max_iter or the size of the network, or use a better teacher.",
             ),
             **spent,
         }

@@ -6,9 +6,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import check_count, positive_integer, register_model, warn_not_converged
+from ._base import check_count, judge_fit, positive_integer, register_model
 from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, ControlledSampler, weighted_paths
-from ._onestep import N_HELD_OUT, OneStepSampler
+from ._onestep import OneStepSampler
 from .consistency import LikelihoodLoss
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
@@ -172,6 +172,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
         pilot, model, target, population = self._start(energy, generator)
+        if model.steps.n_steps != self.n_steps:
+            raise ValueError(
+                f"warm_start=True goes on from a fit with n_steps={model.steps.n_steps}; got n_steps={self.n_steps}."
+            )
         model, losses, population = self._train(model, target, population, budget, generator)
         weighted, violation_share = self._hold_out(model, StandardizedTarget(energy, model.affine), generator)
         return {
@@ -179,13 +183,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             "pilot_": pilot,
             "particles_": model.affine(population.x).float().numpy(),
             "violation_share_": violation_share,
-            "loss_curve_": losses,
-            "n_iter_": len(losses),
-            "log_evidence_": weighted.log_evidence,
-            "log_evidence_se_": weighted.log_evidence_se,
-            "ess_": weighted.ess / N_HELD_OUT,
-            "converged_": warn_not_converged(
-                type(self).__name__, weighted, "Raise max_iter or the sizes of the networks, or take more steps."
+            **judge_fit(
+                type(self).__name__,
+                losses,
+                weighted,
+                "Raise max_iter or the sizes of the networks, or take more steps.",
             ),
         }
 

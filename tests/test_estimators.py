@@ -455,6 +455,11 @@ class TestScratch:
         with pytest.raises(ValueError, match="power of two; got 48"):
             ConsistentSamplerScratch(n_features=2, n_steps=48).fit(quadratic)
 
+    def test_warm_start_on_another_grid(self):
+        sampler = make("ConsistentSamplerScratch", warm_start=True).fit(quadratic)
+        with pytest.raises(ValueError, match="n_steps=8; got n_steps=16"):
+            sampler.set_params(n_steps=16).fit(quadratic)
+
     @pytest.mark.parametrize("objective", ["separate", "joint"])
     @pytest.mark.parametrize("init", ["pilot", "prior"])
     @pytest.mark.parametrize("network", ["coupling", "residual"])
