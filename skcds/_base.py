@@ -156,7 +156,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             energy = Energy(energy_fn, self.n_features_in_, grad_fn, torch.Generator().manual_seed(0))
         else:
             energy = self._kept_energy(what)
-        return StandardizedTarget(energy, self._model.affine)
+        return StandardizedTarget.reported(energy, self._model.affine)
 
     def _kept_energy(self, what: str) -> Energy:
         if self._energy is None:

@@ -148,7 +148,7 @@ class DiffusionSampler(ControlledSampler):
             model, more = self._reduce_log_variance(model, target, n_paths, budget, generator)
             losses += more
         z, log_weights = weighted_paths(
-            model, StandardizedTarget(energy, model.affine), self.n_steps, N_HELD_OUT, generator
+            model, StandardizedTarget.reported(energy, model.affine), self.n_steps, N_HELD_OUT, generator
         )
         population = population or Population(target, z, generator)
         population.correct(z, log_weights, MIN_REFRESH_SHARE)

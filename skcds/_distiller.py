@@ -179,7 +179,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if n_kl and len(losses) == self.max_iter - n_kl:
             model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
             losses += more
-        weighted, violation_share = self._hold_out(model, StandardizedTarget(energy, model.affine), generator)
+        weighted, violation_share = self._hold_out(model, StandardizedTarget.reported(energy, model.affine), generator)
         return {
             "_model": model,
             "violation_share_": violation_share,

@@ -177,7 +177,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
                 f"warm_start=True goes on from a fit with n_steps={model.steps.n_steps}; got n_steps={self.n_steps}."
             )
         model, losses, population = self._train(model, target, population, budget, generator)
-        weighted, violation_share = self._hold_out(model, StandardizedTarget(energy, model.affine), generator)
+        weighted, violation_share = self._hold_out(model, StandardizedTarget.reported(energy, model.affine), generator)
         return {
             "_model": model,
             "pilot_": pilot,
