@@ -17,10 +17,8 @@ from .mcmc import Population
 
 N_DRAWS = 20_000
 CHAINS, BURN_IN, MOVES = 1_000, 200, 800  # of the reference run
-ITERATIONS = {
-    "posterior": (1200, 700),
-    "plane": (600, 600),
-}  # teacher and student: a short fit, for a short demonstration
+ITERATIONS = {"posterior": (1000, 700), "plane": (500, 500)}  # of teacher and student: fits short enough to watch
+N_PARTICLES = 5_000  # likewise
 SHOWN = 6  # marginals in the figure
 COLUMNS = ("method", "steps", "energy evals", "fit s", "draws/s", "ESS/n", "log Z", "ELBO", "mean error")
 ROW = "{:28s} {:>5s} {:>12s} {:>6s} {:>10s} {:>6s} {:>16s} {:>9s} {:>10s}"
