@@ -29,6 +29,8 @@ TEACHERS = {
     "teacher, 10 % log-variance iterations": {"log_variance_share": 0.1},
     "teacher, no log-variance iterations": {"log_variance_share": 0.0},
 }
+FLOW = "flow without teacher"
+N_DRAWS = 20_000
 STUDENTS = {
     "student": {},
     "student, likelihood alone": {"consistency_weight": 0.0},
@@ -81,11 +83,29 @@ def row(name, target, seed, weighted, seconds, n_evals):
     print(text, flush=True)
 
 
+def variants(target, seed, only):
+    """Name, weighted draws, seconds and evaluations of every variant wanted; students share the default teacher."""
+    teacher = None
+    for name, options in TEACHERS.items():
+        if name == "teacher" or name in only:
+            fitted = DiffusionSampler(random_state=seed, **options).fit(target)
+            teacher = teacher or fitted
+            if name in only:
+                yield name, fitted.sample_weighted(N_DRAWS, random_state=seed), fitted.fit_time_, fitted.n_energy_evals_
+    for name, options in STUDENTS.items():
+        if name in only:
+            fitted = ConsistentSamplerDistiller(teacher, random_state=seed, **options).fit(target)
+            yield name, fitted.sample_weighted(N_DRAWS, random_state=seed), fitted.fit_time_, fitted.n_energy_evals_
+    if FLOW in only:
+        yield FLOW, *flow_without_teacher(target, seed)
+
+
 def main():
+    every = [*TEACHERS, *STUDENTS, FLOW]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="*", default=["gmm9", "mw54"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="run the variants whose name contains this")
+    parser.add_argument("--only", nargs="*", default=every, choices=every, help="variants to run")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in args.targets:
@@ -94,27 +114,8 @@ def main():
         print("| variant | seed | fit s | energy evals | ESS | log Z | ELBO | bound | Pareto k | mode TV |")
         print("|---|---|---|---|---|---|---|---|---|---|")
         for seed in args.seeds:
-            best = None
-            for variant, options in TEACHERS.items():
-                if variant != "teacher" and args.only not in variant:
-                    continue
-                fitted = DiffusionSampler(random_state=seed, **options).fit(target)
-                best = best or fitted
-                row(
-                    variant,
-                    target,
-                    seed,
-                    fitted.sample_weighted(20_000, random_state=seed),
-                    fitted.fit_time_,
-                    fitted.n_energy_evals_,
-                )
-            for variant, options in STUDENTS.items():
-                if args.only in variant:
-                    fitted = ConsistentSamplerDistiller(best, random_state=seed, **options).fit(target)
-                    weighted = fitted.sample_weighted(20_000, random_state=seed)
-                    row(variant, target, seed, weighted, fitted.fit_time_, fitted.n_energy_evals_)
-            if args.only in "flow without teacher":
-                row("flow without teacher", target, seed, *flow_without_teacher(target, seed))
+            for variant, weighted, seconds, n_evals in variants(target, seed, args.only):
+                row(variant, target, seed, weighted, seconds, n_evals)
 
 
 if __name__ == "__main__":
