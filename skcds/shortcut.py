@@ -18,7 +18,7 @@ from .maps import MAPS, ResidualMap, exact_log_weight, jacobians
 from .networks import note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
 
-LARGEST_CHAIN_STEP = 4  # of the finest, for steps after a leap
+LARGEST_CHAIN_STEP = 2  # of the finest, for steps after a leap
 
 
 class FinestStepControl(nn.Module):

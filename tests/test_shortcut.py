@@ -114,7 +114,7 @@ class TestCoupling:
 
 
 class TestLeap:
-    @pytest.mark.parametrize("n_steps, size, first", [(2, 4, 12), (4, 4, 4), (8, 2, 2), (16, 1, 1)])
+    @pytest.mark.parametrize("n_steps, size, first", [(2, 2, 14), (4, 2, 10), (8, 2, 2), (16, 1, 1)])
     def test_levels(self, n_steps, size, first):
         """The leap is the first of n steps, the others are of equal size and end at the target."""
         model = make_model()
