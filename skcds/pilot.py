@@ -17,6 +17,7 @@ MAX_SCALE, MIN_SCALE = 1e7, 1e-7
 RACE_PARTICLES, RACE_MOVES = 1000, 3
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 MIN_ESS = 0.8  # of the incremental weights; sets the next temperature
+CLEAR_WIN = 1.0  # nats by which the widest scale has to win for wider ones to be tried: short runs are noisy
 MIN_HITS = 20  # particles of a scout run that have to meet the support
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
 FULL_COVARIANCE_MAX = 256  # features; a diagonal standardisation above
@@ -144,6 +145,9 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
     def best():
         return max(runs, key=lambda scale: runs[scale][0])
 
+    def wins_clearly(scale):
+        return runs[scale][0] > CLEAR_WIN + max(log_evidence for s, (log_evidence, _) in runs.items() if s != scale)
+
     for scale in STARTING_SCALES:
         enter(scale)
     scale = min(STARTING_SCALES)
@@ -155,16 +159,17 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
             "energy_fn was +inf or invalid at every point that the pilot tried, drawn from N(0, s^2 I) for s from "
             f"{min(runs):g} to {max(runs):g}; shift or scale the coordinates so that the density has mass near zero."
         )
-    while best() == max(runs) and best() < MAX_SCALE:
-        enter(best() * 10**0.5)
+    while wins_clearly(max(runs)) and max(runs) < MAX_SCALE:
+        enter(max(runs) * 10**0.5)
     return best(), runs[best()][1]
 
 
 def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult, Tensor]:
     """Find location, scale and particles of a density from its energy alone.
 
-    Short tempered runs race over starting scales from 1 to 100 (and further out while the widest wins, further in while
-    none meets the support). The run with all particles starts from a Gaussian twice as wide as the winner's particles.
+    Short tempered runs race over starting scales from 1 to 100 (and further out while the widest wins clearly, further
+    in while none meets the support). The run with all particles starts from a Gaussian twice as wide as the winner's
+    particles.
 
     Parameters
     ----------
