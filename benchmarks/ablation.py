@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, StandardizedTarget
 from skcds.importance import WeightedSample
 from skcds.maps import OneStepModel
 from skcds.mcmc import Population
@@ -26,8 +26,8 @@ from skcds.training import Budget, train
 TEACHERS = {
     "teacher": {},
     "teacher, fixed variance (paper)": {"variance": "fixed"},
-    "teacher, 10 % log-variance iterations": {"log_variance_share": 0.1},
-    "teacher, no log-variance iterations": {"log_variance_share": 0.0},
+    "teacher, 10 % log-variance iterations": {"path_share": 0.1},
+    "teacher, no log-variance iterations": {"path_share": 0.0},
 }
 FLOW = "flow without teacher"
 N_DRAWS = 20_000
@@ -45,12 +45,12 @@ def flow_without_teacher(target, seed, max_iter=2000):
     start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     energy = Energy(target, target.n_features, generator=generator)
     pilot, x = run_pilot(energy, 20_000, generator)
-    affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
-    standard = StandardizedTarget(energy, affine, energy.fast_dtype)
-    population = Population(standard, affine.inverse(x).float(), generator)
+    standardization = pilot.standardization()
+    standard = StandardizedTarget(energy, standardization, energy.fast_dtype)
+    population = Population(standard, standardization.inverse(x).float(), generator)
     with seeded(seed):
-        model = OneStepModel("coupling", target.n_features, 6.0, affine.full, hidden=64, n_layers=2)
-    model.affine = affine
+        model = OneStepModel("coupling", target.n_features, 6.0, standardization.full, hidden=64, n_layers=2)
+    model.standardization = standardization
 
     def loss(iteration):
         if iteration % 8 == 0:
@@ -69,8 +69,8 @@ def flow_without_teacher(target, seed, max_iter=2000):
     )  # fmt: skip
     seconds = time.perf_counter() - start
     latent = torch.randn(20_000, target.n_features, generator=generator)
-    z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(energy, affine))
-    return WeightedSample(affine(z).numpy(), log_weights.numpy(), True), seconds, energy.n_energy_evals
+    z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(energy, standardization))
+    return WeightedSample(standardization(z).numpy(), log_weights.numpy(), True), seconds, energy.n_energy_evals
 
 
 def row(name, target, seed, weighted, seconds, n_evals):

@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import minimize
 
 from . import ConsistentSamplerDistiller, DiffusionSampler, targets
-from .energy import AffineMap, Energy, StandardizedTarget
+from .energy import Energy, Standardization, StandardizedTarget
 from .mcmc import Population
 
 N_DRAWS = 20_000
@@ -24,7 +24,7 @@ COLUMNS = ("method", "steps", "energy evals", "fit s", "draws/s", "ESS/n", "log 
 ROW = "{:28s} {:>5s} {:>12s} {:>6s} {:>10s} {:>6s} {:>16s} {:>9s} {:>10s}"
 
 
-def laplace(target) -> AffineMap:
+def laplace(target) -> Standardization:
     """Affine map from N(0, I) to the Gaussian at the mode of a posterior with a gradient."""
 
     def value_and_gradient(x):
@@ -34,7 +34,7 @@ def laplace(target) -> AffineMap:
 
     mode = torch.from_numpy(minimize(value_and_gradient, np.zeros(target.n_features), jac=True).x)
     hessian = torch.func.hessian(lambda x: target(x[None])[0])(mode)
-    return AffineMap.from_moments(mode, torch.linalg.inv(hessian))
+    return Standardization.from_moments(mode, torch.linalg.inv(hessian))
 
 
 def reference_run(target, seed: int) -> tuple[np.ndarray, np.ndarray, float, int]:

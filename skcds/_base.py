@@ -133,7 +133,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """Draws (n, d) in the user's coordinates; ``draw(normal)`` gives a chunk in standardised ones."""
         X = np.empty((n, self.n_features_in_))
         for rows, normal in self._chunks(n, n_streams, random_state):
-            X[rows] = self._model.affine(draw(normal)).numpy()
+            X[rows] = self._model.standardization(draw(normal)).numpy()
         return X
 
     @torch.no_grad()
@@ -144,7 +144,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
         for rows, normal in self._chunks(n, n_streams, random_state):
             z, log_weight = draw(normal)
-            X[rows], log_weights[rows] = self._model.affine(z).numpy(), log_weight.numpy()
+            X[rows], log_weights[rows] = self._model.standardization(z).numpy(), log_weight.numpy()
         weighted = WeightedSample(X, log_weights, n_energy_evals=target.energy.n_energy_evals, **details)
         if n >= MIN_JUDGED:
             weighted.warn_if_unreliable()
@@ -156,7 +156,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             energy = Energy(energy_fn, self.n_features_in_, grad_fn, torch.Generator().manual_seed(0))
         else:
             energy = self._kept_energy(what)
-        return StandardizedTarget.reported(energy, self._model.affine)
+        return StandardizedTarget.reported(energy, self._model.standardization)
 
     def _kept_energy(self, what: str) -> Energy:
         if self._energy is None:

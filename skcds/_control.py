@@ -3,13 +3,14 @@
 import copy
 import math
 import numbers
+from abc import abstractmethod
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ._base import BaseSampler, positive_integer
 from .diffusion import DiffusionModel
-from .energy import AffineMap, StandardizedTarget
+from .energy import Standardization, StandardizedTarget
 from .mcmc import CORRECTION_MOVES, Population
 from .networks import seeded
 from .pilot import finest_scale, run_pilot
@@ -46,18 +47,18 @@ class ControlledSampler(BaseSampler):
 
     def _start_from_pilot(self, energy, generator):
         pilot, x = run_pilot(energy, self.n_particles, generator)
-        affine = AffineMap.from_moments(torch.from_numpy(pilot.loc), torch.from_numpy(pilot.covariance))
-        target = StandardizedTarget(energy, affine, energy.fast_dtype)
-        population = Population(target, affine.inverse(x).float(), generator)
+        standardization = pilot.standardization()
+        target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+        population = Population(target, standardization.inverse(x).float(), generator)
         population.move(CORRECTION_MOVES)
-        model = self._new_model(affine, finest_scale(population), energy.has_gradient, generator)
+        model = self._new_model(standardization, finest_scale(population), energy.has_gradient, generator)
         return pilot, model, target, population
 
     def _start_from_prior(self, energy, generator):
-        affine = AffineMap(energy.n_features)
+        standardization = Standardization(energy.n_features)
         width = torch.full((energy.n_features,), PRIOR_INIT_SCALE)
-        model = self._new_model(affine, width, energy.has_gradient, generator)
-        return None, model, StandardizedTarget(energy, affine, energy.fast_dtype), None
+        model = self._new_model(standardization, width, energy.has_gradient, generator)
+        return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
 
     def _continue(self, energy, generator):
         if energy.n_features != self.n_features_in_:
@@ -66,25 +67,24 @@ class ControlledSampler(BaseSampler):
                 f"{energy.n_features}; set warm_start=False."
             )
         model = copy.deepcopy(self._model)
-        target = StandardizedTarget(energy, model.affine, energy.fast_dtype)
+        target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
         x = torch.from_numpy(self.particles_)
-        population = Population(target, model.affine.inverse(x).float(), generator) if self.init == "pilot" else None
+        population = (
+            Population(target, model.standardization.inverse(x).float(), generator) if self.init == "pilot" else None
+        )
         return self.pilot_, model, target, population
 
-    def _new_model(self, affine, width, has_gradient, generator):
+    def _new_model(self, standardization, width, has_gradient, generator):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
         with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
-            model = self._build_model(affine, log_snr_max, self.langevin and has_gradient)
-        model.affine = affine
+            model = self._build_model(standardization, log_snr_max, self.langevin and has_gradient)
+        model.standardization = standardization
         model.network.width = width
         return model
 
-    def _build_model(self, affine, log_snr_max, langevin) -> DiffusionModel:
-        """An untrained model; subclasses may return one of another kind."""
-        return DiffusionModel(
-            affine.loc.numel(), log_snr_max, affine.full, self.hidden_features, self.n_layers, langevin,
-            self.variance == "learned",
-        )  # fmt: skip
+    @abstractmethod
+    def _build_model(self, standardization, log_snr_max, langevin) -> DiffusionModel:
+        """An untrained model."""
 
 
 def weighted_paths(model, target, n_steps, n, generator):

@@ -3,7 +3,7 @@
 import copy
 import numbers
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, register_model
@@ -11,8 +11,9 @@ from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, REFRESHES, Controlled
 from .diffusion import DiffusionModel
 from .energy import StandardizedTarget
 from .importance import WeightedSample
-from .losses import DenoisingLoss, LogVarianceLoss
+from .losses import PATH_LOSSES, DenoisingLoss
 from .mcmc import Population
+from .process import GRIDS
 from .training import train
 
 register_model(DiffusionModel)
@@ -22,11 +23,11 @@ N_HELD_OUT = 10_000
 
 
 class DiffusionSampler(ControlledSampler):
-    """Diffusion sampler of an unnormalised density, learned from its energy (DIS).
+    """Diffusion sampler of an unnormalised density, learned from its energy (DIS; also DDS and PIS).
 
     A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained in two ways: by score
     matching on the particles of a tempered sequential Monte Carlo run that are kept moving by MALA and corrected by the
-    chain's own path weights, then by the log-variance loss on simulated trajectories [1]_ [2]_. The path weights are
+    chain's own path weights, then by a loss on simulated trajectories [1]_ [2]_. The path weights are
     exact for any number of steps.
 
     Parameters
@@ -35,6 +36,14 @@ class DiffusionSampler(ControlledSampler):
         Dimension; by default ``energy_fn.n_features``.
     n_steps : int, default=64
         Steps of the chain.
+    reference : {"dis", "dds", "pis"}, default="dis"
+        Process that the control is added to: the time reversal of an Ornstein-Uhlenbeck process on levels uniform in
+        log signal-to-noise; the stationary Ornstein-Uhlenbeck process by the exponential integrator on the published
+        cosine schedule (denoising diffusion sampler [3]_); or Brownian motion from a point in equal steps of time (path
+        integral sampler [4]_).
+    loss : {"log_variance", "kl"}, default="log_variance"
+        Loss on simulated trajectories: the variance of the log path weight, or minus its mean, which needs the energy's
+        gradient and seeks modes. DDS and PIS were published with the latter.
     init : {"pilot", "prior"}, default="pilot"
         Where training starts: from the particles of a pilot run, or on the trajectories of the untrained sampler alone,
         as in [1]_. The latter assumes a target of about unit scale and finds separate modes only by luck.
@@ -42,8 +51,8 @@ class DiffusionSampler(ControlledSampler):
         Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
     langevin : bool, default=True
         Whether the control reads the target's score, which then is evaluated at every step of sampling, too.
-    log_variance_share : float, default=0.02
-        Share of the iterations that go to the log-variance loss.
+    path_share : float, default=0.02
+        Share of the iterations that go to `loss`; with ``init="prior"`` all do.
     n_particles : int, default=20000
         Particles of the pilot.
     hidden_features, n_layers : int, default=128 and 4
@@ -51,7 +60,7 @@ class DiffusionSampler(ControlledSampler):
     batch_size : int, default=2048
         Particles in a batch of score matching.
     path_batch_size : int, default=512
-        Trajectories in a batch of the log-variance loss.
+        Trajectories in a batch of `loss`.
     learning_rate : float, default=4e-3
         Of AdamW at its height.
     tol : float, default=0.02
@@ -96,6 +105,8 @@ class DiffusionSampler(ControlledSampler):
     ----------
     .. [1] Richter & Berner, "Improved sampling via learned diffusions", 2024.
     .. [2] Jutras-Dubé, Pynadath & Zhang, "Single-Step Consistent Diffusion Samplers", arXiv:2502.07579.
+    .. [3] Vargas, Grathwohl & Doucet, "Denoising Diffusion Samplers", 2023.
+    .. [4] Zhang & Chen, "Path Integral Sampler: a stochastic control approach for sampling", 2022.
 
     Examples
     --------
@@ -107,21 +118,26 @@ class DiffusionSampler(ControlledSampler):
 
     _parameter_constraints: dict = {
         **ControlledSampler._parameter_constraints,
-        "log_variance_share": [Interval(numbers.Real, 0, 1, closed="both")],
+        "reference": [StrOptions(set(GRIDS))],
+        "loss": [StrOptions(set(PATH_LOSSES))],
+        "path_share": [Interval(numbers.Real, 0, 1, closed="both")],
         "tol": [Interval(numbers.Real, 0, 1, closed="both")],
     }
 
     def __init__(
-        self, n_features=None, *, n_steps=64, init="pilot", variance="learned", langevin=True, log_variance_share=0.02,
-        n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3,
-        tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, n_steps=64, reference="dis", loss="log_variance", init="pilot", variance="learned",
+        langevin=True, path_share=0.02, n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048,
+        path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None,
+        warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.n_steps = n_steps
+        self.reference = reference
+        self.loss = loss
         self.init = init
         self.variance = variance
         self.langevin = langevin
-        self.log_variance_share = log_variance_share
+        self.path_share = path_share
         self.n_particles = n_particles
         self.hidden_features = hidden_features
         self.n_layers = n_layers
@@ -138,25 +154,37 @@ class DiffusionSampler(ControlledSampler):
 
     # ---------------------------------------------------------------- training
 
+    def _build_model(self, standardization, log_snr_max, langevin):
+        grid = GRIDS[self.reference](self.n_steps, log_snr_max)
+        return DiffusionModel(
+            standardization.loc.numel(), max(log_snr_max, float(grid.log_snr[-1])), standardization.full,
+            self.hidden_features, self.n_layers, langevin, self.variance == "learned", self.reference,
+        )  # fmt: skip
+
     def _fit(self, energy, budget, generator):
+        if self.loss == "kl" and not energy.has_gradient:
+            raise ValueError(
+                "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
+                "or choose loss='log_variance'."
+            )
         pilot, model, target, population = self._start(energy, generator)
-        n_paths = round(self.max_iter * (1.0 if population is None else self.log_variance_share))
+        n_paths = round(self.max_iter * (1.0 if population is None else self.path_share))
         losses: list[float] = []
         if self.max_iter > n_paths:
             model, losses = self._match_scores(model, target, population, self.max_iter - n_paths, budget, generator)
         if n_paths and len(losses) == self.max_iter - n_paths:
-            model, more = self._reduce_log_variance(model, target, n_paths, budget, generator)
+            model, more = self._reduce_path_loss(model, target, n_paths, budget, generator)
             losses += more
         z, log_weights = weighted_paths(
-            model, StandardizedTarget.reported(energy, model.affine), self.n_steps, N_HELD_OUT, generator
+            model, StandardizedTarget.reported(energy, model.standardization), self.n_steps, N_HELD_OUT, generator
         )
         population = population or Population(target, z, generator)
         population.correct(z, log_weights, MIN_REFRESH_SHARE)
-        weighted = WeightedSample(model.affine(z).numpy(), log_weights.numpy(), True)
+        weighted = WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), True)
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": model.affine(population.x).float().numpy(),
+            "particles_": model.standardization(population.x).float().numpy(),
             **judge_fit(
                 type(self).__name__,
                 losses,
@@ -175,17 +203,17 @@ class DiffusionSampler(ControlledSampler):
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
         return train(
-            model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=1 - 0.5 * self.log_variance_share,
+            model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=1 - 0.5 * self.path_share,
             learning_rate=self.learning_rate, callbacks=callbacks, verbose=self.verbose, description="score matching",
         )  # fmt: skip
 
-    def _reduce_log_variance(self, model, target, n_iter, budget, generator):
+    def _reduce_path_loss(self, model, target, n_iter, budget, generator):
         rate = self.learning_rate * (FINE_TUNING_RATE if self.init == "pilot" else 1.0)
         trained = copy.deepcopy(model).requires_grad_(True)
-        loss = LogVarianceLoss(trained, target, self.n_steps, self.path_batch_size, generator)
+        loss = PATH_LOSSES[self.loss](trained, target, self.n_steps, self.path_batch_size, generator)
         return train(
             trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98, verbose=self.verbose,
-            description="log variance",
+            description=self.loss.replace("_", " "),
         )  # fmt: skip
 
     # ---------------------------------------------------------------- sampling

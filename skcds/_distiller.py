@@ -169,8 +169,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _fit(self, energy, budget, generator):
         teacher, spent = self._fitted_teacher(energy, budget, generator)
-        target = StandardizedTarget(energy, teacher._model.affine, energy.fast_dtype)
-        population = Population(target, target.affine.inverse(torch.from_numpy(teacher.particles_)).float(), generator)
+        target = StandardizedTarget(energy, teacher._model.standardization, energy.fast_dtype)
+        population = Population(
+            target, target.standardization.inverse(torch.from_numpy(teacher.particles_)).float(), generator
+        )
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
         losses: list[float] = []
         model = self._start_model(teacher, generator)
@@ -179,7 +181,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if n_kl and len(losses) == self.max_iter - n_kl:
             model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
             losses += more
-        weighted, violation_share = self._hold_out(model, StandardizedTarget.reported(energy, model.affine), generator)
+        weighted, violation_share = self._hold_out(
+            model, StandardizedTarget.reported(energy, model.standardization), generator
+        )
         return {
             "_model": model,
             "violation_share_": violation_share,
@@ -223,10 +227,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
         sizes = {"hidden": self.hidden_features or hidden, "n_layers": self.n_layers or n_layers}
         if self.network == "coupling":
             sizes |= {"n_transforms": self.n_transforms, "bins": self.n_bins}
-        affine = teacher._model.affine
+        standardization = teacher._model.standardization
         with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
-            model = OneStepModel(self.network, affine.loc.numel(), teacher._model.log_snr_max, affine.full, **sizes)
-        model.affine = affine
+            model = OneStepModel(
+                self.network, standardization.loc.numel(), teacher._model.log_snr_max, standardization.full, **sizes
+            )
+        model.standardization = standardization
         return model
 
     def _distil(self, model, teacher, target, population, n_iter, budget, generator):

@@ -24,7 +24,7 @@ class OneStepSampler(BaseSampler):
         latent = torch.randn(N_HELD_OUT, model.n_features, generator=generator)
         z, log_weights = model.call_and_log_weight(latent, target)
         share = _violation_share(model.map, latent, model.start(N_INJECTIVITY))
-        return WeightedSample(model.affine(z).numpy(), log_weights.numpy(), not share), share
+        return WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), not share), share
 
     def _weigh_map(self, n, random_state, target, step_map, call_and_log_weight) -> WeightedSample:
         """Draws of a map with exact weights; where violations of injectivity are found they are no bound, and warn."""

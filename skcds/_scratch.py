@@ -177,11 +177,13 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
                 f"warm_start=True goes on from a fit with n_steps={model.steps.n_steps}; got n_steps={self.n_steps}."
             )
         model, losses, population = self._train(model, target, population, budget, generator)
-        weighted, violation_share = self._hold_out(model, StandardizedTarget.reported(energy, model.affine), generator)
+        weighted, violation_share = self._hold_out(
+            model, StandardizedTarget.reported(energy, model.standardization), generator
+        )
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": model.affine(population.x).float().numpy(),
+            "particles_": model.standardization(population.x).float().numpy(),
             "violation_share_": violation_share,
             **judge_fit(
                 type(self).__name__,
@@ -191,11 +193,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             ),
         }
 
-    def _build_model(self, affine, log_snr_max, langevin):
+    def _build_model(self, standardization, log_snr_max, langevin):
         residual = self.network == "residual"
         return ShortcutModel(
-            self.network, self.n_steps, affine.loc.numel(), log_snr_max, affine.full, self.hidden_features,
-            self.n_layers, langevin and not residual, self.variance == "learned" and not residual,
+            self.network, self.n_steps, standardization.loc.numel(), log_snr_max, standardization.full,
+            self.hidden_features, self.n_layers, langevin and not residual, self.variance == "learned" and not residual,
             self.hidden_features if residual else self.map_features, self.n_layers if residual else self.map_layers,
             self.n_transforms, self.n_bins,
         )  # fmt: skip

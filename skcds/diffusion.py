@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .energy import AffineMap, StandardizedTarget
+from .energy import Standardization, StandardizedTarget
 from .networks import NoiseNetwork
-from .process import Grid, heun_step, reverse_kernel
+from .process import GRIDS, Grid, heun_step, reverse_kernel
 
 
 class DiffusionModel(nn.Module):
@@ -26,18 +26,22 @@ class DiffusionModel(nn.Module):
         Whether the standardisation has a full matrix.
     hidden, n_layers, langevin, learned_variance
         See `NoiseNetwork`.
+    reference : {"dis", "dds", "pis"}, default="dis"
+        Kind of grid; see `GRIDS`.
     """
 
     network: Any  # (x, log_snr, score) to the estimate of eps and its variance
 
-    def __init__(self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance):
+    def __init__(
+        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis"
+    ):  # fmt: skip
         super().__init__()
         self.config = {
             "n_features": n_features, "log_snr_max": log_snr_max, "full": full, "hidden": hidden, "n_layers": n_layers,
-            "langevin": langevin, "learned_variance": learned_variance,
+            "langevin": langevin, "learned_variance": learned_variance, "reference": reference,
         }  # fmt: skip
-        self.n_features, self.log_snr_max = n_features, log_snr_max
-        self.affine = AffineMap(n_features, full)
+        self.n_features, self.log_snr_max, self.reference = n_features, log_snr_max, reference
+        self.standardization = Standardization(n_features, full)
         self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
 
     @property
@@ -47,7 +51,7 @@ class DiffusionModel(nn.Module):
 
     def grid(self, n_steps: int) -> Grid:
         """Noise levels for a number of steps."""
-        return Grid(n_steps, self.log_snr_max)
+        return GRIDS[self.reference](n_steps, self.log_snr_max)
 
     def noise(self, x: Tensor, log_snr: Tensor, target: StandardizedTarget | None) -> tuple[Tensor, Tensor | None]:
         """Estimate of eps and its variance at states (n, d) and levels (n,) or ()."""
@@ -56,7 +60,11 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def simulate(self, x: Tensor, grid: Grid, target: StandardizedTarget | None, noise_source, keep: bool = False):
-        """Run the generative chain without a graph.
+        """`simulate_differentiably` without a graph."""
+        return self.simulate_differentiably(x, grid, target, noise_source, keep)
+
+    def simulate_differentiably(self, x: Tensor, grid: Grid, target, noise_source, keep: bool = False):
+        """Run the generative chain. Scores of the target that the network reads count as constants.
 
         Parameters
         ----------
@@ -87,7 +95,8 @@ class DiffusionModel(nn.Module):
             mean, variance = reverse_kernel(grid, k, x, noise, noise_var)
             eps = noise_source(k)
             step = variance.sqrt() * eps
-            backward = grid.v[k] / grid.s[k] * noise - grid.b[k] * step  # x - b (mean + step), without cancellation
+            # x - b (mean + step), without cancellation
+            backward = grid.rest[k] * x + grid.b[k] * (grid.gain[k] * noise - step)
             terms = eps**2 - backward**2 / grid.v[k] + (variance / grid.v[k]).log()
             log_ratio += 0.5 * terms.sum(1).double()
             x = mean + step

@@ -1,7 +1,8 @@
 """The user's energy: probed once, evaluated in batches, counted, with one policy for non-finite values."""
 
-__all__ = ["AffineMap", "Energy", "InvalidEnergyError", "StandardizedTarget"]
+__all__ = ["Energy", "InvalidEnergyError", "Standardization", "StandardizedTarget"]
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from ._warnings import warn_user
 
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
+FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 FAST_TOLERANCE = 1e-2  # largest error of float32 energies at the probe points for which training uses float32
 
 
@@ -222,8 +224,12 @@ def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
     return value
 
 
-class AffineMap(torch.nn.Module):
-    """Invertible affine map ``x = loc + L z`` between standardised and the user's coordinates.
+class Standardization(torch.nn.Module):
+    """Invertible map from standardised to the user's coordinates, affine where the tails are light.
+
+    First ``y = loc + L z``, then ``x_j = y_j``, or ``x_j = center_j + width_j sinh(y_j)`` where the tails are heavy.
+    The hyperbolic sine is linear within `width_j` of the center and exponential far from it: scales that differ by
+    factors become scales that differ by terms (Johnson 1949).
 
     Parameters
     ----------
@@ -231,10 +237,19 @@ class AffineMap(torch.nn.Module):
         Dimension.
     full : bool, default=True
         Lower-triangular `L`; a diagonal one otherwise.
+
+    Attributes
+    ----------
+    loc, scale : Tensor
+        (d,) and (d, d) or (d,), the affine part.
+    center, width : Tensor
+        (d,), of the hyperbolic sine; a width of infinity stands for a coordinate without.
     """
 
     loc: Tensor
     scale: Tensor
+    center: Tensor
+    width: Tensor
 
     def __init__(self, n_features: int, full: bool = True):
         super().__init__()
@@ -242,35 +257,77 @@ class AffineMap(torch.nn.Module):
         one = torch.ones(n_features, dtype=torch.float64)
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("scale", torch.diag(one) if full else one)
+        self.register_buffer("center", torch.zeros_like(one))
+        self.register_buffer("width", torch.full_like(one, torch.inf))
 
     @classmethod
-    def from_moments(cls, loc: Tensor, covariance: Tensor) -> "AffineMap":
-        """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal."""
-        affine = cls(len(loc), full=covariance.ndim == 2)
-        affine.loc, covariance = loc.double().clone(), covariance.double()
-        affine.scale = torch.linalg.cholesky(covariance) if affine.full else covariance.sqrt()
-        return affine
+    def from_moments(cls, loc: Tensor, covariance: Tensor, tails: tuple[Tensor, Tensor] | None = None):
+        """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal.
+
+        They are the moments of y where `tails` gives the center and width of the hyperbolic sine.
+        """
+        standardization = cls(len(loc), full=covariance.ndim == 2)
+        standardization.loc, covariance = loc.double().clone(), covariance.double()
+        standardization.scale = torch.linalg.cholesky(covariance) if standardization.full else covariance.sqrt()
+        if tails is not None:
+            standardization.center, standardization.width = (t.double().clone() for t in tails)
+        return standardization
+
+    @property
+    def covariance(self) -> Tensor:
+        """``L L^T``, (d, d), or its diagonal (d,)."""
+        return self.scale @ self.scale.T if self.full else self.scale**2
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
-        z = z.double()
-        return self.loc + (z @ self.scale.T if self.full else z * self.scale)
+        y, heavy = self._affine(z), self._heavy
+        if heavy.any():
+            y = y.clone()
+            reached = y[:, heavy].clamp(-FARTHEST, FARTHEST)
+            y[:, heavy] = self.center[heavy] + self.width[heavy] * reached.sinh()
+        return y
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to standardised ones, float64."""
-        centred = x.double() - self.loc
+        centred = self.tame(x) - self.loc
         if self.full:
             return torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
         return centred / self.scale
 
-    def pull_back(self, score: Tensor) -> Tensor:
-        """Gradient with respect to z of a function of x, from its gradient (n, d) with respect to x."""
+    def tame(self, x: Tensor) -> Tensor:
+        """(n, d) points in the user's coordinates to y, float64."""
+        y, heavy = x.double(), self._heavy
+        if heavy.any():
+            y = y.clone()
+            y[:, heavy] = ((y[:, heavy] - self.center[heavy]) / self.width[heavy]).asinh()
+        return y
+
+    def pull_back(self, z: Tensor, score: Tensor) -> Tensor:
+        """Gradient with respect to z of a function of x plus `log_det`, from the function's gradient (n, d) in x."""
+        heavy = self._heavy
+        if heavy.any():
+            y, score = self._affine(z)[:, heavy], score.clone()
+            slope = self.width[heavy] * y.clamp(-FARTHEST, FARTHEST).cosh()
+            score[:, heavy] = score[:, heavy] * slope + y.tanh()
         return score @ self.scale if self.full else score * self.scale
 
+    def log_det(self, z: Tensor) -> Tensor:
+        """Log determinant (n,) of the Jacobian at standardised points (n, d), float64; ``-inf`` out of reach."""
+        total, heavy = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z)), self._heavy
+        if heavy.any():
+            size = self._affine(z)[:, heavy].abs()
+            log_cosh = size + torch.log1p((-2 * size).exp()) - math.log(2)
+            log_cosh = log_cosh.masked_fill(size > FARTHEST, -torch.inf)
+            total = total + (self.width[heavy].log() + log_cosh).sum(1)
+        return total
+
     @property
-    def log_det(self) -> Tensor:
-        """Log of the determinant of `L`."""
-        return (self.scale.diagonal() if self.full else self.scale).log().sum()
+    def _heavy(self) -> Tensor:
+        return self.width.isfinite()
+
+    def _affine(self, z: Tensor) -> Tensor:
+        z = z.double()
+        return self.loc + (z @ self.scale.T if self.full else z * self.scale)
 
 
 class StandardizedTarget:
@@ -280,7 +337,7 @@ class StandardizedTarget:
     ----------
     energy : Energy
         The energy in the user's coordinates.
-    affine : AffineMap
+    standardization : Standardization
         From standardised to the user's coordinates.
     dtype : torch.dtype, optional
         Precision of the energy evaluations; by default the best that the user's function takes.
@@ -288,23 +345,23 @@ class StandardizedTarget:
         That of `log_prob_and_score`, where it is another: scores guide a sampler, densities are reported.
     """
 
-    def __init__(self, energy: Energy, affine: AffineMap, dtype=None, score_dtype=None):
-        self.energy, self.affine, self.dtype = energy, affine, dtype or energy.dtype
+    def __init__(self, energy: Energy, standardization: Standardization, dtype=None, score_dtype=None):
+        self.energy, self.standardization, self.dtype = energy, standardization, dtype or energy.dtype
         self.score_dtype = score_dtype or self.dtype
         self.n_features, self.has_gradient = energy.n_features, energy.has_gradient
 
     @classmethod
-    def reported(cls, energy: Energy, affine: AffineMap) -> "StandardizedTarget":
+    def reported(cls, energy: Energy, standardization: Standardization) -> "StandardizedTarget":
         """For reported figures: densities in the best precision, the scores that guide draws in the fast one."""
-        return cls(energy, affine, score_dtype=energy.fast_dtype)
+        return cls(energy, standardization, score_dtype=energy.fast_dtype)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density with respect to z, (n,) float64, the Jacobian of the standardisation included."""
-        return self.energy.log_prob(self.affine(z), self.dtype) + self.affine.log_det
+        return self.energy.log_prob(self.standardization(z), self.dtype) + self.standardization.log_det(z)
 
     def log_prob_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob` and its gradient with respect to z, (n, d); zeros when the energy has no gradient."""
         if not self.has_gradient:
             return self.log_prob(z), torch.zeros_like(z)
-        log_prob, score = self.energy.log_prob_and_score(self.affine(z), self.score_dtype)
-        return log_prob + self.affine.log_det, self.affine.pull_back(score).to(z.dtype)
+        log_prob, score = self.energy.log_prob_and_score(self.standardization(z), self.score_dtype)
+        return log_prob + self.standardization.log_det(z), self.standardization.pull_back(z, score).to(z.dtype)

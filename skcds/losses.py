@@ -1,6 +1,6 @@
 """Training objectives of the diffusion sampler."""
 
-__all__ = ["DenoisingLoss", "LogVarianceLoss"]
+__all__ = ["PATH_LOSSES", "DenoisingLoss", "LogVarianceLoss", "PathKLLoss"]
 
 import torch
 from torch import Tensor
@@ -129,6 +129,55 @@ class LogVarianceLoss:
         """States (n, d) of the trajectories simulated last, at levels (n,) of the grid."""
         k = torch.searchsorted(self.grid.log_snr, log_snr - 1e-4)
         return self.path[k, torch.randint(self.batch_size, (n,), generator=self.generator)]
+
+
+class PathKLLoss:
+    """Kullback-Leibler divergence of the chain from the noised target, less log Z: minus the mean log path weight.
+
+    The objective of PIS and DDS (Zhang & Chen 2022; Vargas, Grathwohl & Doucet 2023). Trajectories are differentiated,
+    so that memory grows with their number of steps; scores of the target that the control reads count as constants, as
+    in the published implementations. It seeks modes.
+
+    Parameters
+    ----------
+    model : DiffusionModel
+        What is trained.
+    target : StandardizedTarget
+        The density; its gradient is needed.
+    n_steps : int
+        Steps of the chain.
+    batch_size : int
+        Trajectories.
+    generator : torch.Generator
+        Source of randomness.
+    """
+
+    def __init__(self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator):
+        self.model, self.target, self.generator = model, target, generator
+        self.grid, self.batch_size = model.grid(n_steps), batch_size
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch; trajectories that end outside the support are left out."""
+
+        def normal(k):
+            return torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
+
+        z, log_ratio = self.model.simulate_differentiably(normal(0), self.grid, self.target, normal)
+        return reparametrised_loss(z, log_ratio, self.target)
+
+
+PATH_LOSSES = {"log_variance": LogVarianceLoss, "kl": PathKLLoss}
+
+
+def reparametrised_loss(z: Tensor, log_ratio: Tensor, target: StandardizedTarget) -> Tensor:
+    """Minus the mean of ``log rho(z) + log_ratio`` over the rows z (n, d) in the support.
+
+    The score of the target, clipped, stands in for a graph through the energy.
+    """
+    log_prob, score = target.log_prob_and_score(z.detach())
+    inside = log_prob.isfinite() & log_ratio.isfinite()
+    terms = (score.clamp(-1e3, 1e3) * (z - z.detach())).sum(1) + log_prob + log_ratio
+    return -terms[inside].mean() if inside.any() else 0.0 * z.sum()
 
 
 def _winsorise(log_weights: Tensor, z: float = 4.0) -> Tensor:

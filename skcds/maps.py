@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 from zuko.transforms import MonotonicRQSTransform
 
-from .energy import AffineMap
+from .energy import Standardization
 from .networks import ResidualMLP, TimeFeatures, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 
@@ -207,7 +207,7 @@ class OneStepModel(nn.Module):
         super().__init__()
         self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
         self.n_features, self.log_snr_max = n_features, log_snr_max
-        self.affine = AffineMap(n_features, full)
+        self.standardization = Standardization(n_features, full)
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 
     def start(self, n: int) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .energy import AffineMap, Energy, InvalidEnergyError, StandardizedTarget
+from .energy import Energy, InvalidEnergyError, Standardization, StandardizedTarget
 from .mcmc import Population, systematic_index
 
 STARTING_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -19,6 +19,10 @@ MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 MIN_ESS = 0.8  # of the incremental weights; sets the next temperature
 CLEAR_WIN = 1.0  # nats by which the widest scale has to win for wider ones to be tried: short runs are noisy
 MIN_HITS = 20  # particles of a scout run that have to meet the support
+HEAVY_KURTOSIS = 4.5  # of a coordinate, above which taming its tails is tried; a Gaussian's is 3
+TAIL_LEVEL = 0.2  # quantile of the distance from the median, within which a tamed coordinate stays linear
+CLEAR_GAIN = 0.05  # nats of log Z by which a run with tamed tails has found what one without missed
+MAX_TAMED_RUNS = 3
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
 FULL_COVARIANCE_MAX = 256  # features; a diagonal standardisation above
 
@@ -34,9 +38,12 @@ class PilotResult:
     starting_scale : float
         Standard deviation of the Gaussian that the tempering started from.
     loc : ndarray of shape (n_features,)
-        Mean of the particles.
+        Mean of the particles, in coordinates with tame tails (see `Standardization`).
     covariance : ndarray of shape (n_features, n_features) or (n_features,)
-        Covariance of the particles, or its diagonal in high dimension.
+        Covariance of the particles in these coordinates, or its diagonal in high dimension.
+    tail_center, tail_width : ndarray of shape (n_features,)
+        Center and width of the hyperbolic sine by which heavy tails were tamed; a width of infinity where tails are
+        light.
     n_temperatures : int
         Number of temperatures.
     """
@@ -45,7 +52,14 @@ class PilotResult:
     starting_scale: float
     loc: np.ndarray
     covariance: np.ndarray
+    tail_center: np.ndarray
+    tail_width: np.ndarray
     n_temperatures: int
+
+    def standardization(self) -> Standardization:
+        """The standardisation by what was found."""
+        tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
+        return Standardization.from_moments(torch.from_numpy(self.loc), torch.from_numpy(self.covariance), tails)
 
 
 class _TemperedTarget:
@@ -53,7 +67,7 @@ class _TemperedTarget:
 
     def __init__(self, target: StandardizedTarget, scale: float):
         self.target, self.scale, self.beta = target, scale, 0.0
-        self.affine = AffineMap(target.n_features, full=False)
+        self.standardization = Standardization(target.n_features, full=False)
         self.has_gradient = target.has_gradient
 
     def log_reference(self, z: Tensor) -> Tensor:
@@ -61,12 +75,12 @@ class _TemperedTarget:
         return -0.5 * (z**2).sum(1) / self.scale**2 - d * math.log(self.scale * math.sqrt(2 * math.pi))
 
     def log_prob_and_score(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.affine(u)
+        z = self.standardization(u)
         log_prob, score = self.target.log_prob_and_score(z)
         tempered = self.beta * log_prob + (1 - self.beta) * self.log_reference(z)
         if self.has_gradient:
             score = self.beta * score - (1 - self.beta) * z / self.scale**2
-        return tempered.nan_to_num(nan=-torch.inf, neginf=-torch.inf), self.affine.pull_back(score)
+        return tempered.nan_to_num(nan=-torch.inf, neginf=-torch.inf), self.standardization.pull_back(u, score)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,10 +135,14 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
         log_weights = (beta - path.beta) * gap
         log_evidence += float(torch.logsumexp(log_weights, 0)) - math.log(n_particles)
         z = z[inside][systematic_index(log_weights, n_particles, generator)]
-        path.affine, path.beta, n_temperatures = AffineMap.from_moments(*_moments(z)), beta, n_temperatures + 1
-        population = Population(path, path.affine.inverse(z), generator, step=step)
+        path.standardization, path.beta, n_temperatures = (
+            Standardization.from_moments(*_moments(z)),
+            beta,
+            n_temperatures + 1,
+        )
+        population = Population(path, path.standardization.inverse(z), generator, step=step)
         population.move(n_moves)
-        z, step = path.affine(population.x), population.step
+        z, step = path.standardization(population.x), population.step
     return z, log_evidence, n_temperatures
 
 
@@ -193,13 +211,59 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         When no point with positive density was found.
     """
     n_moves = MOVES[energy.has_gradient]
-    plain = StandardizedTarget(energy, AffineMap(energy.n_features, full=False), energy.fast_dtype)
-    scale, scouts = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
-    fitted = StandardizedTarget(energy, AffineMap.from_moments(*_moments(scouts)), energy.fast_dtype)
-    z, log_evidence, n_temperatures = temper(fitted, n_particles, INFLATION, n_moves, generator)
-    x = fitted.affine(z)
-    loc, covariance = _moments(x)
-    return PilotResult(log_evidence, scale, loc.numpy(), covariance.numpy(), n_temperatures), x
+    plain = StandardizedTarget(energy, Standardization(energy.n_features, full=False), energy.fast_dtype)
+    scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
+    run = _Run(energy, Standardization.from_moments(*_moments(x)), n_particles, n_moves, generator)
+    for _ in range(MAX_TAMED_RUNS):
+        tails = _heavy_tails(run.x)
+        if tails is None:
+            break
+        tamed = _Run(energy, _standardize(run.x, tails), n_particles, n_moves, generator)
+        gain = tamed.log_evidence - run.log_evidence
+        if gain < -CLEAR_GAIN or (gain < CLEAR_GAIN and tamed.smoothness() < run.smoothness()):
+            break
+        run = tamed
+        if gain < CLEAR_GAIN:
+            break
+    found = _standardize(run.x, (run.standardization.center, run.standardization.width))
+    loc, covariance, center, width = (t.numpy() for t in (found.loc, found.covariance, found.center, found.width))
+    return PilotResult(run.log_evidence, scale, loc, covariance, center, width, run.n_temperatures), run.x
+
+
+class _Run:
+    """A tempered run with all particles, from a Gaussian in standardised coordinates."""
+
+    def __init__(self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator):
+        self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
+        self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+        z, self.log_evidence, self.n_temperatures = temper(self.target, n_particles, INFLATION, n_moves, generator)
+        self.x = standardization(z)
+
+    def smoothness(self) -> float:
+        """Finest scale of the target along any coordinate, after moves that adapt their step size."""
+        standardization = _standardize(self.x, (self.standardization.center, self.standardization.width))
+        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
+        population = Population(target, standardization.inverse(self.x), self.generator)
+        population.move(self.n_moves)
+        return float(finest_scale(population).min())
+
+
+def _standardize(x: Tensor, tails: tuple[Tensor, Tensor]) -> Standardization:
+    """Standardisation by the moments of particles (n, d) whose tails are tamed."""
+    identity = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
+    return Standardization.from_moments(*_moments(Standardization.from_moments(*identity, tails).tame(x)), tails)
+
+
+def _heavy_tails(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Center and width of the hyperbolic sine for the coordinates of particles (n, d) with heavy tails, if any have.
+
+    The center is the median, the width a low quantile of the distance from it.
+    """
+    kurtosis = ((x - x.mean(0)) / x.std(0).clamp(min=1e-150)).pow(4).mean(0)
+    center = x.quantile(0.5, dim=0)
+    width = (x - center).abs().quantile(TAIL_LEVEL, dim=0)
+    heavy = (kurtosis > HEAVY_KURTOSIS) & (width > 0)
+    return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
 
 
 def finest_scale(population: Population) -> Tensor:

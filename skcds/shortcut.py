@@ -70,6 +70,7 @@ class ShortcutModel(DiffusionModel):
         self.steps = DyadicSteps(n_steps, log_snr_max)
         if network == "residual":
             self.network = FinestStepControl(self.map, self.steps.log_snr)
+        del self.config["reference"]  # steps are those of the default grid
         self.config |= {
             "network": network, "n_steps": n_steps, "map_hidden": map_hidden, "map_layers": map_layers,
             "n_transforms": n_transforms, "bins": bins,

@@ -21,7 +21,7 @@ from skcds.consistency import (
     pseudo_huber,
 )
 from skcds.diffusion import DiffusionModel
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.maps import OneStepModel
 from skcds.networks import ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
@@ -458,10 +458,10 @@ class TestReverseKLLoss:
     @pytest.mark.parametrize("kind", ["coupling", "residual"])
     def test_value_and_gradient(self, kind, seed):
         model = random_model(kind, seed=seed, scale=0.3)
-        affine = AffineMap(2, full=True)
+        affine = Standardization(2, full=True)
         affine.loc, affine.scale = torch.tensor([1.0, -0.5]).double(), torch.tensor([[0.8, 0.0], [0.3, 1.2]]).double()
         target = StandardizedTarget(Energy(user_energy, 2, generator=generator()), affine)
-        terms, _ = self.explicit(model, lambda z: affine.log_det - user_energy(affine(z)), 50, seed)
+        terms, _ = self.explicit(model, lambda z: affine.log_det(z) - user_energy(affine(z)), 50, seed)
         loss = ReverseKLLoss(model, target, 50, generator(seed))(0)
         assert loss.item() == pytest.approx(terms.mean().item(), rel=1e-4)
         estimate, truth = gradient(model, loss), gradient(model, terms.mean())
@@ -500,7 +500,7 @@ class TestReverseKLLoss:
     def test_seeks_the_target(self):
         # up to a constant the loss is the divergence from the map's law to the target: least for the exact affine map
         target = StandardizedTarget(
-            Energy(lambda x: 0.5 * (((x - MEAN) / SD) ** 2).sum(1), 2, generator=generator()), AffineMap(2)
+            Energy(lambda x: 0.5 * (((x - MEAN) / SD) ** 2).sum(1), 2, generator=generator()), Standardization(2)
         )
 
         class Affine(torch.nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skcds.diffusion import DiffusionModel
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.networks import ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels, reverse_kernel
 
@@ -48,7 +48,7 @@ def normal_target(mean=0.01, sd=0.96, d=1):
     def energy(x):
         return 0.5 * (((x - mean) / sd) ** 2).sum(1) + d * (math.log(sd) + 0.5 * math.log(2 * math.pi)) - LOG_Z
 
-    return StandardizedTarget(Energy(energy, d, generator=generator()), AffineMap(d, full=False))
+    return StandardizedTarget(Energy(energy, d, generator=generator()), Standardization(d, full=False))
 
 
 def log_weights(model, target, x, noises, spoil=None):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from skcds.energy import CHUNK_ROWS, FAST_TOLERANCE, PROBE_SIZES, AffineMap, Energy, InvalidEnergyError
+from skcds.energy import CHUNK_ROWS, FAST_TOLERANCE, PROBE_SIZES, Energy, InvalidEnergyError, Standardization
 from skcds.energy import StandardizedTarget as Target
 
 D = 3
@@ -520,12 +520,14 @@ factors = st.integers(1, 5).flatmap(lower_triangular)  # of covariances with con
 EPS = np.finfo(float).eps
 
 
-class TestAffineMap:
+class TestStandardization:
     @pytest.mark.parametrize("full", [True, False])
     def test_starts_at_the_identity(self, full):
-        affine, z = AffineMap(D, full=full), normal(4)
-        assert torch.equal(affine(z), z) and torch.equal(affine.inverse(z), z) and torch.equal(affine.pull_back(z), z)
-        assert affine.log_det == 0
+        affine, z = Standardization(D, full=full), normal(4)
+        assert (
+            torch.equal(affine(z), z) and torch.equal(affine.inverse(z), z) and torch.equal(affine.pull_back(z, z), z)
+        )
+        assert torch.equal(affine.log_det(z), torch.zeros(4).double())
 
     @given(factors, st.booleans(), st.integers(0, 99))
     def test_maps_are_consistent(self, factor, full, seed):
@@ -533,7 +535,7 @@ class TestAffineMap:
         factor = factor if full else np.diag(np.diag(factor))
         covariance = torch.tensor(factor @ factor.T if full else np.diag(factor) ** 2)
         loc, z, w = normal(3, d, seed)[0], normal(4, d, seed + 1), normal(4, d, seed + 2)
-        affine = AffineMap.from_moments(loc, covariance)
+        affine = Standardization.from_moments(loc, covariance)
         assert affine.full == full
         # Cholesky, product and triangular solve are backward stable: errors are rounding times the condition number
         scale, condition = np.abs(factor).sum(), np.linalg.cond(factor)
@@ -541,14 +543,14 @@ class TestAffineMap:
         expected = loc.numpy() + z.numpy() @ factor.T
         np.testing.assert_allclose(affine(z), expected, rtol=0, atol=tolerance * scale * float(z.abs().max()) + EPS)
         np.testing.assert_allclose(affine.inverse(affine(z)), z, rtol=0, atol=tolerance * float(z.abs().max() + 9))
-        np.testing.assert_allclose(affine.log_det, np.log(np.diag(factor)).sum(), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(affine.log_det(z), np.log(np.diag(factor)).sum(), rtol=0, atol=tolerance)
         u = z.clone().requires_grad_()
         (pulled,) = torch.autograd.grad((affine(u) * w).sum(), u)
-        np.testing.assert_allclose(affine.pull_back(w), pulled, rtol=0, atol=50 * d * EPS * scale * 9)
+        np.testing.assert_allclose(affine.pull_back(z, w), pulled, rtol=0, atol=50 * d * EPS * scale * 9)
 
     @pytest.mark.parametrize("covariance", [COV, np.diag(COV)])
     def test_from_moments_standardises(self, covariance):
-        affine = AffineMap.from_moments(torch.tensor(MEAN), torch.tensor(covariance))
+        affine = Standardization.from_moments(torch.tensor(MEAN), torch.tensor(covariance))
         z = affine.inverse(torch.tensor(stats.multivariate_normal(MEAN, COV).rvs(500, random_state=0)))
         x = affine(z)
         np.testing.assert_allclose(affine.inverse(torch.tensor(MEAN)[None]), np.zeros((1, D)), atol=1e-15)
@@ -561,30 +563,99 @@ class TestAffineMap:
     @pytest.mark.parametrize("full", [True, False])
     def test_is_in_double_precision(self, full):
         covariance = torch.eye(2) if full else torch.ones(2)  # moments of float32 particles
-        affine = AffineMap.from_moments(torch.zeros(2), covariance)
+        affine = Standardization.from_moments(torch.zeros(2), covariance)
         z = torch.ones(3, 2)
-        assert affine(z).dtype == affine.inverse(z).dtype == affine.pull_back(z.double()).dtype == torch.float64
+        assert affine(z).dtype == affine.inverse(z).dtype == affine.pull_back(z, z.double()).dtype == torch.float64
 
     def test_does_not_follow_the_caller(self):
         loc = torch.tensor(MEAN)
-        affine = AffineMap.from_moments(loc, torch.tensor(COV))
+        affine = Standardization.from_moments(loc, torch.tensor(COV))
         loc += 1
         np.testing.assert_array_equal(affine.loc, MEAN)
 
     @pytest.mark.parametrize("full", [True, False])
     def test_state(self, full):
-        affine = AffineMap.from_moments(torch.tensor(MEAN), torch.tensor(COV if full else np.diag(COV)))
-        other = AffineMap(D, full=full)
+        affine = Standardization.from_moments(torch.tensor(MEAN), torch.tensor(COV if full else np.diag(COV)))
+        other = Standardization(D, full=full)
         other.load_state_dict(affine.state_dict())
         assert torch.equal(other(normal(4)), affine(normal(4)))
         assert list(affine.parameters()) == []
 
 
+TAILS = torch.tensor([0.5, 0.0, -1.0]).double(), torch.tensor([torch.inf, 0.3, 2.0], dtype=torch.float64)
+
+
+class TestTamedTails:
+    """Coordinates with a hyperbolic sine, the others affine."""
+
+    standardization = Standardization.from_moments(torch.tensor(MEAN), torch.tensor(COV), TAILS)
+
+    def test_by_hand(self):
+        affine, z = Standardization.from_moments(torch.tensor(MEAN), torch.tensor(COV)), normal(5)
+        y, x = affine(z).numpy(), self.standardization(z).numpy()
+        np.testing.assert_array_equal(x[:, 0], y[:, 0])
+        np.testing.assert_allclose(x[:, 1], 0.3 * np.sinh(y[:, 1]), rtol=1e-13, atol=1e-14)
+        np.testing.assert_allclose(x[:, 2], -1 + 2 * np.sinh(y[:, 2]), rtol=1e-13, atol=1e-14)
+        np.testing.assert_allclose(self.standardization.tame(torch.tensor(x)), y, rtol=1e-12, atol=1e-12)
+
+    @given(st.integers(0, 99), st.floats(0.01, 5))
+    def test_is_invertible(self, seed, spread):
+        z = spread * normal(4, seed=seed)
+        np.testing.assert_allclose(self.standardization.inverse(self.standardization(z)), z, rtol=1e-9, atol=1e-9)
+
+    @given(st.integers(0, 99))
+    def test_jacobian(self, seed):
+        z = normal(3, seed=seed)
+        for row in z:
+            jacobian = torch.func.jacrev(lambda u: self.standardization(u[None])[0])(row)
+            log_det = self.standardization.log_det(row[None])[0]
+            np.testing.assert_allclose(log_det, torch.linalg.slogdet(jacobian)[1], rtol=1e-9, atol=1e-9)
+
+    def test_the_jacobian_is_needed(self):  # negative control: that of the affine part alone
+        z = normal(5)
+        affine = Standardization.from_moments(torch.tensor(MEAN), torch.tensor(COV))
+        assert ((self.standardization.log_det(z) - affine.log_det(z)).abs() > 0.01).all()
+
+    def test_far_out_is_outside_the_support(self):
+        far = torch.tensor([[0.0, 1e4, 0.0]]).double()
+        assert self.standardization(far).isfinite().all() and self.standardization.log_det(far) == -torch.inf
+        assert self.standardization.pull_back(far, torch.ones(1, 3).double()).isfinite().all()
+
+    def test_heavy_tails_become_light(self):
+        """20 000 Cauchy draws: the kurtosis is in the thousands before, and below that of a Laplace (6) after."""
+        x = torch.tensor(stats.cauchy.rvs(size=(20_000, 1), random_state=0))
+        standardization = Standardization.from_moments(
+            torch.zeros(1), torch.ones(1, 1), (torch.zeros(1), torch.tensor([0.3]))
+        )
+        assert stats.kurtosis(x.numpy(), fisher=False)[0] > 1000
+        assert stats.kurtosis(standardization.tame(x).numpy(), fisher=False)[0] < 6
+
+
 AFFINES = {
-    "exact": AffineMap.from_moments(torch.tensor(MEAN), torch.tensor(COV)),
-    "diagonal": AffineMap.from_moments(torch.tensor(MEAN), torch.tensor(np.diag(COV))),
-    "other": AffineMap.from_moments(torch.tensor([5.0, 0, 1]), torch.tensor(0.3 * COV + 2 * np.eye(3))),
+    "exact": Standardization.from_moments(torch.tensor(MEAN), torch.tensor(COV)),
+    "diagonal": Standardization.from_moments(torch.tensor(MEAN), torch.tensor(np.diag(COV))),
+    "other": Standardization.from_moments(torch.tensor([5.0, 0, 1]), torch.tensor(0.3 * COV + 2 * np.eye(3))),
 }
+TAMED = Standardization.from_moments(torch.tensor(MEAN), torch.tensor(COV), TAILS)
+
+
+class TestTamedTarget:
+    def test_density_and_score(self):
+        """E is that of N(MEAN, COV): change of variables by SciPy; the score by central differences."""
+        target, z = Target(make(in_torch), TAMED), normal(6)
+        log_z = 0.5 * np.linalg.slogdet(2 * np.pi * COV)[1]
+        log_det = [torch.linalg.slogdet(torch.func.jacrev(lambda u: TAMED(u[None])[0])(row))[1].item() for row in z]
+        expected = stats.multivariate_normal(MEAN, COV).logpdf(TAMED(z).numpy()) + log_z + np.array(log_det)
+        log_prob, score = target.log_prob_and_score(z)
+        np.testing.assert_allclose(log_prob, expected, rtol=1e-9, atol=1e-9)
+        h = 1e-4 * torch.eye(D).double()
+        differences = torch.stack([target.log_prob(z + e) - target.log_prob(z - e) for e in h], 1) / 2e-4
+        np.testing.assert_allclose(score, differences, rtol=1e-4, atol=1e-4 * float(score.abs().max()))
+
+    def test_far_out(self):
+        target = Target(make(in_torch), TAMED)
+        log_prob, score = target.log_prob_and_score(torch.tensor([[0.0, 1e4, 0.0], [0.0, 0.0, 0.0]]).double())
+        assert log_prob[0] == -torch.inf and log_prob[1].isfinite() and score.isfinite().all()
 
 
 @pytest.mark.parametrize("name", AFFINES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skcds import losses
 from skcds.diffusion import DiffusionModel
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.losses import DenoisingLoss, LogVarianceLoss, _winsorise
 from skcds.networks import ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, Grid, noise_levels
@@ -50,7 +50,7 @@ def normal_target(mean=0.0, sd=1.0, d=2):
         d,
         generator=generator(),
     )
-    return StandardizedTarget(energy, AffineMap(d, full=False))
+    return StandardizedTarget(energy, Standardization(d, full=False))
 
 
 class GaussianParticles:
@@ -370,7 +370,7 @@ class TestLogVarianceLoss:
             return torch.where(x[:, 0] > -2, 0.5 * x.square().sum(1), torch.inf)
 
         model = random_model(0.01)
-        target = StandardizedTarget(Energy(half_line, 2, generator=generator()), AffineMap(2, full=False))
+        target = StandardizedTarget(Energy(half_line, 2, generator=generator()), Standardization(2, full=False))
         loss = LogVarianceLoss(model, target, N_STEPS, 200, generator(3))(0)
         _, log_weights = paths_and_log_weights(model, target, 200, seed=3)
         finite = log_weights.isfinite()

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.maps import MAPS, CouplingMap, OneStepModel, ResidualMap, coupling_masks, jacobians
 from skcds.networks import ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
@@ -51,7 +51,10 @@ def random_model(kind, d, seed=0, scale=0.2, loc=0.0, sd=1.0):
     """A one-step model that is not the identity, in the coordinates x = loc + sd z."""
     with seeded(seed):
         model = OneStepModel(kind, d, LOG_SNR_MAX, False, hidden=16, n_layers=2)
-    model.affine.loc, model.affine.scale = torch.full((d,), loc).double(), torch.full((d,), sd).double()
+    model.standardization.loc, model.standardization.scale = (
+        torch.full((d,), loc).double(),
+        torch.full((d,), sd).double(),
+    )
     return perturbed(model, scale, seed)
 
 
@@ -397,7 +400,7 @@ def gaussian_target(model, loc, sd):
     """exp(LOG_Z) N(loc + .2, (.8 sd)^2 I) in the user's coordinates: narrower than the map's law."""
     d = model.n_features
     gaussian = Gaussian([loc + 0.2 * sd] * d, np.eye(d) * (0.8 * sd) ** 2)
-    return StandardizedTarget(Energy(lambda x: gaussian(x) - LOG_Z, d, generator=generator()), model.affine)
+    return StandardizedTarget(Energy(lambda x: gaussian(x) - LOG_Z, d, generator=generator()), model.standardization)
 
 
 class TestExactWeight:
@@ -457,5 +460,5 @@ class TestExactWeight:
         model = random_model("coupling", 1)
         box = Energy(lambda x: torch.where(x[:, 0] > 0, 0.0, torch.inf), 1, generator=generator())
         latent = torch.randn(50, 1, generator=generator())
-        z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(box, AffineMap(1)))
+        z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(box, Standardization(1)))
         assert torch.equal(log_weights > -torch.inf, z[:, 0] > 0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.mcmc import (
     CORRECTION_MOVES,
     TARGET_ACCEPTANCE,
@@ -256,7 +256,7 @@ def standard_target(gradient=True):
         energy = Energy(lambda x: 0.5 * (x**2).sum(1), 2, generator=seeded(0))
     else:
         energy = Energy(lambda x: 0.5 * np.sum(x * np.asarray(x), 1), 2, generator=seeded(0))
-    return StandardizedTarget(energy, AffineMap(2))
+    return StandardizedTarget(energy, Standardization(2))
 
 
 def population(n=1000, gradient=True, dtype=torch.float64, seed=0, **options):

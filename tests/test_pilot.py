@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from skcds import mcmc, pilot
-from skcds.energy import AffineMap, Energy, InvalidEnergyError, StandardizedTarget
+from skcds.energy import Energy, InvalidEnergyError, Standardization, StandardizedTarget
 from skcds.mcmc import Population, effective_share
 from skcds.pilot import INFLATION, MIN_ESS, MOVES, STARTING_SCALES, finest_scale, run_pilot, temper
 from skcds.targets import GaussianMixture, gmm9
@@ -94,7 +94,7 @@ def test_gaussians(name):
 
 def standardized(target, cov):
     """What a perfect race would hand on: the density in coordinates of its own moments."""
-    affine = AffineMap.from_moments(torch.zeros(2, dtype=torch.float64), torch.tensor(cov))
+    affine = Standardization.from_moments(torch.zeros(2, dtype=torch.float64), torch.tensor(cov))
     return StandardizedTarget(make_energy(target), affine, torch.float32)
 
 
@@ -102,9 +102,9 @@ def temper_mixture(mixture, n, seed=0):
     """Mode counts of tempered particles, from their moments as the pilot's last run would find them."""
     m, p = mixture.means, mixture.mode_masses
     target = standardized(mixture, mixture.sd**2 * np.eye(2) + (m - p @ m).T @ np.diag(p) @ (m - p @ m))
-    target.affine.loc = torch.tensor(p @ m)
+    target.standardization.loc = torch.tensor(p @ m)
     z, log_evidence, _ = temper(target, n, INFLATION, MOVES[True], seeded(seed))
-    x = target.affine(z).numpy()
+    x = target.standardization(z).numpy()
     return x, mixture.modes(x), log_evidence
 
 
@@ -175,7 +175,7 @@ class TestSabotage:
     bound = 0.3  # standard deviation of log Z on this way: .05
 
     def judge(self):
-        target = StandardizedTarget(make_energy(self.energy_fn), AffineMap(2))
+        target = StandardizedTarget(make_energy(self.energy_fn), Standardization(2))
         z, log_evidence, _ = temper(target, N, 1.0, MOVES[True], seeded(0))
         u = self.energy_fn.whiten(z.numpy())
         return is_standard_normal(u), abs(log_evidence - self.energy_fn.log_evidence), len(np.unique(u, axis=0))
@@ -309,7 +309,9 @@ class TestFinestScale:
             return 0.5 * ((x / (torch.tensor(sd, dtype=x.dtype) if gradient else sd)) ** 2).sum(1)
 
         x = torch.tensor(sd) * torch.randn(self.n, len(sd), dtype=torch.float64, generator=seeded(0))
-        particles = Population(StandardizedTarget(make_energy(energy_fn, len(sd)), AffineMap(len(sd))), x, seeded(1))
+        particles = Population(
+            StandardizedTarget(make_energy(energy_fn, len(sd)), Standardization(len(sd))), x, seeded(1)
+        )
         particles.move(n_moves)
         return particles
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds.energy import AffineMap, Energy, StandardizedTarget
+from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.mcmc import Population
 from skcds.networks import seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
@@ -34,7 +34,7 @@ def normal(n, d=2, seed=1):
 def gaussian_target(d=2, sd=1.0):
     """The density exp(-x^2 / 2 sd^2)."""
     energy = Energy(lambda x: 0.5 * ((x / sd) ** 2).sum(1), d, generator=torch.Generator().manual_seed(0))
-    return StandardizedTarget(energy, AffineMap(d))
+    return StandardizedTarget(energy, Standardization(d))
 
 
 each_network = pytest.mark.parametrize("network", ["coupling", "residual"])
