@@ -15,7 +15,7 @@ from ._diffusion import DiffusionSampler
 from ._onestep import OneStepSampler
 from .consistency import ConsistencyLoss, LikelihoodLoss, ReverseKLLoss, TrajectoryBank, levels_to_target
 from .energy import StandardizedTarget
-from .maps import OneStepModel
+from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
 from .mcmc import Population
 from .networks import seeded
 from .process import noise_levels
@@ -26,7 +26,6 @@ register_model(OneStepModel)
 REFINEMENTS = (0.4, 0.6, 0.8)  # of the iterations, at which exact weights correct the particles
 REFINEMENT_DRAWS = 20_000
 MIN_REFINEMENT_SHARE = 0.05  # effective share of exact weights that is good enough to correct the particles with
-SIZES = {"coupling": (64, 2), "residual": (128, 4)}  # hidden features and layers
 BANK_SIZE = 1024  # trajectories of the teacher held in memory
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
@@ -58,12 +57,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
     consistency_weight : float, default=0.3
         Weight of the consistency loss beside the likelihood.
     hidden_features, n_layers : int, default=None
-        Width and number of the hidden layers; by default 64 and 2 for the conditioner of each coupling, 128 and 4 for
-        the residual network.
-    n_transforms, n_bins : int, default=4 and 8
-        Couplings, and bins of their splines.
-    batch_size : int, default=512
-        Particles and pairs of states in a batch.
+        Width and number of the hidden layers; by default 64 and 2 for the conditioner of each coupling (128 and 2 where
+        the target's finest scale is below a tenth of its width), 128 and 4 for the residual network.
+    n_transforms, n_bins : int, default=None
+        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the finest scale is below a tenth.
+    batch_size : int, default=None
+        Particles and pairs of states in a batch; by default 512, or 1024 where the finest scale is below a tenth.
     learning_rate : float, default=4e-3
         Of AdamW at its height.
     max_iter : int, default=2000
@@ -124,13 +123,14 @@ class ConsistentSamplerDistiller(OneStepSampler):
         "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
         "hidden_features": [positive_integer, None],
         "n_layers": [positive_integer, None],
-        "n_transforms": [positive_integer],
-        "n_bins": [Interval(numbers.Integral, 2, None, closed="left")],
+        "batch_size": [positive_integer, None],
+        "n_transforms": [positive_integer, None],
+        "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), None],
     }
 
     def __init__(
         self, teacher=None, *, n_features=None, network="coupling", refine=True, consistency_weight=0.3,
-        hidden_features=None, n_layers=None, n_transforms=4, n_bins=8, batch_size=512, learning_rate=4e-3,
+        hidden_features=None, n_layers=None, n_transforms=None, n_bins=None, batch_size=None, learning_rate=4e-3,
         max_iter=2000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
@@ -223,10 +223,14 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _start_model(self, teacher, generator):
         if self.warm_start and hasattr(self, "_model"):
             return copy.deepcopy(self._model)
-        hidden, n_layers = SIZES[self.network]
-        sizes = {"hidden": self.hidden_features or hidden, "n_layers": self.n_layers or n_layers}
+        log_snr_max = teacher._model.log_snr_max
         if self.network == "coupling":
-            sizes |= {"n_transforms": self.n_transforms, "bins": self.n_bins}
+            sizes = coupling_sizes(
+                log_snr_max, hidden=self.hidden_features, n_layers=self.n_layers, n_transforms=self.n_transforms,
+                bins=self.n_bins,
+            )  # fmt: skip
+        else:
+            sizes = {"hidden": self.hidden_features or 128, "n_layers": self.n_layers or 4}
         standardization = teacher._model.standardization
         with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
             model = OneStepModel(
@@ -238,15 +242,16 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _distil(self, model, teacher, target, population, n_iter, budget, generator):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
         model.requires_grad_(True)
+        batch_size = self._batch_size(model)
         calibrate = self.refine and model.map.invertible
         terms: list[tuple[float, Callable]] = []
         if calibrate:
             levels = levels_to_target(model.log_snr_max, generator)
-            terms.append((1.0, LikelihoodLoss(model, population, self.batch_size, teacher._model, target, levels)))
+            terms.append((1.0, LikelihoodLoss(model, population, batch_size, teacher._model, target, levels)))
         weight = self.consistency_weight if calibrate else 1.0
         if weight:
             bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
-            n_pairs = max(1, self.batch_size // (2 if calibrate else 1))
+            n_pairs = max(1, batch_size // (2 if calibrate else 1))
             terms.append((weight, ConsistencyLoss(model, bank, n_pairs, n_iter)))
 
         def loss(iteration):
@@ -266,10 +271,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
             ema_decay=0.99, callbacks=callbacks, verbose=self.verbose, description="distillation",
         )  # fmt: skip
 
+    def _batch_size(self, model):
+        return self.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
+
     def _reduce_reverse_kl(self, model, target, n_iter, budget, generator):
         trained = copy.deepcopy(model).requires_grad_(True)
         return train(
-            trained, ReverseKLLoss(trained, target, self.batch_size, generator), max_iter=n_iter, budget=budget,
+            trained, ReverseKLLoss(trained, target, self._batch_size(trained), generator), max_iter=n_iter, budget=budget,
             learning_rate=0.5 * self.learning_rate, ema_decay=0.99, verbose=self.verbose, description="reverse KL",
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from ._onestep import OneStepSampler
 from .consistency import LikelihoodLoss
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
+from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
 from .mcmc import Population, effective_share
 from .shortcut import SelfConsistencyLoss, ShortcutModel
 from .training import train
@@ -57,14 +58,16 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Particles of the pilot.
     hidden_features, n_layers : int, default=128 and 4
         Width and number of the hidden layers of the control or of the residual network.
-    map_features, map_layers : int, default=64 and 2
-        The same of the conditioner of each coupling.
-    n_transforms, n_bins : int, default=4 and 8
-        Couplings, and bins of their splines.
+    map_features, map_layers : int, default=None
+        The same of the conditioner of each coupling; by default 64 and 2, or 128 and 2 where the target's finest scale
+        is below a tenth of its width.
+    n_transforms, n_bins : int, default=None
+        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the finest scale is below a tenth.
     batch_size : int, default=2048
         Particles in a batch of score matching, and steps in one of self-consistency for a residual network.
-    map_batch_size : int, default=512
-        Particles in a batch of likelihood, and steps in one of self-consistency for a coupling map.
+    map_batch_size : int, default=None
+        Particles in a batch of likelihood, and steps in one of self-consistency for a coupling map; by default 512, or
+        1024 where the finest scale is below a tenth.
     path_batch_size : int, default=512
         Trajectories in a batch of the log-variance loss.
     learning_rate : float, default=4e-3
@@ -125,17 +128,17 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         "objective": [StrOptions({"separate", "joint"})],
         "refine": ["boolean"],
         "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "map_features": [positive_integer],
-        "map_layers": [positive_integer],
-        "map_batch_size": [positive_integer],
-        "n_transforms": [positive_integer],
-        "n_bins": [Interval(numbers.Integral, 2, None, closed="left")],
+        "map_features": [positive_integer, None],
+        "map_layers": [positive_integer, None],
+        "map_batch_size": [positive_integer, None],
+        "n_transforms": [positive_integer, None],
+        "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), None],
     }
 
     def __init__(
         self, n_features=None, *, n_steps=64, network="coupling", objective="separate", refine=True, init="pilot",
         variance="learned", langevin=True, consistency_weight=0.3, n_particles=20_000, hidden_features=128, n_layers=4,
-        map_features=64, map_layers=2, n_transforms=4, n_bins=8, batch_size=2048, map_batch_size=512,
+        map_features=None, map_layers=None, n_transforms=None, n_bins=None, batch_size=2048, map_batch_size=None,
         path_batch_size=512, learning_rate=4e-3, max_iter=4000, max_time=None, max_energy_evals=None, warm_start=False,
         verbose=0, random_state=None,
     ):  # fmt: skip
@@ -195,11 +198,15 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
     def _build_model(self, standardization, log_snr_max, langevin):
         residual = self.network == "residual"
+        sizes = coupling_sizes(
+            log_snr_max, hidden=self.map_features, n_layers=self.map_layers, n_transforms=self.n_transforms,
+            bins=self.n_bins,
+        )  # fmt: skip
         return ShortcutModel(
             self.network, self.n_steps, standardization.loc.numel(), log_snr_max, standardization.full,
             self.hidden_features, self.n_layers, langevin and not residual, self.variance == "learned" and not residual,
-            self.hidden_features if residual else self.map_features, self.n_layers if residual else self.map_layers,
-            self.n_transforms, self.n_bins,
+            self.hidden_features if residual else sizes["hidden"], self.n_layers if residual else sizes["n_layers"],
+            sizes["n_transforms"], sizes["bins"],
         )  # fmt: skip
 
     def _train(self, model, target, population, budget, generator):
@@ -246,7 +253,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     def _map_loss(self, model, target, population, states, generator):
         """Self-consistency, with the likelihood beside it for a map that has one."""
         calibrate = self.refine and model.map.invertible
-        batch = self.map_batch_size if model.map.invertible else self.batch_size
+        map_batch = self.map_batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
+        batch = map_batch if model.map.invertible else self.batch_size
         consistency = SelfConsistencyLoss(model, target, states, batch, generator)
         if not calibrate:
             return consistency
@@ -255,11 +263,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             start, size = model.steps.draw(n, generator)
             return model.steps.log_snr[start], model.steps.log_snr[start + size]
 
-        likelihood = LikelihoodLoss(model, population, self.map_batch_size, model, target, levels)
+        likelihood = LikelihoodLoss(model, population, map_batch, model, target, levels)
         leaps = torch.tensor([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
 
         def loss(iteration):
-            to = leaps[torch.randint(len(leaps), (self.map_batch_size // 2,), generator=generator)]
+            to = leaps[torch.randint(len(leaps), (map_batch // 2,), generator=generator)]
             total = likelihood(iteration) - 0.5 * model.log_prob(population.noised(len(to), to), to).mean()
             if self.consistency_weight:
                 total = total + self.consistency_weight * consistency(iteration)

@@ -13,6 +13,11 @@ from .energy import Standardization
 from .networks import ResidualMLP, TimeFeatures, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 
+FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
+COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
+FINE_SIZES = {"hidden": 128, "n_layers": 2, "n_transforms": 6, "bins": 16}
+BATCH_SIZES = {False: 512, True: 1024}  # for a target with fine scales or not
+
 
 class SplineCoupling(nn.Module):
     """Rational-quadratic spline coupling (Durkan et al. 2019), the identity where its gate is 0 and before training.
@@ -136,6 +141,17 @@ class CouplingMap(_LevelMap):
             x, log_det = apply(transform, x, time, sine)
             total = total + log_det
         return x, total
+
+
+def has_fine_scales(log_snr_max: float) -> bool:
+    """Whether the finest scale that a grid was made for is below a tenth."""
+    return log_snr_max > FINE_LOG_SNR
+
+
+def coupling_sizes(log_snr_max: float, **given) -> dict:
+    """Sizes of a `CouplingMap`, larger for a target with fine scales; those that are given and not None are kept."""
+    sizes = FINE_SIZES if has_fine_scales(log_snr_max) else COARSE_SIZES
+    return sizes | {name: value for name, value in given.items() if value is not None}
 
 
 class ResidualMap(_LevelMap):

@@ -54,7 +54,7 @@ class Grid:
         return torch.linspace(log_snr_min, log_snr_max, n_steps, dtype=torch.float64)
 
     def _drift(self, b: Tensor, v: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`keep`, `gain`, and ``1 - b keep`` without cancellation, of the mean ``(x + v S) / b`` with ``S = -eps / s``."""
+        """`keep`, `gain`, and ``1 - b keep`` without cancellation, of the mean ``(x - v eps / s) / b``."""
         return 1 / b, v / (b * s), torch.zeros_like(b)
 
     def tail(self, n_steps: int, size: int) -> "Grid":
@@ -118,9 +118,9 @@ GRIDS: dict[str, type[Grid]] = {"dis": Grid, "dds": OrnsteinUhlenbeckGrid, "pis"
 def reverse_kernel(grid: Grid, k, x: Tensor, noise_hat: Tensor, noise_var: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and variance of the generative step from x_k to x_{k+1}.
 
-    The mean is that of the grid: ``(x_k + v_k S) / b_k`` for the time reversal, with the score ``S = -noise_hat /
-    s_k``. The variance is ``v_k`` where `noise_var` is None (the paper), else ``v~_k + kappa_k noise_var``: the variance of the true step, in which
-    `noise_var` stands for the variance of eps given x_k (Bao et al. 2022, Nichol & Dhariwal 2021).
+    The mean is that of the grid: ``(x_k + v_k S) / b_k`` for the time reversal, with ``S = -noise_hat / s_k``.
+    The variance is ``v_k`` where `noise_var` is None (the paper), else ``v~_k + kappa_k noise_var``: the variance of the
+    true step, in which `noise_var` stands for the variance of eps given x_k (Bao et al. 2022, Nichol & Dhariwal 2021).
 
     Parameters
     ----------
