@@ -276,8 +276,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _reduce_reverse_kl(self, model, target, n_iter, budget, generator):
         trained = copy.deepcopy(model).requires_grad_(True)
+        loss = ReverseKLLoss(trained, target, self._batch_size(trained), generator)
         return train(
-            trained, ReverseKLLoss(trained, target, self._batch_size(trained), generator), max_iter=n_iter, budget=budget,
+            trained, loss, max_iter=n_iter, budget=budget,
             learning_rate=0.5 * self.learning_rate, ema_decay=0.99, verbose=self.verbose, description="reverse KL",
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .energy import Energy, InvalidEnergyError, Standardization, StandardizedTarget
+from .laplace import laplace_standardization
 from .mcmc import Population, systematic_index
 
 STARTING_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -24,7 +25,9 @@ TAIL_LEVEL = 0.2  # quantile of the distance from the median, within which a tam
 CLEAR_GAIN = 0.05  # nats of log Z by which a run with tamed tails has found what one without missed
 MAX_TAMED_RUNS = 3
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
-FULL_COVARIANCE_MAX = 256  # features; a diagonal standardisation above
+FULL_COVARIANCE_MAX = 256  # features; above, Laplace's approximation, or else a diagonal standardisation
+HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
+MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # in the particles of a run in high dimension: fewer are moved there
 
 
 @dataclass
@@ -211,6 +214,10 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         When no point with positive density was found.
     """
     n_moves = MOVES[energy.has_gradient]
+    if energy.n_features > FULL_COVARIANCE_MAX and energy.has_gradient:
+        found = _pilot_in_high_dimension(energy, n_particles, n_moves, generator)
+        if found is not None:
+            return found
     plain = StandardizedTarget(energy, Standardization(energy.n_features, full=False), energy.fast_dtype)
     scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
     run = _Run(energy, Standardization.from_moments(*_moments(x)), n_particles, n_moves, generator)
@@ -226,18 +233,39 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         if gain < CLEAR_GAIN:
             break
     found = _standardize(run.x, (run.standardization.center, run.standardization.width))
-    loc, covariance, center, width = (t.numpy() for t in (found.loc, found.covariance, found.center, found.width))
-    return PilotResult(run.log_evidence, scale, loc, covariance, center, width, run.n_temperatures), run.x
+    return run.result(found, scale), run.x
+
+
+def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, generator):
+    """A run from Laplace's approximation at the mode found from the origin, or None where there is none.
+
+    Particles of short runs say too little about a covariance in hundreds of dimensions, and tempering from afar takes
+    hundreds of temperatures. Other modes are found only by luck.
+    """
+    standardization = laplace_standardization(energy)
+    if standardization is None:
+        return None
+    n_particles = min(n_particles, max(MIN_PARTICLES, MAX_NUMBERS // energy.n_features))
+    run = _Run(energy, standardization, n_particles, n_moves, generator, HIGH_INFLATION)
+    return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
 
 
 class _Run:
     """A tempered run with all particles, from a Gaussian in standardised coordinates."""
 
-    def __init__(self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator):
+    def __init__(
+        self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator,
+        inflation: float = INFLATION,
+    ):  # fmt: skip
         self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
         self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
-        z, self.log_evidence, self.n_temperatures = temper(self.target, n_particles, INFLATION, n_moves, generator)
+        z, self.log_evidence, self.n_temperatures = temper(self.target, n_particles, inflation, n_moves, generator)
         self.x = standardization(z)
+
+    def result(self, found: Standardization, scale: float) -> PilotResult:
+        """What is kept of the run, with the standardisation that its particles led to."""
+        loc, covariance, center, width = (t.numpy() for t in (found.loc, found.covariance, found.center, found.width))
+        return PilotResult(self.log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
 
     def smoothness(self) -> float:
         """Finest scale of the target along any coordinate, after moves that adapt their step size."""

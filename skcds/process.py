@@ -119,8 +119,8 @@ def reverse_kernel(grid: Grid, k, x: Tensor, noise_hat: Tensor, noise_var: Tenso
     """Mean and variance of the generative step from x_k to x_{k+1}.
 
     The mean is that of the grid: ``(x_k + v_k S) / b_k`` for the time reversal, with ``S = -noise_hat / s_k``.
-    The variance is ``v_k`` where `noise_var` is None (the paper), else ``v~_k + kappa_k noise_var``: the variance of the
-    true step, in which `noise_var` stands for the variance of eps given x_k (Bao et al. 2022, Nichol & Dhariwal 2021).
+    The variance is ``v_k`` where `noise_var` is None (the paper), else ``v~_k + kappa_k noise_var``: the variance of
+    the true step, in which `noise_var` stands for that of eps given x_k (Bao et al. 2022, Nichol & Dhariwal 2021).
 
     Parameters
     ----------

@@ -18,6 +18,8 @@ __all__ = [
     "Funnel",
     "Gaussian",
     "GaussianMixture",
+    "ImageDensity",
+    "LogGaussianCoxProcess",
     "ManyWell",
     "ManyWellPairs",
     "breast_cancer",
@@ -25,16 +27,19 @@ __all__ = [
     "gmm9",
     "mw52",
     "mw54",
+    "picture_density",
 ]
 
 import math
 import numbers
+import os
 from functools import partial
 
 import numpy as np
 import torch
 from scipy.integrate import cumulative_trapezoid
-from sklearn.datasets import load_breast_cancer
+from scipy.spatial.distance import cdist
+from sklearn.datasets import load_breast_cancer, load_sample_image
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import check_random_state, check_X_y
@@ -45,6 +50,10 @@ LOG_2PI = math.log(2 * math.pi)
 WELL_CUT = 7.0  # a double well is integrated where |v^2 - delta| < WELL_CUT: its density outside is below exp(-49)
 WELL_NODES = 2**14  # quadrature nodes of each half line
 MAX_LISTED_WELLS = 20  # 2^20 mode masses are 8 MB
+PICTURES = ("flower", "china")  # that come with scikit-learn, 427 rows of 640 pixels
+BLOCK = 6  # sides of the squares of pixels whose mean is a pixel of `picture_density`
+PINES = 126  # points in the pattern that the constants of `LogGaussianCoxProcess` are from, expected in a synthetic one
+PATTERN_SEED = 9  # of the synthetic pattern: the first seed that gives 126 points on 40 by 40 cells
 SCALERS = {"zscore": StandardScaler, "scale": partial(StandardScaler, with_mean=False), None: FunctionTransformer}
 
 # 40 points uniform in [-40, 40]^2: numpy.random.default_rng(40).uniform(-40, 40, (40, 2)).round(2)
@@ -78,6 +87,12 @@ def _finite(value, name: str, shape: tuple) -> np.ndarray:
         wanted = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ValueError(f"{name} has to be an array of finite numbers of shape {wanted}; got shape {array.shape}.")
     return array
+
+
+def _not_negative(value, name: str) -> float:
+    if not (isinstance(value, numbers.Real) and 0 <= float(value) < math.inf):
+        raise ValueError(f"{name} has to be a number of at least 0; got {value!r}.")
+    return float(value)
 
 
 def _like(array: np.ndarray, x: Tensor) -> Tensor:
@@ -294,6 +309,152 @@ class Funnel(_Target):
         X[:, 0] *= self.NECK_SD
         X[:, 1:] *= np.exp(0.5 * X[:, :1])
         return X
+
+
+def _sample_picture(name: str) -> np.ndarray:
+    """A picture that comes with scikit-learn, grey and reduced to (71, 106) by the means of square blocks."""
+    try:
+        picture = load_sample_image(f"{name}.jpg").mean(2)
+    except ImportError as error:
+        raise ImportError(
+            "scikit-learn's pictures are JPEG files, which Pillow reads: pip install pillow, or skcds[plot], which "
+            "brings it; or give a picture as an array."
+        ) from error
+    rows, columns = (side // BLOCK for side in picture.shape)
+    blocks = picture[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    return blocks.mean((1, 3))
+
+
+class ImageDensity(_Target):
+    """Density in the plane that is the brightness of a grey picture, upright; a normalised density.
+
+    The pixels are the nodes of a grid of squares, on which the density is bilinear: continuous, with a gradient that
+    jumps from square to square. It is zero, and the energy +inf with a gradient of zero, outside the rectangle whose
+    corners are the picture's corner pixels, and where all pixels around are black and `floor` is 0.
+
+    Source: "Image" of arXiv 2502.07579, with another picture.
+
+    Parameters
+    ----------
+    picture : array-like of shape (n_rows, n_columns), optional
+        Brightness, not negative, of at least 2 by 2 pixels; the first row is the top. By default the flower of
+        `picture_density`, which needs Pillow.
+    extent : float, default=4.0
+        Half the width: the first coordinate grows from -extent to extent along a row. The second coordinate grows
+        upwards, is centred too, and has the same scale.
+    floor : float, default=0.01
+        Share of the largest brightness that is added to every pixel. With one above 0 the log density is bounded in
+        the rectangle, within log(1 + 1 / floor).
+
+    Attributes
+    ----------
+    n_rows, n_columns : int
+        Size of the picture.
+    density : ndarray of shape (n_columns, n_rows)
+        Density at the pixels, by the first coordinate and the second, both growing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> target = ImageDensity([[0, 1, 0], [0, 1, 2]], extent=1.0, floor=0.0)
+    >>> target
+    ImageDensity(n_rows=2, n_columns=3, extent=1, floor=0)
+    >>> target(torch.tensor([[1.0, -0.5], [0.0, 0.0], [-1.0, 0.0], [0.0, 0.6]])).exp()  # bottom right, middle, outside
+    tensor([0.7500, 1.5000,    inf,    inf])
+    >>> target.sample(1000, random_state=0).shape
+    (1000, 2)
+    """
+
+    n_features = 2
+    _shown = ("n_rows", "n_columns", "extent", "floor")
+
+    def __init__(self, picture=None, extent: float = 4.0, floor: float = 0.01):
+        self.extent, self.floor = _positive(extent, "extent"), _not_negative(floor, "floor")
+        picture = _finite(_sample_picture("flower") if picture is None else picture, "picture", (None, None))
+        self.n_rows, self.n_columns = picture.shape
+        if min(picture.shape) < 2:
+            raise ValueError(f"picture has to have at least 2 by 2 pixels; got shape {picture.shape}.")
+        if picture.min() < 0:
+            raise ValueError(f"picture must not have negative pixels; the smallest is {picture.min()}.")
+        if picture.max() == 0:
+            raise ValueError("picture has to have a pixel that is not black; all are 0.")
+        brightness = picture[::-1].T / picture.max() + self.floor
+        areas = self._areas()
+        self.density = brightness / (brightness * areas).sum()
+
+    @property
+    def _last(self) -> np.ndarray:
+        """Largest index of a pixel along each coordinate, (2,)."""
+        return np.array([self.n_columns - 1.0, self.n_rows - 1.0])
+
+    @property
+    def _half(self) -> np.ndarray:
+        """Half the width and half the height, (2,)."""
+        return self.extent * (self._last / self._last[0])
+
+    @property
+    def _spacing(self) -> float:
+        return 2 * self.extent / (self.n_columns - 1)
+
+    def _areas(self) -> np.ndarray:
+        """Integral of each pixel's share in the interpolant, (n_columns, n_rows): squares, halved at the edges."""
+        across, up = np.ones(self.n_columns), np.ones(self.n_rows)
+        across[[0, -1]] = up[[0, -1]] = 0.5
+        return self._spacing**2 * np.outer(across, up)
+
+    def _energy(self, x: Tensor) -> Tensor:
+        last = _like(self._last, x)
+        inside = (x.abs() <= _like(self._half, x)).all(1)
+        position = x.masked_fill(~inside[:, None], 0.0) / self._spacing + 0.5 * last  # in pixels
+        corner = torch.minimum(position.detach().floor().clamp(min=0.0), last - 1.0)
+        value = self._interpolate(corner.long(), position - corner)
+        inside = inside & (value > 0)
+        return -value.masked_fill(~inside, 1.0).log().masked_fill(~inside, -torch.inf)
+
+    def _interpolate(self, corner: Tensor, step: Tensor) -> Tensor:
+        """Density (n,) at `step` (n, 2), in [0, 1], from the pixels of index `corner` (n, 2)."""
+        (i, j), (u, v), density = corner.unbind(1), step.unbind(1), _like(self.density, step)
+        low = (1 - u) * density[i, j] + u * density[i + 1, j]
+        high = (1 - u) * density[i, j + 1] + u * density[i + 1, j + 1]
+        return (1 - v) * low + v * high
+
+    def sample(self, n: int, random_state=None) -> np.ndarray:
+        """Exact draws, (n, 2).
+
+        A bilinear interpolant is a mixture of pyramids, products of triangular densities around each pixel; what would
+        lie beyond the edge is reflected.
+        """
+        rng = check_random_state(random_state)
+        masses = self.density * self._areas()
+        pixel = np.stack(np.unravel_index(rng.choice(masses.size, size=n, p=masses.ravel()), masses.shape), 1)
+        position = np.abs(pixel + rng.uniform(size=(n, 2)) - rng.uniform(size=(n, 2)))
+        position = self._last - np.abs(self._last - position)
+        return self._spacing * position - self._half
+
+
+def picture_density(name: str = "flower") -> ImageDensity:
+    """A picture that comes with scikit-learn, grey, of 71 by 106 pixels, as a density in the plane.
+
+    Needs Pillow, which reads the file.
+
+    Parameters
+    ----------
+    name : {"flower", "china"}, default="flower"
+        A dahlia, bright on a dark ground; or a pavilion, dark before the sky.
+
+    Returns
+    -------
+    ImageDensity
+        With 2 features.
+
+    Examples
+    --------
+    >>> picture_density("china")  # doctest: +SKIP
+    ImageDensity(n_rows=71, n_columns=106, extent=4, floor=0.01)
+    """
+    if name not in PICTURES:
+        raise ValueError(f"name has to be one of {list(PICTURES)}; got {name!r}.")
+    return ImageDensity(_sample_picture(name))
 
 
 def _double_well(delta: float, tilt: float) -> tuple[np.ndarray, np.ndarray]:
@@ -564,3 +725,147 @@ def breast_cancer(prior_sd: float = 1.0) -> BayesianLogisticRegression:
     """
     X, y = load_breast_cancer(return_X_y=True)
     return BayesianLogisticRegression(X, y, prior_sd=prior_sd)
+
+
+def _read_points(path) -> np.ndarray:
+    """The last two columns of a CSV file, (n, 2), below an optional line of names."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"points has to be an array or the path of a CSV file; there is no file {str(path)!r}.")
+    columns = np.genfromtxt(path, delimiter=",", ndmin=2, encoding="utf-8")[:, -2:]
+    return columns[1:] if np.isnan(columns[:1]).all() else columns
+
+
+def _unit_square(points) -> np.ndarray:
+    """Points (n, 2) from an array or a file, checked."""
+    points = _finite(_read_points(points) if isinstance(points, str | os.PathLike) else points, "points", (None, 2))
+    if points.min() < 0 or points.max() > 1:
+        low, high = points.min(), points.max()
+        raise ValueError(f"points have to lie in the unit square; their coordinates go from {low:.6g} to {high:.6g}.")
+    return points
+
+
+class LogGaussianCoxProcess(_Target):
+    """Posterior of the log intensity of points in the unit square, on a grid of cells, under a Gaussian process.
+
+    The energy is ``-log N(x; mean, K) - sum_i (x_i y_i - exp(x_i) / M^2)`` for the M^2 cells of a grid, with y_i points
+    in the i-th. The prior is normalised and the Poisson likelihood is without the log y_i!, as in the literature.
+    Covariances are K_ij = variance exp(-r_ij / length_scale), with r_ij the distance of the centres of two cells;
+    the mean, log(n_points) - variance / 2, makes the expected number of points that of the pattern.
+
+    Source: J. Moller, A. R. Syversveen and R. P. Waagepetersen, "Log Gaussian Cox processes", Scandinavian Journal of
+    Statistics 25(3), 1998, where the 126 points are pines in Finland; with the constants of arXiv 2102.07501, this is
+    "LGCP" of arXiv 2502.07579. The points are not shipped with this package. With them and by default log Z is 501.66,
+    by annealed importance sampling from the Laplace approximation, with a standard error of 0.06.
+
+    Parameters
+    ----------
+    points : array-like of shape (n_points, 2) or path, optional
+        The pattern, or a CSV file that has it in its last two columns. By default a synthetic pattern, always the same:
+        drawn from the model itself, with 126 points expected (and 126 by default).
+    n_grid : int, default=40
+        Cells M along each side. An M^2 by M^2 matrix is held for every precision in which energies are asked for.
+    variance : float, default=1.91
+        Of the log intensity.
+    length_scale : float, default=1/33
+        Distance, in sides of the square, at which the correlation has fallen to 1/e.
+    whitened : bool, default=False
+        Take standard normal coordinates z in place of the log intensity x = mean + L z, with K = L L' (Cholesky). The
+        Jacobian is included: log Z is the same.
+
+    Attributes
+    ----------
+    points : ndarray of shape (n_points, 2)
+        The pattern.
+    counts : ndarray of shape (n_grid, n_grid)
+        Points in each cell, by the first coordinate and the second; the features are in that order, row by row.
+    mean : float
+        Of the log intensity.
+    log_evidence, log_evidence_se : float or None
+        None: not known in closed form. Assign them where you have computed them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> target = LogGaussianCoxProcess([[0.1, 0.2], [0.1, 0.9], [0.3, 0.7]], n_grid=2)
+    >>> target
+    LogGaussianCoxProcess(n_points=3, n_grid=2, variance=1.91, length_scale=0.030303, whitened=False)
+    >>> target.counts
+    array([[1., 2.],
+           [0., 0.]])
+    >>> target(torch.full((1, 4), target.mean))  # 2 log(2 pi 1.91) + 3 exp(-1.91 / 2) - 3 mean
+    tensor([5.6936])
+    """
+
+    log_evidence = log_evidence_se = None
+    _shown = ("n_points", "n_grid", "variance", "length_scale", "whitened")
+
+    def __init__(
+        self,
+        points=None,
+        n_grid: int = 40,
+        variance: float = 1.91,
+        length_scale: float = 1 / 33,
+        whitened: bool = False,
+    ):
+        self.n_grid, self.whitened = _count(n_grid, "n_grid"), bool(whitened)
+        self.variance, self.length_scale = _positive(variance, "variance"), _positive(length_scale, "length_scale")
+        self.n_features = self.n_grid**2
+        self._roots: dict = {}  # Cholesky factors as tensors, by dtype and device
+        root = self._cholesky()
+        self.points = _unit_square(self._pattern(root) if points is None else points)
+        self.n_points = len(self.points)
+        self.mean = self._mean(self.n_points)
+        counts, _ = np.histogramdd(self.points, bins=(self.n_grid, self.n_grid), range=[(0, 1), (0, 1)])
+        self.counts = np.ascontiguousarray(counts)
+        log_det = 0.0 if self.whitened else math.fsum(np.log(np.diag(root)))
+        self._log_norm = 0.5 * self.n_features * LOG_2PI + log_det
+
+    def __getstate__(self) -> dict:
+        """All but the matrices, which are derived: pickles and hashes do not depend on what was evaluated."""
+        return {**self.__dict__, "_roots": {}}
+
+    def _mean(self, n_points: int) -> float:
+        return math.log(n_points) - 0.5 * self.variance
+
+    def _cholesky(self) -> np.ndarray:
+        """L of the prior's covariance K = L L', (n_features, n_features)."""
+        cells = np.stack(np.divmod(np.arange(self.n_features), self.n_grid), 1) / self.n_grid
+        try:
+            return np.linalg.cholesky(self.variance * np.exp(-cdist(cells, cells) / self.length_scale))
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                f"length_scale = {self.length_scale:.6g} is too long for a grid of {self.n_grid} by {self.n_grid}: the "
+                "Cholesky factorisation of the prior's covariance failed."
+            ) from error
+
+    def _pattern(self, root: np.ndarray) -> np.ndarray:
+        """Points (n, 2) drawn from the model."""
+        rng = check_random_state(PATTERN_SEED)
+        field = self._mean(PINES) + root @ rng.standard_normal(self.n_features)
+        cells = np.repeat(np.arange(self.n_features), rng.poisson(np.exp(field) / self.n_features))
+        corners = np.stack(np.divmod(cells, self.n_grid), 1)
+        return (corners + rng.uniform(size=corners.shape)) / self.n_grid
+
+    def _root(self, x: Tensor) -> Tensor:
+        """`_cholesky` in the dtype and on the device of `x`."""
+        key = x.dtype, x.device
+        if key not in self._roots:
+            with torch.inference_mode(False):  # or autograd could not use it later
+                self._roots[key] = _like(self._cholesky(), x)
+        return self._roots[key]
+
+    def _energy(self, x: Tensor) -> Tensor:
+        upper = self._root(x).T
+        if self.whitened:
+            noise, field = x, self.mean + x @ upper
+        else:
+            noise, field = torch.linalg.solve_triangular(upper, x - self.mean, upper=True, left=False), x
+        expected_points = field.exp().sum(1) / self.n_features
+        log_prior = -0.5 * noise.square().sum(1) - self._log_norm
+        return expected_points - field @ _like(self.counts.ravel(), x) - log_prior
+
+    def log_intensity(self, X) -> np.ndarray:
+        """Log intensity of the cells, (n, n_grid, n_grid), at each row of `X`."""
+        X = self._points(X)
+        field = self.mean + X @ self._cholesky().T if self.whitened else X
+        return field.reshape(-1, self.n_grid, self.n_grid)

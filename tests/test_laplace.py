@@ -1,0 +1,85 @@
+"""Laplace's approximation against Gaussians, for which it is exact, and where there is none."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skcds import targets
+from skcds.energy import Energy, StandardizedTarget
+from skcds.laplace import laplace_standardization
+from skcds.pilot import FULL_COVARIANCE_MAX, MAX_NUMBERS, run_pilot
+
+
+def energy_of(energy_fn, d):
+    return Energy(energy_fn, d, generator=torch.Generator().manual_seed(0))
+
+
+@given(st.integers(1, 8), st.integers(0, 99))
+def test_exact_for_a_gaussian(d, seed):
+    rng = np.random.default_rng(seed)
+    root, mean = rng.standard_normal((d, d)) + 3 * np.eye(d), 5 * rng.standard_normal(d)
+    target = targets.Gaussian(mean, root @ root.T)
+    found = laplace_standardization(energy_of(target, d))
+    np.testing.assert_allclose(found.loc, mean, atol=1e-5)
+    np.testing.assert_allclose(found.covariance, root @ root.T, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluations():
+    energy = energy_of(targets.Gaussian(np.ones(5), np.eye(5)), 5)
+    before = energy.n_energy_evals
+    laplace_standardization(energy)
+    assert 2 * 5 <= energy.n_energy_evals - before < 60
+
+
+def test_start():
+    """Of two wells, the one that the search starts in."""
+    energy = energy_of(lambda x: ((x**2 - 4) ** 2).sum(1), 1)
+    for sign in (-1, 1):
+        assert float(laplace_standardization(energy, torch.tensor([sign * 1.0])).loc) == pytest.approx(2 * sign)
+
+
+@pytest.mark.parametrize(
+    "energy_fn",
+    [
+        lambda x: 0.5 * x[:, 0] ** 2 + 0 * x[:, 1],  # flat along one coordinate
+        lambda x: 0.5 * x[:, 0] ** 2 - torch.cos(x[:, 1]) * torch.where(x[:, 1].abs() < 1, -1.0, 1.0),  # on a maximum
+        lambda x: x[:, 0] + x[:, 1],  # falls for ever
+    ],
+)
+def test_nothing_where_there_is_no_gaussian(energy_fn):
+    assert laplace_standardization(energy_of(energy_fn, 2)) is None
+
+
+class TestPilotInHighDimension:
+    d = FULL_COVARIANCE_MAX + 14
+
+    def test_log_evidence(self):
+        """A Gaussian with correlated neighbours and a quartic term in each coordinate; log Z by quadrature.
+
+        The run's log Z spreads by .05 over seeds; half a nat is ten of that, and 270 quartic terms are worth 27 nats.
+        """
+
+        def one(v):
+            return 0.5 * v**2 + 0.05 * v**4
+
+        nodes = np.linspace(-8, 8, 20_001)
+        log_z = self.d * np.log(np.trapezoid(np.exp(-one(nodes)), nodes))
+        energy = energy_of(lambda x: one(x - 1).sum(1), self.d)
+        result, x = run_pilot(energy, 20_000, torch.Generator().manual_seed(0))
+        assert len(x) == max(2000, MAX_NUMBERS // self.d)
+        assert result.log_evidence == pytest.approx(log_z, abs=0.5)
+        assert result.covariance.shape == (self.d, self.d)
+        laplace = StandardizedTarget(energy, result.standardization())
+        gaussian = float(laplace.log_prob(torch.zeros(1, self.d))) + 0.5 * self.d * np.log(2 * np.pi)
+        assert abs(gaussian - log_z) > 5  # negative control: Laplace's own log Z
+        assert float((x - 1).var()) == pytest.approx(
+            np.trapezoid(nodes**2 * np.exp(-one(nodes)), nodes) / np.exp(log_z / self.d), rel=0.02
+        )
+
+    def test_without_a_mode(self):
+        """A funnel has no mode with a positive definite Hessian near by; the race over scales takes its place."""
+        energy = energy_of(lambda x: (1 + x**2).log().sum(1) + 0.5 * (x**2).sum(1).clamp(max=0), self.d)
+        result, x = run_pilot(energy, 500, torch.Generator().manual_seed(0))
+        assert x.isfinite().all() and np.isfinite(result.log_evidence)
