@@ -55,6 +55,7 @@ def test_nothing_where_there_is_no_gaussian(energy_fn):
 class TestPilotInHighDimension:
     d = FULL_COVARIANCE_MAX + 14
 
+    @pytest.mark.slow
     def test_log_evidence(self):
         """A Gaussian with correlated neighbours and a quartic term in each coordinate; log Z by quadrature.
 
