@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from paper_tables import TARGETS, Fits, Settings, machine
 
+from skcds.maps import BATCH_SIZES, has_fine_scales
 from skcds.networks import count_evaluations
 
 SAMPLERS = {  # fit: label, how it is sampled, style
@@ -81,7 +82,10 @@ def measure(name, target, seed, settings, sizes):
     fits = Fits(target, seed, settings)
     fitted, draws = count_fits(fits), count_draws(fits, sizes)
     students = [s for s in SAMPLERS if s != "teacher"]
-    batch = {"cdds": fits["cdds"].batch_size, "scds": fits["scds"].map_batch_size}
+    batch = {
+        "cdds": fits["cdds"].batch_size or BATCH_SIZES[has_fine_scales(fits["cdds"]._model.log_snr_max)],
+        "scds": fits["scds"].map_batch_size or BATCH_SIZES[has_fine_scales(fits["scds"]._model.log_snr_max)],
+    }
     n_steps = fits["teacher"].n_steps
     return {
         "target": name, "seed": seed, "n_steps": n_steps, "fits": fitted, "draws": draws,
