@@ -55,7 +55,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     consistency_weight : float, default=0.3
         Weight of self-consistency beside the likelihood.
     n_particles : int, default=20000
-        Particles of the pilot.
+        Particles of the pilot; see `DiffusionSampler`.
     hidden_features, n_layers : int, default=128 and 4
         Width and number of the hidden layers of the control or of the residual network.
     map_features, map_layers : int, default=None
