@@ -138,11 +138,8 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
         log_weights = (beta - path.beta) * gap
         log_evidence += float(torch.logsumexp(log_weights, 0)) - math.log(n_particles)
         z = z[inside][systematic_index(log_weights, n_particles, generator)]
-        path.standardization, path.beta, n_temperatures = (
-            Standardization.from_moments(*_moments(z)),
-            beta,
-            n_temperatures + 1,
-        )
+        path.standardization = Standardization.from_moments(*_moments(z))
+        path.beta, n_temperatures = beta, n_temperatures + 1
         population = Population(path, path.standardization.inverse(z), generator, step=step)
         population.move(n_moves)
         z, step = path.standardization(population.x), population.step
@@ -190,14 +187,17 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
 
     Short tempered runs race over starting scales from 1 to 100 (and further out while the widest wins clearly, further
     in while none meets the support). The run with all particles starts from a Gaussian twice as wide as the winner's
-    particles.
+    particles. Where it ends with heavy tails it is repeated with these tamed (see `Standardization`), and the
+    repetition kept if it finds more of the density, or as much of a smoother one.
+
+    In more than `FULL_COVARIANCE_MAX` dimensions, with a gradient, one run starts from Laplace's approximation.
 
     Parameters
     ----------
     energy : Energy
         The density.
     n_particles : int
-        Number of particles of the final run.
+        Number of particles of the final run; at most `MAX_NUMBERS` / d of them from Laplace's approximation.
     generator : torch.Generator
         Source of randomness.
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skcds.energy import Energy, Standardization, StandardizedTarget
-from skcds.maps import MAPS, CouplingMap, OneStepModel, ResidualMap, coupling_masks, jacobians
+from skcds.maps import MAPS, CouplingMap, OneStepModel, ResidualMap, coupling_masks, coupling_sizes, jacobians
 from skcds.networks import ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
 from skcds.targets import Gaussian
@@ -462,3 +462,14 @@ class TestExactWeight:
         latent = torch.randn(50, 1, generator=generator())
         z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(box, Standardization(1)))
         assert torch.equal(log_weights > -torch.inf, z[:, 0] > 0)
+
+
+class TestCouplingSizes:
+    def test_larger_for_fine_scales(self):
+        """A finest scale w has its last noisy level at w / 3; the sizes change at a tenth."""
+        coarse, fine = (coupling_sizes(-2 * math.log(w / 3)) for w in (0.12, 0.08))
+        assert coarse == {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
+        assert all(fine[name] >= coarse[name] for name in coarse) and fine["bins"] == 16
+
+    def test_what_is_given_is_kept(self):
+        assert coupling_sizes(9.0, bins=5, hidden=None) == {**coupling_sizes(9.0), "bins": 5}
