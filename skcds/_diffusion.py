@@ -54,7 +54,7 @@ class DiffusionSampler(ControlledSampler):
     path_share : float, default=0.02
         Share of the iterations that go to `loss`; with ``init="prior"`` all do.
     n_particles : int, default=20000
-        Particles of the pilot; in more than 256 dimensions at most as many as hold 5e6 numbers, or 2000 if that is more.
+        Particles of the pilot; in more than 256 dimensions no more than hold 5e6 numbers, or 2000 if that is more.
     hidden_features, n_layers : int, default=128 and 4
         Width and number of the hidden layers.
     batch_size : int, default=2048
