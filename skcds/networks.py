@@ -2,6 +2,7 @@
 
 __all__ = [
     "Evaluations",
+    "GatedMLP",
     "NoiseNetwork",
     "ResidualMLP",
     "TimeFeatures",
@@ -101,13 +102,39 @@ class ResidualMLP(nn.Module):
         return self.output(h)
 
 
+class GatedMLP(nn.Module):
+    """Gated linear units of equal width, normalised, with residual connections; the output layer starts at zero.
+
+    The gates multiply features (SwiGLU; Shazeer 2020): where the scale of some coordinates depends on others, the noise
+    is a product of both, which sums of activations learn slowly. The normalisation (RMSNorm; Zhang & Sennrich 2019)
+    keeps the products of far-out states bounded.
+    """
+
+    def __init__(self, n_in: int, n_out: int, hidden: int, n_layers: int):
+        super().__init__()
+        self.input = nn.Linear(n_in, hidden)
+        self.norms = nn.ModuleList(nn.RMSNorm(hidden) for _ in range(n_layers - 1))
+        self.hidden = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(n_layers - 1))
+        self.output = nn.Linear(hidden, n_out)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, n_in) to (n, n_out)."""
+        h = F.silu(self.input(x))
+        for norm, layer in zip(self.norms, self.hidden, strict=True):
+            gate, value = layer(norm(h)).chunk(2, 1)
+            h = h + F.silu(gate) * value
+        return self.output(h)
+
+
 class NoiseNetwork(nn.Module):
     """Estimate of the noise eps in x_t and of its conditional variance; the score of x_t is ``-eps / s``.
 
-    The Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) adds a mix of the scores of prior and target to
-    the output, with a learned gain, and feeds it to the network. The mix is that of a target which is Gaussian with
-    the finest scale w near by and unit variance from afar: ``S = f score(x) - (1 - f) x`` with
-    ``f = w^2 / (a^2 w^2 + s^2)``.
+    The estimate is that of a standard normal target, ``s x``, with a learned gain, plus an output of the network. The
+    Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) adds with another gain, which starts at zero, what
+    the target's score at x_t tells, and feeds this to the network: ``-s f (score(x) + x)`` with
+    ``f = w^2 / (a^2 w^2 + s^2)``, which is exact for a target that is Gaussian with the finest scale w near by.
 
     Parameters
     ----------
@@ -133,20 +160,21 @@ class NoiseNetwork(nn.Module):
         self.time = TimeFeatures(log_snr_max)
         self.register_buffer("width", torch.ones(n_features))
         n_in = n_features * (2 if langevin else 1) + self.time.n_out
-        n_out = n_features * (1 + langevin + learned_variance)
-        self.body = ResidualMLP(n_in, n_out, hidden, n_layers)
+        n_out = n_features * (2 + langevin + learned_variance)
+        self.body = GatedMLP(n_in, n_out, hidden, n_layers)
 
     def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels (n,) and target scores."""
         note_evaluations(x)
         a, s = (t[:, None] for t in noise_levels(log_snr))
-        inputs, langevin = [x], s * x
+        inputs = [x]
         if score is not None:
             f = self.width**2 / ((a * self.width) ** 2 + s**2)
-            langevin = s * (1 - f) * x - (s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP)
-            inputs.append(langevin)
+            inputs.append(-(s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP) - s * f * x)
         out = self.body(torch.cat([*inputs, self.time(log_snr)], 1)).split(self.n_features, 1)
-        noise = out[0] + langevin * (1 + out[1] if self.langevin else 1.0)
+        noise = s * x * (1 + out[0]) + out[1]
+        if score is not None:
+            noise = noise + inputs[1] * out[2]
         if not self.learned_variance:
             return noise, None
         return noise, a**2 * out[-1].clamp(-7, 7).exp()
