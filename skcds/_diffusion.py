@@ -1,6 +1,7 @@
 """DiffusionSampler: a many-step diffusion sampler learned from the energy alone."""
 
 import copy
+import math
 import numbers
 
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -20,6 +21,9 @@ register_model(DiffusionModel)
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_HELD_OUT = 10_000
+MAX_NUMBERS = 5_000_000  # in the held-out draws of high dimension
+N_COMPARED = 500  # paths by which the control is compared with that before training
+SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
 
 
 class DiffusionSampler(ControlledSampler):
@@ -168,6 +172,7 @@ class DiffusionSampler(ControlledSampler):
                 "or choose loss='log_variance'."
             )
         pilot, model, target, population = self._start(energy, generator)
+        before = copy.deepcopy(model)
         n_paths = round(self.max_iter * (1.0 if population is None else self.path_share))
         losses: list[float] = []
         if self.max_iter > n_paths:
@@ -175,9 +180,10 @@ class DiffusionSampler(ControlledSampler):
         if n_paths and len(losses) == self.max_iter - n_paths:
             model, more = self._reduce_path_loss(model, target, n_paths, budget, generator)
             losses += more
-        z, log_weights = weighted_paths(
-            model, StandardizedTarget.reported(energy, model.standardization), self.n_steps, N_HELD_OUT, generator
-        )
+        reported = StandardizedTarget.reported(energy, model.standardization)
+        model = self._unspoiled(before, model, reported, generator)
+        n_held_out = min(N_HELD_OUT, max(N_COMPARED, MAX_NUMBERS // energy.n_features))
+        z, log_weights = weighted_paths(model, reported, self.n_steps, n_held_out, generator)
         population = population or Population(target, z, generator)
         population.correct(z, log_weights, MIN_REFRESH_SHARE)
         weighted = WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), True)
@@ -192,6 +198,18 @@ class DiffusionSampler(ControlledSampler):
                 "Raise max_iter, n_steps or max_time, or check the energy function.",
             ),
         }
+
+    def _unspoiled(self, before, after, target, generator):
+        """The control after training, or that before it where training has clearly lowered the bound on log Z.
+
+        Few particles in high dimension, or few iterations, can teach less than the standardisation knows.
+        """
+        bounds = []
+        for model in (before.requires_grad_(False).eval(), after):
+            log_weights = weighted_paths(model, target, self.n_steps, N_COMPARED, generator)[1]
+            bounds.append(float(log_weights.mean()))
+        spoiled = math.isfinite(bounds[1]) and bounds[1] + SPOILED < bounds[0]
+        return before if spoiled else after
 
     def _match_scores(self, model, target, population, n_iter, budget, generator):
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from skcds.networks import LANGEVIN_CLIP, NoiseNetwork, ResidualMLP, TimeFeatures, count_evaluations, seeded
+from skcds.networks import (
+    LANGEVIN_CLIP,
+    GatedMLP,
+    NoiseNetwork,
+    ResidualMLP,
+    TimeFeatures,
+    count_evaluations,
+    seeded,
+)
 from skcds.process import LOG_SNR_MIN, noise_levels
 
 LOG_SNR_MAX = 6.0
@@ -126,6 +134,42 @@ class TestResidualMLP:
         assert body.output.weight.grad.abs().max() > 0 and body.output.bias.grad.abs().max() > 0
 
 
+class TestGatedMLP:
+    @pytest.mark.parametrize("n_layers", [1, 2, 4])
+    def test_starts_at_zero(self, n_layers):
+        with seeded(0):
+            body = GatedMLP(5, 2, 8, n_layers)
+        assert torch.equal(body(normal(7, 5)), torch.zeros(7, 2))
+        assert sum(p.numel() for p in body.parameters()) == 48 + (n_layers - 1) * (8 + 144) + 18
+
+    def test_formula(self):
+        body = randomise(GatedMLP(5, 2, 8, 3))
+
+        def silu(x):
+            return x / (1 + np.exp(-x))
+
+        weights = {key: value.numpy().astype(float) for key, value in body.state_dict().items()}
+        h = silu(normal(7, 5).numpy() @ weights["input.weight"].T + weights["input.bias"])
+        for i in range(2):
+            size = np.sqrt((h**2).mean(1, keepdims=True))
+            both = (h / size * weights[f"norms.{i}.weight"]) @ weights[f"hidden.{i}.weight"].T
+            both += weights[f"hidden.{i}.bias"]
+            h = h + silu(both[:, :8]) * both[:, 8:]
+        expected = h @ weights["output.weight"].T + weights["output.bias"]
+        np.testing.assert_allclose(body(normal(7, 5)).detach(), expected, rtol=1e-4, atol=1e-5)
+
+    def test_far_out_it_grows_no_faster_than_its_input(self):
+        """Products of products would grow as the 16th power: a chain that strays would not come back."""
+        body = randomise(GatedMLP(5, 2, 8, 5))
+        near, far = (float(body(scale * normal(7, 5)).detach().abs().max()) for scale in (1e3, 1e6))
+        assert far < 2e3 * near
+
+    def test_every_layer_is_trained(self):
+        body = randomise(GatedMLP(5, 2, 8, 4))
+        body(normal(7, 5)).square().sum().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in body.parameters())
+
+
 @pytest.mark.parametrize("learned_variance", [True, False])
 @pytest.mark.parametrize("langevin", [True, False])
 @pytest.mark.parametrize("trained", [True, False])
@@ -171,9 +215,20 @@ class TestNoiseNetwork:
         torch.testing.assert_close(noise, s * x, rtol=4 * EPS, atol=4 * EPS)
         torch.testing.assert_close(variance, (a**2).expand(6, 3))
 
+    def with_gain(self, gain=1.0, n_features=3):
+        """A network that, but for the gain of the target's score, is at its start."""
+        net = network(n_features)
+        net.body.output.bias.data[2 * n_features : 3 * n_features] = gain
+        return net
+
+    def test_the_score_has_no_say_at_the_start(self):
+        x, score = normal(6, 3), normal(6, 3, seed=1)
+        _, s = self.amplitudes()
+        torch.testing.assert_close(network()(x, LEVELS, score)[0], s * x, rtol=4 * EPS, atol=4 * EPS)
+
     def test_langevin_form(self):
-        """The score of x_t is -noise / s: f score(x) - (1 - f) x with f = w^2 / (a^2 w^2 + s^2), a width a feature."""
-        net, x, score = network(), normal(6, 3), normal(6, 3, seed=1)
+        """With gain 1 the score of x_t is f score(x) - (1 - f) x with f = w^2 / (a^2 w^2 + s^2), a width a feature."""
+        net, x, score = self.with_gain(), normal(6, 3), normal(6, 3, seed=1)
         net.width = torch.tensor([0.1, 0.5, 1.0])
         a, s = self.amplitudes()
         f = net.width**2 / (a**2 * net.width**2 + s**2)
@@ -182,16 +237,17 @@ class TestNoiseNetwork:
 
     def test_langevin_form_meets_both_ends(self):
         """At little noise the score is the target's, at much noise, for a narrow target, the prior's."""
-        net, x, score = network(), normal(2, 3), normal(2, 3, seed=1)
+        net, x, score = self.with_gain(), normal(2, 3), normal(2, 3, seed=1)
         net.width = torch.full((3,), 0.01)
         levels = torch.tensor([LOG_SNR_MIN, 30.0])
         s = noise_levels(levels)[1][:, None]
         estimate = -net(x, levels, score)[0] / s
         torch.testing.assert_close(estimate[0], -x[0], rtol=0, atol=2e-3)  # f is 1e-4, score and x below 5
-        torch.testing.assert_close(estimate[1], score[1], rtol=1e-5, atol=1e-5)  # 1 - f is s^2 / w^2 = 1e-9
+        # 1 - f is s^2 / w^2 = 1e-9; in the noise s x cancels to its rounding
+        torch.testing.assert_close(estimate[1], score[1], rtol=1e-5, atol=1e-5)
 
     def test_large_scores_are_clipped(self):
-        net, x = network(), torch.zeros(6, 3)
+        net, x = self.with_gain(), torch.zeros(6, 3)
         noise, _ = net(x, LEVELS, torch.full((6, 3), -1e30))
         assert (noise[:-1] == LANGEVIN_CLIP).all()
         assert (net(x, LEVELS, torch.full((6, 3), 1e30))[0][:-1] == -LANGEVIN_CLIP).all()
@@ -214,19 +270,21 @@ class TestNoiseNetwork:
         same = net(x, LEVELS, -x)[0]
         assert (net(x, LEVELS, -x + 0.5)[0] != same)[:-1].all()
 
-    def test_the_gain_is_learned(self):
-        """With the output layer's bias alone: bias_0 + (1 + bias_1) Langevin part, and variance a^2 exp(bias_2)."""
+    def test_gains_are_learned(self):
+        """With the output layer's bias alone: (1 + b_0) s x + b_1 + b_2 correction, and variance a^2 exp(b_3)."""
         net, x = network(1), normal(6, 1)
-        net.body.output.bias.data = torch.tensor([0.25, 0.5, -1.0])
+        net.width = torch.tensor([0.5])
+        net.body.output.bias.data = torch.tensor([0.5, 0.25, 0.75, -1.0])
         a, s = self.amplitudes()
-        noise, variance = net(x, LEVELS, -x)
-        torch.testing.assert_close(noise, 0.25 + 1.5 * s * x)
+        f = 0.25 / (0.25 * a**2 + s**2)
+        noise, variance = net(x, LEVELS, -4 * x)
+        torch.testing.assert_close(noise, 0.25 + 1.5 * s * x + 0.75 * s * f * 3 * x)
         torch.testing.assert_close(variance, a**2 * math.exp(-1))
 
     @pytest.mark.parametrize("bias", [1e4, -1e4])
     def test_the_variance_is_bounded(self, bias):
         net, x = network(1), normal(6, 1)
-        net.body.output.bias.data[2] = bias
+        net.body.output.bias.data[3] = bias
         a, _ = self.amplitudes()
         torch.testing.assert_close(net(x, LEVELS, -x)[1], a**2 * math.exp(math.copysign(7, bias)))
 
