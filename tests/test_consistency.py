@@ -23,7 +23,7 @@ from skcds.consistency import (
 from skcds.diffusion import DiffusionModel
 from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.maps import OneStepModel
-from skcds.networks import ResidualMLP, seeded
+from skcds.networks import GatedMLP, ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
 
 LOG_SNR_MAX = 8.0
@@ -41,7 +41,7 @@ def random_model(kind, d=2, scale=0.1, seed=0, **options):
         model = OneStepModel(kind, d, LOG_SNR_MAX, False, hidden=16, n_layers=2, **options)
     source = generator(seed)
     for part in model.modules():
-        if isinstance(part, ResidualMLP):
+        if isinstance(part, (GatedMLP, ResidualMLP)):
             for parameter in part.output.parameters():
                 parameter.data += scale * torch.randn(parameter.shape, generator=source)
     return model

@@ -8,7 +8,7 @@ from torch.func import jacfwd, vmap
 
 from skcds.injectivity import InjectivityReport, check_injectivity
 from skcds.maps import CouplingMap, ResidualMap
-from skcds.networks import ResidualMLP, seeded
+from skcds.networks import GatedMLP, ResidualMLP, seeded
 
 Z = 5.5  # two-sided tail of the normal distribution: 4e-8; of a binomial share of 500 draws below 1e-6
 
@@ -132,7 +132,7 @@ class TestMaps:
             consistency_map = kind(d, 6.0, hidden=16, n_layers=2)
         source = torch.Generator().manual_seed(1)
         for part in consistency_map.modules():
-            if isinstance(part, ResidualMLP):
+            if isinstance(part, (GatedMLP, ResidualMLP)):
                 for parameter in part.output.parameters():
                     parameter.data += scale * torch.randn(parameter.shape, generator=source)
         return consistency_map.requires_grad_(False)

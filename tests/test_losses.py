@@ -14,7 +14,7 @@ from skcds import losses
 from skcds.diffusion import DiffusionModel
 from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.losses import DenoisingLoss, LogVarianceLoss, _winsorise
-from skcds.networks import ResidualMLP, seeded
+from skcds.networks import GatedMLP, ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, Grid, noise_levels
 from skcds.shortcut import DyadicSteps
 
@@ -36,7 +36,7 @@ def random_model(scale=0.1, d=2, langevin=True, learned_variance=True, log_snr_m
         model = DiffusionModel(d, log_snr_max, False, 16, 2, langevin, learned_variance)
     source = generator(seed)
     for part in model.modules():
-        if isinstance(part, ResidualMLP):
+        if isinstance(part, (GatedMLP, ResidualMLP)):
             for parameter in part.output.parameters():
                 parameter.data += scale * torch.randn(parameter.shape, generator=source)
     return model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from skcds.energy import Energy, Standardization, StandardizedTarget
 from skcds.maps import MAPS, CouplingMap, OneStepModel, ResidualMap, coupling_masks, coupling_sizes, jacobians
-from skcds.networks import ResidualMLP, seeded
+from skcds.networks import GatedMLP, ResidualMLP, seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
 from skcds.targets import Gaussian
 
@@ -34,7 +34,7 @@ def perturbed(module, scale, seed=0):
     """Move the output layers, which start at zero."""
     source = generator(seed)
     for part in module.modules():
-        if isinstance(part, ResidualMLP):
+        if isinstance(part, (GatedMLP, ResidualMLP)):
             for parameter in part.output.parameters():
                 parameter.data += scale * torch.randn(parameter.shape, generator=source)
     return module.requires_grad_(False)

@@ -125,7 +125,7 @@ class TestLeap:
 
     def test_path_weights_have_expectation_z(self):
         """False alarms: 1e-8; the density of the prior in place of that of the leap is found."""
-        model, target, generator = make_model(scale=0.05), gaussian_target(sd=0.8), torch.Generator().manual_seed(3)
+        model, target, generator = make_model(scale=0.12), gaussian_target(sd=0.8), torch.Generator().manual_seed(3)
         latent = normal(40_000)
         z, log_ratio = model.leap_and_simulate(
             latent, 2, target, lambda k: torch.randn(latent.shape, generator=generator)
