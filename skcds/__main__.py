@@ -17,7 +17,7 @@ from .mcmc import Population
 
 N_DRAWS = 20_000
 CHAINS, BURN_IN, MOVES = 1_000, 200, 800  # of the reference run
-ITERATIONS = {"posterior": (600, 300), "plane": (300, 300)}  # of teacher and student: fits short enough to watch
+ITERATIONS = {"posterior": (480, 280), "plane": (300, 300)}  # of teacher and student: fits short enough to watch
 N_PARTICLES = 5_000  # likewise
 SHOWN = 6  # marginals in the figure
 COLUMNS = ("method", "steps", "energy evals", "fit s", "draws/s", "ESS/n", "log Z", "ELBO", "mean error")
