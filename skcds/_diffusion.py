@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import check_count, judge_fit, register_model
 from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, REFRESHES, ControlledSampler, weighted_paths
 from .diffusion import DiffusionModel
-from .energy import StandardizedTarget
+from .energy import InvalidEnergyError, StandardizedTarget
 from .importance import WeightedSample
 from .losses import PATH_LOSSES, DenoisingLoss
 from .mcmc import Population
@@ -204,11 +204,16 @@ class DiffusionSampler(ControlledSampler):
 
         Few particles in high dimension, or few iterations, can teach less than the standardisation knows.
         """
-        bounds = []
-        for model in (before.requires_grad_(False).eval(), after):
-            log_weights = weighted_paths(model, target, self.n_steps, N_COMPARED, generator)[1]
-            bounds.append(float(log_weights.mean()))
-        spoiled = math.isfinite(bounds[1]) and bounds[1] + SPOILED < bounds[0]
+
+        def bound(model):
+            return float(weighted_paths(model, target, self.n_steps, N_COMPARED, generator)[1].mean())
+
+        bound_before = bound(before.requires_grad_(False).eval())
+        try:
+            bound_after = bound(after)
+        except InvalidEnergyError:  # the chain runs to infinity, where there is no energy
+            return before
+        spoiled = math.isfinite(bound_after) and bound_after + SPOILED < bound_before
         return before if spoiled else after
 
     def _match_scores(self, model, target, population, n_iter, budget, generator):

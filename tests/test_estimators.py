@@ -1,5 +1,6 @@
 """The public contract, for every sampler alike. Fits are tiny: what is learned well is tested elsewhere."""
 
+import math
 import numbers
 import pickle
 import time
@@ -370,6 +371,25 @@ class TestDiffusionSampler:
         sampler = make("DiffusionSampler", warm_start=True).fit(quadratic)
         with pytest.raises(ValueError, match="3 dimensions"):
             sampler.set_params(n_features=2).fit(quadratic)
+
+
+class TestSpoiledControl:
+    """Training that lowers the bound on log Z is undone; on a Gaussian the untrained control is nearly exact."""
+
+    def bound(self, learning_rate=0.2):
+        sampler = DiffusionSampler(
+            2, n_steps=16, max_iter=30, path_share=0, learning_rate=learning_rate, n_particles=500, random_state=0
+        )
+        sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
+        return sampler.sample_weighted(2000, random_state=0).elbo - math.log(2 * math.pi)
+
+    @pytest.mark.parametrize("learning_rate", [0.2, 1.0])  # far off, and to infinity
+    def test_is_not_kept(self, learning_rate):
+        assert -0.2 < self.bound(learning_rate) < 0.1
+
+    def test_would_be_far_off(self, monkeypatch):  # negative control
+        monkeypatch.setattr("skcds._diffusion.SPOILED", math.inf)
+        assert self.bound() < -1
 
 
 class TestDistiller:
