@@ -14,14 +14,14 @@ from .energy import InvalidEnergyError, StandardizedTarget
 from .importance import WeightedSample
 from .losses import PATH_LOSSES, DenoisingLoss
 from .mcmc import Population
+from .pilot import MAX_NUMBERS
 from .process import GRIDS
 from .training import train
 
 register_model(DiffusionModel)
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
-N_HELD_OUT = 10_000
-MAX_NUMBERS = 5_000_000  # in the held-out draws of high dimension
+N_HELD_OUT = 10_000  # draws; in high dimension no more than hold `MAX_NUMBERS`
 N_COMPARED = 500  # paths by which the control is compared with that before training
 SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
 

@@ -27,7 +27,7 @@ MAX_TAMED_RUNS = 3
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
 FULL_COVARIANCE_MAX = 256  # features; above, Laplace's approximation, or else a diagonal standardisation
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
-MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # in the particles of a run in high dimension: fewer are moved there
+MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
 
 
 @dataclass

@@ -121,11 +121,6 @@ class TestResidualMLP:
         expected = h @ weights["output.weight"].T + weights["output.bias"]
         np.testing.assert_allclose(body(normal(7, 5)).detach(), expected, rtol=1e-4, atol=1e-5)
 
-    def test_every_layer_is_trained(self):
-        body = randomise(ResidualMLP(5, 2, 8, 4))
-        body(normal(7, 5)).square().sum().backward()
-        assert all(parameter.grad.abs().max() > 0 for parameter in body.parameters())
-
     def test_leaves_the_start(self):
         """A zero output layer has a gradient of its own, so that training starts."""
         with seeded(0):
@@ -164,10 +159,12 @@ class TestGatedMLP:
         near, far = (float(body(scale * normal(7, 5)).detach().abs().max()) for scale in (1e3, 1e6))
         assert far < 2e3 * near
 
-    def test_every_layer_is_trained(self):
-        body = randomise(GatedMLP(5, 2, 8, 4))
-        body(normal(7, 5)).square().sum().backward()
-        assert all(parameter.grad.abs().max() > 0 for parameter in body.parameters())
+
+@pytest.mark.parametrize("kind", [ResidualMLP, GatedMLP])
+def test_every_layer_is_trained(kind):
+    body = randomise(kind(5, 2, 8, 4))
+    body(normal(7, 5)).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in body.parameters())
 
 
 @pytest.mark.parametrize("learned_variance", [True, False])
