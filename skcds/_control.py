@@ -17,9 +17,8 @@ from .pilot import finest_scale, run_pilot
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
 PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
-REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which path weights correct the particles
-MIN_REFRESH_SHARE = 0.1  # effective share of path weights that is good enough to correct the particles with
-MIN_ITER_REFRESH = 200  # iterations of a fit for which the corrections are worth their cost
+REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
+MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
 
 
 class ControlledSampler(BaseSampler):
@@ -94,3 +93,16 @@ def weighted_paths(model, target, n_steps, n, generator):
         return torch.randn(n, model.n_features, generator=generator)
 
     return model.simulate_weighted(normal(0), model.grid(n_steps), target, normal)
+
+
+def exchange_paths(population, model, target, n_steps, z, log_weights, generator):
+    """Let the ends (n, d) of trajectories with their log path weights (n,) take the places of particles."""
+
+    def weigh(x):
+        """Of paths with their law under the target, which end at particles x."""
+        _, log_ratio = model.noise_back(
+            x, model.grid(n_steps), target, lambda k: torch.randn(x.shape, generator=generator)
+        )
+        return target.log_prob(x) + log_ratio
+
+    population.exchange(z, log_weights, weigh)

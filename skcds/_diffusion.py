@@ -8,12 +8,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, register_model
-from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, REFRESHES, ControlledSampler, weighted_paths
+from ._control import MIN_ITER_REFRESH, REFRESHES, ControlledSampler, exchange_paths, weighted_paths
 from .diffusion import DiffusionModel
 from .energy import InvalidEnergyError, StandardizedTarget
 from .importance import WeightedSample
 from .losses import PATH_LOSSES, DenoisingLoss
-from .mcmc import Population
+from .mcmc import Population, effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
 from .training import train
@@ -23,16 +23,17 @@ register_model(DiffusionModel)
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_HELD_OUT = 10_000  # draws; in high dimension no more than hold `MAX_NUMBERS`
 N_COMPARED = 500  # paths by which the control is compared with that before training
+MIN_RESAMPLED_SHARE = 0.1  # effective share of path weights that is good enough to resample their ends by
 SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
 
 
 class DiffusionSampler(ControlledSampler):
     """Diffusion sampler of an unnormalised density, learned from its energy (DIS; also DDS and PIS).
 
-    A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained in two ways: by score
-    matching on the particles of a tempered sequential Monte Carlo run that are kept moving by MALA and corrected by the
-    chain's own path weights, then by a loss on simulated trajectories [1]_ [2]_. The path weights are
-    exact for any number of steps.
+    A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained by score matching on the
+    particles of a tempered sequential Monte Carlo run, which are kept moving by MALA and exchanged for draws of the
+    chain by their exact path weights; or, as published, by a loss on simulated trajectories [1]_ [2]_. The path weights
+    are exact for any number of steps.
 
     Parameters
     ----------
@@ -46,8 +47,9 @@ class DiffusionSampler(ControlledSampler):
         cosine schedule (denoising diffusion sampler [3]_); or Brownian motion from a point in equal steps of time (path
         integral sampler [4]_).
     loss : {"log_variance", "kl"}, default="log_variance"
-        Loss on simulated trajectories: the variance of the log path weight, or minus its mean, which needs the energy's
-        gradient and seeks modes. DDS and PIS were published with the latter.
+        Loss on simulated trajectories, with ``init="prior"`` or a positive `path_share`: the variance of the log path
+        weight, or minus its mean, which needs the energy's gradient and seeks modes. DDS and PIS were published with
+        the latter.
     init : {"pilot", "prior"}, default="pilot"
         Where training starts: from the particles of a pilot run, or on the trajectories of the untrained sampler alone,
         as in [1]_. The latter assumes a target of about unit scale and finds separate modes only by luck.
@@ -55,8 +57,9 @@ class DiffusionSampler(ControlledSampler):
         Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
     langevin : bool, default=True
         Whether the control reads the target's score, which then is evaluated at every step of sampling, too.
-    path_share : float, default=0.02
-        Share of the iterations that go to `loss`; with ``init="prior"`` all do.
+    path_share : float, default=0.0
+        Share of the iterations, the last ones, that go to `loss` with ``init="pilot"``; with ``init="prior"`` all do.
+        On paths of its own a chain forgets tails that it reaches too seldom.
     n_particles : int, default=20000
         Particles of the pilot; in more than 256 dimensions no more than hold 5e6 numbers, or 2000 if that is more.
     hidden_features, n_layers : int, default=128 and 4
@@ -130,7 +133,7 @@ class DiffusionSampler(ControlledSampler):
 
     def __init__(
         self, n_features=None, *, n_steps=64, reference="dis", loss="log_variance", init="pilot", variance="learned",
-        langevin=True, path_share=0.02, n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048,
+        langevin=True, path_share=0.0, n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048,
         path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None,
         warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
@@ -184,8 +187,11 @@ class DiffusionSampler(ControlledSampler):
         model = self._unspoiled(before, model, reported, generator)
         n_held_out = min(N_HELD_OUT, max(N_COMPARED, MAX_NUMBERS // energy.n_features))
         z, log_weights = weighted_paths(model, reported, self.n_steps, n_held_out, generator)
-        population = population or Population(target, z, generator)
-        population.correct(z, log_weights, MIN_REFRESH_SHARE)
+        if population is None:
+            population = Population(target, z, generator)
+            population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
+        else:
+            exchange_paths(population, model, target, self.n_steps, z, log_weights, generator)
         weighted = WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), True)
         return {
             "_model": model,
@@ -220,9 +226,10 @@ class DiffusionSampler(ControlledSampler):
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
 
         def refresh(averaged):
-            """Correct the particles by the path weights; whether these are good enough to end the training."""
-            z, log_weights = weighted_paths(averaged, target, self.n_steps, max(self.n_particles // 2, 100), generator)
-            return population.correct(z, log_weights, MIN_REFRESH_SHARE) >= 1 - self.tol
+            """Exchange particles for ends of paths; whether the path weights are good enough to end the training."""
+            z, log_weights = weighted_paths(averaged, target, self.n_steps, max(len(population) // 2, 100), generator)
+            exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
+            return effective_share(log_weights) >= 1 - self.tol
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
         return train(

@@ -13,7 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import BaseSampler, check_count, judge_fit, positive_integer, register_model
 from ._diffusion import DiffusionSampler
 from ._onestep import OneStepSampler
-from .consistency import ConsistencyLoss, LikelihoodLoss, ReverseKLLoss, TrajectoryBank, levels_to_target
+from .consistency import (
+    ConsistencyLoss,
+    LikelihoodLoss,
+    ReverseKLLoss,
+    TrajectoryBank,
+    exchange_images,
+    levels_to_target,
+)
 from .energy import StandardizedTarget
 from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
 from .mcmc import Population
@@ -23,9 +30,7 @@ from .training import train
 
 register_model(OneStepModel)
 
-REFINEMENTS = (0.4, 0.6, 0.8)  # of the iterations, at which exact weights correct the particles
-REFINEMENT_DRAWS = 20_000
-MIN_REFINEMENT_SHARE = 0.05  # effective share of exact weights that is good enough to correct the particles with
+REFINEMENTS = (0.4, 0.6, 0.8)  # of the iterations, at which particles are exchanged for draws of the map
 BANK_SIZE = 1024  # trajectories of the teacher held in memory
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
@@ -258,8 +263,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
             return sum(weight * term(iteration) for weight, term in terms)
 
         def refine(averaged):
-            latent = torch.randn(REFINEMENT_DRAWS, averaged.n_features, generator=generator)
-            population.correct(*averaged.call_and_log_weight(latent, target), MIN_REFINEMENT_SHARE)
+            exchange_images(population, averaged, target, generator)
 
         callbacks = (
             {int(share * n_iter): refine for share in REFINEMENTS}

@@ -7,9 +7,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, positive_integer, register_model
-from ._control import MIN_ITER_REFRESH, MIN_REFRESH_SHARE, ControlledSampler, weighted_paths
+from ._control import MIN_ITER_REFRESH, ControlledSampler, exchange_paths, weighted_paths
 from ._onestep import OneStepSampler
-from .consistency import LikelihoodLoss
+from .consistency import LikelihoodLoss, exchange_images
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
@@ -232,13 +232,18 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             return sampling(turn) if rest == 0 else map_loss(turn * (cycle - 1) + rest - 1)
 
         def refresh(averaged):
-            """Correct the particles by the chain's or the map's weights; on-policy particles are replaced anyway."""
-            draws = [weighted_paths(averaged, target, self.n_steps, REFRESH_DRAWS, generator)]
+            """Exchange particles for ends of the chain and of the map; without a pilot, resample the better of both."""
+            z, log_weights = weighted_paths(averaged, target, self.n_steps, REFRESH_DRAWS, generator)
+            if on_particles:
+                exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
+                if averaged.map.invertible:
+                    exchange_images(population, averaged, target, generator)
+                return
             if averaged.map.invertible:
                 latent = torch.randn(REFRESH_DRAWS, averaged.n_features, generator=generator)
-                draws.append(averaged.call_and_log_weight(latent, target))
-            z, log_weights = max(draws, key=lambda draw: effective_share(draw[1]))
-            population.correct(z, log_weights, MIN_REFRESH_SHARE if on_particles else 0.0)
+                images = averaged.call_and_log_weight(latent, target)
+                z, log_weights = max((z, log_weights), images, key=lambda draws: effective_share(draws[1]))
+            population.correct(z, log_weights, min_share=0.0)
 
         callbacks = {}
         if self.max_iter >= MIN_ITER_REFRESH:

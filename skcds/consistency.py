@@ -1,6 +1,14 @@
 """Training objectives of the one-step samplers."""
 
-__all__ = ["ConsistencyLoss", "LikelihoodLoss", "ReverseKLLoss", "TrajectoryBank", "levels_to_target", "pseudo_huber"]
+__all__ = [
+    "ConsistencyLoss",
+    "LikelihoodLoss",
+    "ReverseKLLoss",
+    "TrajectoryBank",
+    "exchange_images",
+    "levels_to_target",
+    "pseudo_huber",
+]
 
 import torch
 from torch import Tensor
@@ -166,6 +174,18 @@ class LikelihoodLoss:
             score = -noise / noise_levels(level)[1][:, None]
         surrogate = -((score * x).sum(1) + log_det).mean()
         return surrogate - surrogate.detach()
+
+
+def exchange_images(population: Population, model, target, generator) -> None:
+    """Let images of an invertible one-step map take the places of particles, by their exact weights."""
+
+    @torch.no_grad()
+    def weigh(z):
+        return target.log_prob(z) - model.log_prob(z).double()
+
+    latent = torch.randn(len(population), model.n_features, generator=generator)
+    z, log_weights = model.call_and_log_weight(latent, target)
+    population.exchange(z, log_weights, weigh)
 
 
 def levels_to_target(log_snr_max: float, generator):

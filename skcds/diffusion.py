@@ -108,6 +108,42 @@ class DiffusionModel(nn.Module):
         z, log_ratio = self.simulate(x, grid, target, noise_source)
         return z, log_ratio + target.log_prob(z)
 
+    @torch.no_grad()
+    def noise_back(self, z: Tensor, grid: Grid, target: StandardizedTarget | None, noise_source, keep: bool = False):
+        """Noise points of the target back to the prior: paths with the law that those of `simulate` should have.
+
+        Parameters
+        ----------
+        z : Tensor
+            (n, d) ends of the paths.
+        grid : Grid
+            Noise levels.
+        target : StandardizedTarget or None
+            Needed when the network reads the score.
+        noise_source : callable
+            ``noise_source(k)`` gives the standard normal draws (n, d) that lead from index k + 1 to k.
+        keep : bool, default=False
+            Return all states (N + 1, n, d) in place of the first.
+
+        Returns
+        -------
+        x : Tensor
+            The first state (n, d), or all.
+        log_ratio : Tensor
+            (n,) float64, as of `simulate` for the same path.
+        """
+        log_ratio, path = torch.zeros(len(z), dtype=torch.float64), [z]
+        for k in reversed(range(grid.n_steps)):
+            eps = noise_source(k)
+            x = grid.b[k] * path[-1] + grid.v[k].sqrt() * eps
+            score = target.log_prob_and_score(x)[1] if self.needs_score and target is not None else None
+            log_prob = self.step_log_prob(grid, torch.full((len(z),), k), x, path[-1], score)
+            log_ratio -= (log_prob + 0.5 * (eps**2 + grid.v[k].log()).sum(1)).double()
+            path = [*(path if keep else ()), x]
+        x = path[-1]
+        log_ratio += 0.5 * (x.double() ** 2).sum(1) + 0.5 * z.shape[1] * math.log(2 * math.pi)
+        return (torch.stack(path[::-1]) if keep else x), log_ratio
+
     def step_log_prob(self, grid: Grid, k: Tensor, x: Tensor, x_next: Tensor, score: Tensor | None) -> Tensor:
         """Log density (n,) of the generative step from x at index k (n,) to x_next; differentiable."""
         mean, variance = reverse_kernel(grid, k, x, *self.network(x, grid.log_snr[k], score))

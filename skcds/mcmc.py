@@ -108,6 +108,35 @@ class Population:
             self.x, self.log_prob, self.score = state
             self.step *= math.exp(0.5 * (float(accepted.double().mean()) - self.acceptance))
 
+    def exchange(self, z: Tensor, log_weights: Tensor, weigh: Callable) -> float:
+        """Let draws take the places of random particles by independence Metropolis; returns the share that did.
+
+        A draw with weight w takes the place of a particle with weight v with probability ``min(1, w / v)`` (Tierney
+        1994), which leaves the target invariant however poor the draws are: what they know less of stays. The weights
+        may be those of random paths that end at the particles (see `DiffusionModel.noise_back`), as the path is drawn
+        from its law under the target: Metropolis on the space of paths.
+
+        Parameters
+        ----------
+        z : Tensor
+            Draws (m, d), of which as many as there are particles are used.
+        log_weights : Tensor
+            Their exact log weights (m,), up to a constant.
+        weigh : callable
+            Maps particles (n, d) to their log weights (n,) under the same sampler, with the same constant.
+        """
+        rows = torch.randperm(len(self), generator=self.generator)[: len(z)]
+        uniform = torch.rand(len(rows), dtype=torch.float64, generator=self.generator)
+        accepted = uniform.log() < log_weights[: len(rows)] - weigh(self.x[rows])
+        if accepted.any():
+            rows, state = rows[accepted], (self.x, self.log_prob, self.score)
+            new = z[: len(accepted)][accepted]
+            new_state = (new, *self.target.log_prob_and_score(new))
+            self.x, self.log_prob, self.score = (
+                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(state, new_state, strict=True)
+            )
+        return float(accepted.double().mean())
+
     def correct(self, z: Tensor, log_weights: Tensor, min_share: float) -> float:
         """Replace the particles by a resample of weighted draws, then move them; returns the weights' effective share.
 

@@ -232,6 +232,50 @@ class TestSimulate:
         assert torch.equal(copy.flow(x, copy.grid(3), target), model.flow(x, model.grid(3), target))
 
 
+class TestNoiseBack:
+    @pytest.mark.parametrize("reference", ["dis", "dds", "pis"])
+    @parametrize_kinds
+    def test_has_the_ratio_of_the_same_path_simulated(self, langevin, learned_variance, reference):
+        model, target, n_steps = random_model(langevin, learned_variance, 2, scale=0.05), normal_target(d=2), 4
+        model.reference = reference
+        grid = model.grid(n_steps)
+        x, *noises = torch.randn(n_steps + 1, 50, 2, generator=generator())
+        path, log_ratio = model.simulate(x, grid, target, noises.__getitem__, keep=True)
+        backward = [(path[k] - grid.b[k] * path[k + 1]) / grid.v[k].sqrt() for k in range(n_steps)]
+        same_path, same_ratio = model.noise_back(path[-1], grid, target, backward.__getitem__, keep=True)
+        torch.testing.assert_close(same_path, path, rtol=0, atol=1e-4)
+        torch.testing.assert_close(same_ratio, log_ratio, rtol=1e-4, atol=2e-3)  # float32 states, divided by v
+        first, ratio = model.noise_back(path[-1], grid, target, backward.__getitem__)
+        assert torch.equal(first, same_path[0]) and torch.equal(ratio, same_ratio)
+        backward[1] = backward[1] + 0.5  # negative control: another path
+        _, other = model.noise_back(path[-1], grid, target, backward.__getitem__)
+        assert (other - log_ratio).abs().max() > 0.05
+
+    @parametrize_kinds
+    def test_reciprocal_weights_have_mean_one_over_the_evidence(self, langevin, learned_variance):
+        """Of paths from exact draws; a bias of 3 % would be found. The negative control has a prior of another scale."""
+        n, d, sd = 100_000, 2, 0.9
+        model, target = (
+            random_model(langevin, learned_variance, d, 0.002 if langevin else 0.007),
+            normal_target(0, sd, d),
+        )
+        z, *noises = torch.randn(4, n, d, generator=generator(7))
+        first, log_ratio = model.noise_back(sd * z, model.grid(3), target, noises.__getitem__)
+        inverse = (LOG_Z - log_ratio - target.log_prob(sd * z)).exp()
+        assert inverse.std() < 1
+        assert abs(float((inverse.mean() - 1) / inverse.std() * n**0.5)) < Z
+        spoiled = inverse * (0.05 * (first**2).sum(1)).exp()
+        assert abs(float((spoiled.mean() - 1) / spoiled.std() * n**0.5)) > Z
+
+    def test_evaluates_the_energy_where_the_control_reads_it(self):
+        target, x = normal_target(d=2), torch.zeros(12, 2)
+        for langevin in (False, True):
+            before = target.energy.n_energy_evals
+            model = random_model(langevin, True, 2)
+            model.noise_back(x, model.grid(5), target, lambda k: torch.zeros(12, 2))
+            assert target.energy.n_energy_evals - before == langevin * 5 * 12
+
+
 MEAN = torch.tensor([0.7, -0.4], dtype=torch.float64)
 COV = torch.tensor([[0.5, 0.3], [0.3, 1.2]], dtype=torch.float64)
 

@@ -371,6 +371,64 @@ class TestPopulation:
         assert torch.equal(torch.get_rng_state(), before)
 
 
+def log_weights_of(s):
+    """Log weights of draws of N(0, s^2 I) for N(0, I), but for a constant."""
+    return lambda z: 0.5 * (1 / s**2 - 1) * (z.double() ** 2).sum(1)
+
+
+class TestExchange:
+    @pytest.mark.parametrize("s", [0.7, 1.5])
+    def test_leaves_the_target_invariant(self, s):
+        """Particles from N(0, I), draws too narrow or too wide: their |x|^2 stays chi-square (sum of 2 N, 1e-6)."""
+        low, high = stats.chi2.ppf([ALPHA / 2, 1 - ALPHA / 2], 2 * N)
+        particles, z = population(N), s * torch.randn(N, 2, dtype=torch.float64, generator=seeded(4))
+        share = particles.exchange(z, log_weights_of(s)(z), log_weights_of(s))
+        assert 0.3 < share < 0.9
+        assert low < float((particles.x**2).sum()) < high
+        particles.exchange(z, torch.zeros(N).double(), lambda x: torch.zeros(len(x)).double())  # negative control
+        assert not low < float((particles.x**2).sum()) < high
+
+    def test_brings_particles_to_the_target(self):
+        """Particles 1.3 times too wide. Draws 1.2 times too wide are taken with probability .7 or so: 20 rounds leave
+        the bound of N independent exact draws, one does not."""
+        low, high = stats.chi2.ppf([ALPHA / 2, 1 - ALPHA / 2], 2 * N)
+        particles, generator = population(N), seeded(3)
+        particles.replace(1.3 * particles.x)
+        totals = []
+        for _ in range(20):
+            z = 1.2 * torch.randn(N, 2, dtype=torch.float64, generator=generator)
+            particles.exchange(z, log_weights_of(1.2)(z), log_weights_of(1.2))
+            totals.append(float((particles.x**2).sum()))
+        assert low < totals[-1] < high < totals[0]
+
+    def test_density_and_score_are_those_of_the_new_particles(self):
+        particles = population(50)
+        before = particles.x
+        z = torch.randn(20, 2, dtype=torch.float64, generator=seeded(1))
+        share = particles.exchange(z, torch.zeros(20).double(), lambda x: torch.full((len(x),), -9.0).double())
+        new = (particles.x != before).any(1)
+        assert share == 1 and new.sum() == 20 and len(particles) == 50
+        torch.testing.assert_close(particles.score, -particles.x)
+        torch.testing.assert_close(particles.log_prob, -0.5 * (particles.x**2).sum(1))
+
+    @pytest.mark.parametrize("log_weight", [-np.inf, np.nan])
+    def test_draws_without_weight_are_not_taken(self, log_weight):
+        particles = population(30)
+        x = particles.x
+        evaluated = particles.target.energy.n_energy_evals
+        z = torch.full((30, 2), 99.0, dtype=torch.float64)
+        assert (
+            particles.exchange(z, torch.full((30,), log_weight).double(), lambda x: torch.zeros(len(x)).double()) == 0
+        )
+        assert particles.x is x and particles.target.energy.n_energy_evals == evaluated
+
+    def test_more_draws_than_particles(self):
+        particles = population(10)
+        z = torch.randn(25, 2, dtype=torch.float64, generator=seeded(1))
+        particles.exchange(z, torch.zeros(25).double(), lambda x: torch.full((len(x),), -9.0).double())
+        assert len(particles) == 10 and torch.equal(particles.x.sort(0)[0], z[:10].sort(0)[0])
+
+
 class TestCorrect:
     still = 1e-30  # a step size that leaves the particles where they are, to within 1e-14
 
