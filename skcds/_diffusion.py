@@ -219,8 +219,8 @@ class DiffusionSampler(ControlledSampler):
             bound_after = bound(after)
         except InvalidEnergyError:  # the chain runs to infinity, where there is no energy
             return before
-        spoiled = math.isfinite(bound_after) and bound_after + SPOILED < bound_before
-        return before if spoiled else after
+        lower = math.isfinite(bound_after) and bound_after + SPOILED < bound_before
+        return before if lower or math.isnan(bound_after) else after
 
     def _match_scores(self, model, target, population, n_iter, budget, generator):
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
