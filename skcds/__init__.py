@@ -4,7 +4,9 @@ __all__ = [
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
     "DiffusionSampler",
+    "ModelFileError",
     "WeightedSample",
+    "load",
     "metrics",
     "targets",
 ]
@@ -15,3 +17,4 @@ from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
 from .importance import WeightedSample
+from .persistence import ModelFileError, load

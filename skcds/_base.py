@@ -1,8 +1,9 @@
 """What the estimators share: the fit template, sampling in chunks, weights, pickling."""
 
 import copy
+import functools
+import importlib
 import numbers
-import pickle
 import time
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     """Template of the samplers: subclasses say how to fit (`_fit`), and how to draw a chunk."""
 
     _model: Any
+    _energy_name: str | None = None  # of a sampler that was loaded without its energy
 
     __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED}
 
@@ -90,6 +92,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             "n_grad_evals_": energy.n_grad_evals + fitted.pop("n_grad_evals_before", 0),
             "n_network_evals_": network.rows + fitted.pop("n_network_evals_before", 0),
             "_energy": energy,
+            "_energy_name": None,
             "_lost_energy": None,
             "fit_time_": time.perf_counter() - start,
         }
@@ -161,14 +164,39 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def _kept_energy(self, what: str) -> Energy:
         if self._energy is None:
             raise ValueError(
-                f"{what} needs the energy function, and this sampler was loaded without it{self._lost_energy or ''}: "
+                f"{what} needs the energy function, and this sampler was loaded without it"
+                f"{self._lost_energy or (f' (it was fitted to {self._energy_name})' if self._energy_name else '')}: "
                 "pass energy_fn= (and grad_fn= where fit had one)."
             )
         energy = copy.copy(self._energy)
         energy.n_energy_evals = energy.n_grad_evals = 0
         return energy
 
-    # ---------------------------------------------------------------- scikit-learn and pickling
+    # ---------------------------------------------------------------- scikit-learn and persistence
+
+    def save(self, path):
+        """Write the fitted sampler to one safetensors file, from which `skcds.load` reads it without running code.
+
+        The file is complete or not there at all: it is written beside `path` and then takes its place, and when that
+        fails an older file stays as it was. The energy function is not in the file, but its name is.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; an older one is replaced.
+
+        Raises
+        ------
+        NotFittedError
+            When the sampler is not fitted.
+        TypeError
+            When it is of a class of your own, or has a parameter that cannot be saved.
+        OSError
+            When the file cannot be written.
+        """
+        from .persistence import save  # which knows the samplers' classes
+
+        save(self, path)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_model")
@@ -177,6 +205,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """State of NumPy arrays and plain values; the energy only by reference, the clock reading not at all."""
         state = dict(super().__getstate__())
         state.pop("fit_time_", None)
+        state["_skcds_version"] = package_version()
         if "_model" in state:
             state["_model"] = pack(state["_model"])
             state["_energy"] = _reference(state["_energy"])
@@ -185,10 +214,25 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
+        written = state.pop("_skcds_version", None)
+        if written != package_version():
+            warn_user(
+                f"This {type(self).__name__} was pickled with skcds {written or 'of before 0.1'} and is loaded with "
+                f"{package_version()}: it may break or give other results. A file written by its method save is read "
+                "by every later version.",
+                UserWarning,
+            )
         if "_model" in state:
             state["_model"] = unpack(state["_model"])
             state["_energy"], state["_lost_energy"] = _dereference(state["_energy"], state["n_features_in_"])
         super().__setstate__(state)
+
+
+def package_version() -> str:
+    """Version of skcds."""
+    from . import __version__
+
+    return __version__
 
 
 def check_count(value, name: str, minimum: int) -> int:
@@ -245,24 +289,33 @@ def unpack(state: dict) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def _reference(energy: Energy | None) -> bytes | None:
-    """Pickled references to the energy's functions, or None unless they load back as the very same objects."""
+def name_of(function) -> list[str] | None:
+    """Module and qualified name of a function that importing these gives back, or None."""
+    try:
+        module, qualname = function.__module__, function.__qualname__
+        return [module, qualname] if _import(module, qualname) is function else None
+    except Exception:
+        return None
+
+
+def _import(module: str, qualname: str):
+    return functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
+
+
+def _reference(energy: Energy | None) -> list | None:
+    """Names of the energy's functions, or None unless they can be imported."""
     if energy is None:
         return None
     functions = (energy.energy_fn, energy.grad_fn)
-    try:
-        data = pickle.dumps(functions)
-        same = all(a is b for a, b in zip(pickle.loads(data), functions, strict=True))
-    except Exception:
-        return None
-    return data if same else None
+    names = [name_of(function) for function in functions]
+    return None if any(f is not None and name is None for f, name in zip(functions, names, strict=True)) else names
 
 
-def _dereference(data: bytes | None, n_features: int) -> tuple[Energy | None, str | None]:
-    if data is None:
+def _dereference(names: list | None, n_features: int) -> tuple[Energy | None, str | None]:
+    if names is None:
         return None, None
     try:
-        energy_fn, grad_fn = pickle.loads(data)
+        energy_fn, grad_fn = (name and _import(*name) for name in names)
         return Energy(energy_fn, n_features, grad_fn, torch.Generator().manual_seed(0)), None
     except Exception as error:
         return None, f" (it could not be imported: {error})"

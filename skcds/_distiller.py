@@ -18,7 +18,6 @@ from .consistency import (
     LikelihoodLoss,
     ReverseKLLoss,
     TrajectoryBank,
-    exchange_images,
     levels_to_target,
 )
 from .energy import StandardizedTarget
@@ -30,11 +29,9 @@ from .training import train
 
 register_model(OneStepModel)
 
-REFINEMENTS = (0.4, 0.6, 0.8)  # of the iterations, at which particles are exchanged for draws of the map
 BANK_SIZE = 1024  # trajectories of the teacher held in memory
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
-MIN_ITER_REFINEMENT = 200
 WEIGHT_DECAY = 1e-2
 
 
@@ -262,17 +259,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         def loss(iteration):
             return sum(weight * term(iteration) for weight, term in terms)
 
-        def refine(averaged):
-            exchange_images(population, averaged, target, generator)
-
-        callbacks = (
-            {int(share * n_iter): refine for share in REFINEMENTS}
-            if calibrate and n_iter >= MIN_ITER_REFINEMENT
-            else {}
-        )
         return train(
             model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
-            ema_decay=0.99, callbacks=callbacks, verbose=self.verbose, description="distillation",
+            ema_decay=0.99, verbose=self.verbose, description="distillation",
         )  # fmt: skip
 
     def _batch_size(self, model):

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import check_count, judge_fit, positive_integer, register_model
 from ._control import MIN_ITER_REFRESH, ControlledSampler, exchange_paths, weighted_paths
 from ._onestep import OneStepSampler
-from .consistency import LikelihoodLoss, exchange_images
+from .consistency import LikelihoodLoss
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
@@ -232,12 +232,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             return sampling(turn) if rest == 0 else map_loss(turn * (cycle - 1) + rest - 1)
 
         def refresh(averaged):
-            """Exchange particles for ends of the chain and of the map; without a pilot, resample the better of both."""
+            """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
             z, log_weights = weighted_paths(averaged, target, self.n_steps, REFRESH_DRAWS, generator)
             if on_particles:
                 exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
-                if averaged.map.invertible:
-                    exchange_images(population, averaged, target, generator)
                 return
             if averaged.map.invertible:
                 latent = torch.randn(REFRESH_DRAWS, averaged.n_features, generator=generator)

@@ -139,8 +139,8 @@ class LikelihoodLoss:
         What the control reads.
     levels : callable
         ``levels(n)`` gives the levels (n,) that the map goes from and to, as log signal-to-noise ratios.
-    move_every : int, default=8
-        Iterations between moves.
+    move_every, exchange_every : int, default=8 and 50
+        Iterations between moves of all the particles, and between exchanges of half of them for images of the map.
     """
 
     def __init__(
@@ -151,17 +151,19 @@ class LikelihoodLoss:
         control,
         target,
         levels,
-        log_prob=None,
         move_every: int = 8,
+        exchange_every: int = 50,
     ):
-        self.log_prob = log_prob or model.log_prob
-        self.model, self.population, self.batch_size, self.move_every = model, population, batch_size, move_every
+        self.model, self.population, self.batch_size = model, population, batch_size
+        self.move_every, self.exchange_every = move_every, exchange_every
         self.control, self.target, self.levels = control, target, levels
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
         if iteration % self.move_every == 0:
             self.population.move()
+        if iteration % self.exchange_every == self.exchange_every - 1:
+            exchange_images(self.population, self.model, len(self.population) // 2)
         at_prior_end = -self.model.log_prob(self.population.draw(self.batch_size)[0]).mean()
         return at_prior_end + self._at_other_levels(max(1, self.batch_size // 2))
 
@@ -176,16 +178,17 @@ class LikelihoodLoss:
         return surrogate - surrogate.detach()
 
 
-def exchange_images(population: Population, model, target, generator) -> None:
-    """Let images of an invertible one-step map take the places of particles, by their exact weights."""
+def exchange_images(population: Population, model, n: int) -> float:
+    """Let images of an invertible one-step map take the places of n particles, by their exact weights."""
+    target = population.target
 
     @torch.no_grad()
     def weigh(z):
         return target.log_prob(z) - model.log_prob(z).double()
 
-    latent = torch.randn(len(population), model.n_features, generator=generator)
+    latent = torch.randn(n, model.n_features, generator=population.generator)
     z, log_weights = model.call_and_log_weight(latent, target)
-    population.exchange(z, log_weights, weigh)
+    return population.exchange(z, log_weights, weigh)
 
 
 def levels_to_target(log_snr_max: float, generator):

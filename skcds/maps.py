@@ -63,7 +63,7 @@ class SplineCoupling(nn.Module):
 
 def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
     """Which coordinates each transform moves: complementary pairs of halves, split along another bit at each pair."""
-    index = torch.arange(n_features)
+    index = torch.arange(n_features, device="cpu")  # which masks have true entries decides sizes, on any device
     bits = max(1, math.ceil(math.log2(max(n_features, 2))))
     masks = []
     for i in range(n_transforms):

@@ -253,7 +253,7 @@ class TestNoiseBack:
 
     @parametrize_kinds
     def test_reciprocal_weights_have_mean_one_over_the_evidence(self, langevin, learned_variance):
-        """Of paths from exact draws; a bias of 3 % would be found. The negative control has a prior of another scale."""
+        """Of paths from exact draws; a bias of 3 % would be found. The negative control: a prior of another scale."""
         n, d, sd = 100_000, 2, 0.9
         model, target = (
             random_model(langevin, learned_variance, d, 0.002 if langevin else 0.007),

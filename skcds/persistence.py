@@ -1,0 +1,436 @@
+"""Saved samplers: one safetensors file that is checked whole before anything is built from it, and runs no code."""
+
+__all__ = ["ModelFileError", "load"]
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import numbers
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import scipy
+import sklearn
+import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from ._base import MODELS, BaseSampler, name_of, pack, package_version, unpack
+from ._diffusion import DiffusionSampler
+from ._distiller import ConsistentSamplerDistiller
+from ._scratch import ConsistentSamplerScratch
+from .pilot import PilotResult
+
+FORMAT = 1  # of the files that `save` writes; `load` reads this and all earlier ones
+BLANK = "0" * 64  # stands for the hash while it is taken
+MARK = b'"sha256":"'
+MAX_SIZE = 4096  # of an integer in a model's configuration that is larger than any dimension in the file
+
+SAMPLERS: dict[str, type[BaseSampler]] = {
+    cls.__name__: cls for cls in (DiffusionSampler, ConsistentSamplerDistiller, ConsistentSamplerScratch)
+}
+# Fitted attributes and their types. Of arrays, the lengths of the axes, where d is the number of features.
+COMMON = {
+    "_model": "model", "n_features_in_": "count", "n_energy_evals_": "count", "n_grad_evals_": "count",
+    "n_network_evals_": "count", "n_iter_": "count", "loss_curve_": "numbers", "log_evidence_": "number",
+    "log_evidence_se_": "number", "ess_": "number", "converged_": "flag",
+}  # fmt: skip
+FITTED = {
+    "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles"},
+    "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
+    "ConsistentSamplerScratch": COMMON | {"pilot_": "pilot", "particles_": "particles", "violation_share_": "number"},
+}
+UNSAVED = {"_energy", "_lost_energy", "fit_time_"}
+
+
+class ModelFileError(ValueError):
+    """A file is not a saved sampler, or not the one that was written."""
+
+
+# -------------------------------------------------------------------- writing
+
+
+def save(sampler: BaseSampler, path) -> None:
+    """Write a fitted sampler to one file; see `BaseSampler.save`."""
+    check_is_fitted(sampler)
+    writer = _Writer()
+    root = writer.sampler(sampler)
+    content = {
+        "format": FORMAT,
+        "root": root,
+        "samplers": writer.samplers,
+        "versions": {
+            "skcds": package_version(), "torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__,
+            "scikit-learn": sklearn.__version__, "python": platform.python_version(),
+        },
+    }  # fmt: skip
+    metadata = {"skcds": json.dumps(content, allow_nan=False), "sha256": BLANK}
+    raw = safetensors.numpy.save(writer.arrays, metadata)
+    place = raw.index(MARK) + len(MARK)
+    digest = hashlib.sha256(raw).hexdigest().encode()
+    _replace_file(Path(path), raw[:place] + digest + raw[place + len(digest) :])
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Write a file beside `path`, and put it in its place once it is on the disk: the old file or the new, no other."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # the permissions of a file that is replaced, or else the usual ones
+            os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class _Writer:
+    """Takes samplers apart into plain values and named arrays; a sampler that occurs twice is written once."""
+
+    def __init__(self) -> None:
+        self.samplers: list[dict | None] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.places: dict[int, int] = {}  # of samplers, by id
+
+    def sampler(self, sampler: BaseSampler) -> int:
+        """Place in the list of samplers."""
+        kind = type(sampler).__name__
+        if SAMPLERS.get(kind) is not type(sampler):
+            raise TypeError(
+                f"Only the package's own samplers can be saved to a file, not {type(sampler).__module__}.{kind}: "
+                "pickle it, or save the sampler that it is made from."
+            )
+        if id(sampler) not in self.places:
+            place = self.places[id(sampler)] = len(self.samplers)
+            self.samplers.append(None)
+            params = {name: self._value(value, name) for name, value in sampler.get_params(deep=False).items()}
+            written: dict[str, Any] = {"class": kind, "params": params, "fitted": None, "energy": None}
+            if hasattr(sampler, "_model"):
+                fitted = FITTED[kind]
+                written["fitted"] = {name: self._value(getattr(sampler, name), f"{place}.{name}") for name in fitted}
+                energy = sampler._energy
+                written["energy"] = sampler._energy_name if energy is None else describe(energy.energy_fn)
+            self.samplers[place] = written
+        return self.places[id(sampler)]
+
+    def _value(self, value, name: str):
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"float": str(value)}
+        if isinstance(value, np.ndarray):
+            return self._array(value, name)
+        if isinstance(value, BaseSampler):
+            return {"sampler": self.sampler(value)}
+        if isinstance(value, FrozenEstimator) and isinstance(value.estimator, BaseSampler):
+            return {"frozen": self.sampler(value.estimator)}
+        if isinstance(value, np.random.RandomState):
+            state = value.get_state(legacy=False)
+            rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
+            return {"random_state": [self._array(state["state"]["key"], name), *rest]}
+        if isinstance(value, list):
+            return self._array(np.array(value, dtype=np.float64), name)
+        if isinstance(value, PilotResult):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return {key: self._value(field, f"{name}.{key}") for key, field in fields.items()}
+        if isinstance(value, torch.nn.Module):
+            state = pack(value)
+            weights = {key: self._array(array, f"{name}.{key}") for key, array in state["weights"].items()}
+            return {"class": state["class"], "config": state["config"], "weights": weights}
+        raise TypeError(f"{name} of type {type(value).__name__} cannot be saved; pickle the sampler.")
+
+    def _array(self, array: np.ndarray, name: str) -> dict:
+        name = name if name not in self.arrays else f"{name}.{len(self.arrays)}"
+        self.arrays[name] = np.ascontiguousarray(array)
+        return {"array": name}
+
+
+def describe(energy_fn) -> str:
+    """Where an energy function comes from, in words."""
+    name = name_of(energy_fn)
+    return ".".join(name) if name else f"an instance or closure of type {type(energy_fn).__qualname__}"
+
+
+# -------------------------------------------------------------------- reading
+
+
+def load(path):
+    """Read a sampler that `save` wrote.
+
+    The file is checked before anything is built from it: its hash over every byte, the version of its format, the class
+    against the package's own, the set of its parts and their shapes, and that numbers are finite. No code of the file
+    is run, and none can be in it. The energy is not in it either: methods that need the energy have to be given it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    sampler : DiffusionSampler, ConsistentSamplerDistiller or ConsistentSamplerScratch
+        The fitted sampler.
+
+    Raises
+    ------
+    ModelFileError
+        When the file is not one that `save` wrote: cut off, changed, of another kind or a newer format.
+    OSError
+        When it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import skcds
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "sampler.skcds"
+    >>> sampler = skcds.DiffusionSampler(n_features=2, max_iter=50, random_state=0)
+    >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).save(path)
+    >>> skcds.load(path).get_params()["max_iter"]
+    50
+    """
+    raw = Path(path).read_bytes()
+    try:
+        content, shapes = _read_header(raw)
+        _check_hash(raw)
+        reader = _Reader(content, shapes, raw)
+        return reader.root()
+    except ModelFileError as error:
+        raise ModelFileError(f"{os.fspath(path)} cannot be loaded: {error}") from error.__cause__
+    except Exception as error:
+        raise ModelFileError(f"{os.fspath(path)} cannot be loaded: {type(error).__name__}: {error}.") from error
+
+
+def _require(condition, reason: str) -> None:
+    if not condition:
+        raise ModelFileError(reason)
+
+
+def _read_header(raw: bytes) -> tuple[dict, dict]:
+    """What the file says of itself, and dtype and shape of every array."""
+    _require(len(raw) >= 8, "it is empty or cut off.")
+    size = int.from_bytes(raw[:8], "little")
+    _require(size <= len(raw) - 8, "it is cut off, or no safetensors file.")
+    try:
+        header = json.loads(raw[8 : 8 + size])
+        content = json.loads(header.pop("__metadata__")["skcds"])
+        version = content["format"]
+    except Exception as error:
+        raise ModelFileError("it is no safetensors file that skcds wrote, or was changed.") from error
+    _require(isinstance(version, int) and version >= 1, f"its format {version!r} is none of skcds'.")
+    _require(
+        version <= FORMAT,
+        f"it has format {version}, and this version of skcds reads formats up to {FORMAT}: update skcds.",
+    )
+    return content, {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+
+
+def _check_hash(raw: bytes) -> None:
+    place = raw.index(MARK) + len(MARK)
+    digest = raw[place : place + len(BLANK)]
+    expected = hashlib.sha256(raw[:place] + BLANK.encode() + raw[place + len(BLANK) :]).hexdigest()
+    _require(digest == expected.encode(), "its SHA-256 is not that of its content: it was changed or damaged.")
+
+
+class _Reader:
+    """Puts samplers together from what was checked."""
+
+    def __init__(self, content: dict, shapes: dict, raw: bytes):
+        self.content, self.shapes, self.raw = content, shapes, raw
+        self.built: dict[int, BaseSampler] = {}
+        self.used: set[str] = set()
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def root(self) -> BaseSampler:
+        """The sampler that was saved."""
+        _require(
+            set(self.content) == {"format", "root", "samplers", "versions"}, "its parts are not the ones expected."
+        )
+        self._check_shapes()
+        self.arrays = safetensors.numpy.load(self.raw)
+        for name, array in self.arrays.items():
+            if array.dtype.kind == "f":
+                allowed = array == np.inf if name.endswith("width") else False  # light tails
+                _require((np.isfinite(array) | allowed).all(), f"the array {name} has values that are not finite.")
+        sampler = self._sampler(self.content["root"])
+        _require(hasattr(sampler, "_model"), "the sampler in it is not fitted.")
+        return sampler
+
+    def _check_shapes(self) -> None:
+        """Key sets and shapes, before anything of their size is made."""
+        for state in self.content["samplers"]:
+            _require(state["class"] in SAMPLERS, f"{state['class']!r} is none of {', '.join(SAMPLERS)}.")
+            fitted = state["fitted"]
+            if fitted is None:
+                continue
+            expected = FITTED[state["class"]]
+            _require(
+                set(fitted) == set(expected), f"the fitted attributes {sorted(set(fitted) ^ set(expected))} differ."
+            )
+            self._check_model(fitted["_model"], fitted["n_features_in_"])
+        self.used |= {
+            value["array"]
+            for state in self.content["samplers"]
+            for part in ("params", "fitted")
+            for value in _leaves(state[part])
+            if "array" in value
+        }
+        _require(
+            self.used == set(self.shapes), f"the arrays {sorted(self.used ^ set(self.shapes))} are missing or extra."
+        )
+
+    def _check_model(self, state: dict, n_features: int) -> None:
+        _require(set(state) == {"class", "config", "weights"}, "the parts of a model are not the ones expected.")
+        _require(state["class"] in MODELS, f"{state['class']!r} is no model of skcds.")
+        largest = max([MAX_SIZE, len(self.shapes), *(max(shape, default=0) for _, shape in self.shapes.values())])
+        config = state["config"]
+        _require(
+            all(isinstance(value, bool | int | float | str) for value in config.values())
+            and all(0 < value <= largest for value in config.values() if type(value) is int),
+            "the sizes of a model are out of range.",
+        )
+        with torch.device("meta"):
+            skeleton = MODELS[state["class"]](**config).state_dict()
+        weights = state["weights"]
+        _require(
+            set(weights) == set(skeleton), f"the weights {sorted(set(weights) ^ set(skeleton))} are missing or extra."
+        )
+        for name, tensor in skeleton.items():
+            expected = (_DTYPES.get(tensor.dtype), tuple(tensor.shape))
+            found = self.shapes.get(weights[name]["array"])
+            _require(found == expected, f"the weights {name} are {found}, and have to be {expected}.")
+        _require(
+            config["n_features"] == n_features, f"the model has {config['n_features']} features, not {n_features}."
+        )
+
+    def _sampler(self, place, below: int = -1) -> BaseSampler:
+        samplers = self.content["samplers"]
+        _require(
+            type(place) is int and below < place < len(samplers), "the samplers in it refer to each other wrongly."
+        )
+        if place not in self.built:
+            state = samplers[place]
+            cls = SAMPLERS[state["class"]]
+            params = {name: self._parameter(value, place) for name, value in state["params"].items()}
+            unknown = set(params) - set(cls._get_param_names())
+            _require(not unknown, f"{state['class']} has no parameters {sorted(unknown)}.")
+            sampler = cls(**params)
+            sampler._validate_params()
+            if state["fitted"] is not None:
+                d = state["fitted"]["n_features_in_"]
+                attributes = {
+                    name: self._attribute(value, FITTED[state["class"]][name], name, d, place)
+                    for name, value in state["fitted"].items()
+                }
+                name = state["energy"]
+                _require(name is None or isinstance(name, str), "the name of the energy is no text.")
+                sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
+            self.built[place] = sampler
+        return self.built[place]
+
+    def _parameter(self, value, place: int):
+        if not isinstance(value, dict):
+            _require(value is None or isinstance(value, bool | int | float | str), "a parameter has no plain value.")
+            return value
+        ((kind, content),) = value.items()
+        if kind == "float":
+            return _special_float(content)
+        if kind == "sampler":
+            return self._sampler(content, below=place)
+        if kind == "frozen":
+            return FrozenEstimator(self._sampler(content, below=place))
+        _require(kind == "random_state", f"a parameter of unknown kind {kind!r}.")
+        key, *rest = content
+        random_state = np.random.RandomState(0)
+        random_state.set_state(("MT19937", self.arrays[key["array"]], *rest))
+        return random_state
+
+    def _attribute(self, value, kind: str, name: str, d: int, place: int):
+        if kind == "count":
+            _require(type(value) is int and value >= 0, f"{name} has to be a count; it is {value!r}.")
+            return value
+        if kind == "flag":
+            _require(type(value) is bool, f"{name} has to be true or false; it is {value!r}.")
+            return value
+        if kind == "number":
+            return _number(value, name)
+        if kind == "numbers":
+            return self._array(value, name, (None,)).tolist()
+        if kind == "particles":
+            return self._array(value, name, (None, d))
+        if kind == "sampler":
+            return self._sampler(value["sampler"], below=place)
+        if kind == "pilot":
+            return None if value is None else self._pilot(value, d)
+        weights = {key: self.arrays[part["array"]] for key, part in value["weights"].items()}
+        return unpack(value | {"weights": weights})
+
+    def _pilot(self, value: dict, d: int) -> PilotResult:
+        names = {field.name for field in dataclasses.fields(PilotResult)}
+        _require(set(value) == names, f"the pilot's {sorted(set(value) ^ names)} are missing or extra.")
+        full = len(self.shapes[value["covariance"]["array"]][1]) == 2
+        return PilotResult(
+            log_evidence=_number(value["log_evidence"], "log_evidence"),
+            starting_scale=_number(value["starting_scale"], "starting_scale"),
+            loc=self._array(value["loc"], "loc", (d,)),
+            covariance=self._array(value["covariance"], "covariance", (d, d) if full else (d,)),
+            tail_center=self._array(value["tail_center"], "tail_center", (d,)),
+            tail_width=self._array(value["tail_width"], "tail_width", (d,)),
+            n_temperatures=self._attribute(value["n_temperatures"], "count", "n_temperatures", d, 0),
+        )
+
+    def _array(self, value: dict, name: str, shape: tuple) -> np.ndarray:
+        array = self.arrays[value["array"]]
+        fits = array.ndim == len(shape) and all(
+            want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+        )
+        _require(fits, f"{name} has shape {array.shape}.")
+        return array
+
+
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+def _leaves(value):
+    """Dictionaries without dictionaries in them, and lists' ones."""
+    if isinstance(value, dict):
+        inner = [part for part in value.values() if isinstance(part, dict | list)]
+        if not inner:
+            yield value
+        for part in inner:
+            yield from _leaves(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part)
+
+
+def _number(value, name: str) -> float:
+    if isinstance(value, dict):
+        return _special_float(value["float"])
+    _require(
+        isinstance(value, numbers.Real) and not isinstance(value, bool), f"{name} has to be a number; it is {value!r}."
+    )
+    return float(value)
+
+
+def _special_float(text) -> float:
+    _require(text in ("nan", "inf", "-inf"), f"{text!r} is no number.")
+    return float(text)
