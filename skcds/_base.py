@@ -19,6 +19,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from torch import nn
 
 from ._warnings import warn_user
+from .checkpoint import Checkpoint, identity_of
 from .energy import Energy, StandardizedTarget
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
@@ -52,7 +53,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "random_state": ["random_state"],
     }
 
-    def fit(self, energy_fn, y=None, *, grad_fn=None):
+    def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):
         """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``.
 
         Parameters
@@ -65,33 +66,54 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             Ignored; there for the scikit-learn interface.
         grad_fn : callable, optional
             Maps points (n, n_features) to gradients of the energy, (n, n_features).
+        checkpoint : path-like, optional
+            A file that the state of the fit is written to, every half a minute and after every phase, and that a fit
+            which was stopped goes on from, with the same result. The parameters and the energy have to be the same
+            again, but for `verbose`, `max_time` and `max_energy_evals`. A student keeps that of the teacher that it
+            fits in a second file, of the same name with ``.teacher`` at its end.
 
         Returns
         -------
         self : object
-            The fitted sampler. An earlier fit is kept when this one fails.
+            The fitted sampler. An earlier fit is kept when this one fails. Ctrl-C ends the training and keeps what was
+            learned so far, with ``interrupted_`` True and a warning; pressed again, or before there is anything to
+            keep, it raises KeyboardInterrupt.
 
         Raises
         ------
         ValueError
-            When a parameter is out of its range, the dimension is unknown, or the energy is not one of a density.
+            When a parameter is out of its range, the dimension is unknown, the energy is not one of a density, or the
+            checkpoint is that of another fit.
         TypeError
             When `energy_fn` is not callable.
         """
         start = time.perf_counter()
         self._validate_params()
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        generator = torch.Generator().manual_seed(int(seed))
+        state = Checkpoint(checkpoint)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
+            seed = state.seed  # of the fit that goes on
+        generator = torch.Generator().manual_seed(seed)
         energy = Energy(energy_fn, self._find_n_features(energy_fn), grad_fn, generator)
-        budget = Budget(self.max_time, self.max_energy_evals, energy, start)
+        budget = Budget(self.max_time, self.max_energy_evals, energy, start, state)
         with count_evaluations() as network:
+            if checkpoint is not None:
+                state.begin(seed, identity_of(self, energy), budget, generator, network)
             fitted = self._fit(energy, budget, generator)
+        if budget.interrupted:
+            warn_user(
+                f"The fit of {type(self).__name__} was interrupted after {fitted['n_iter_']} iterations; what it had "
+                "learned by then is kept.",
+                ConvergenceWarning,
+            )
         fitted |= {
             "n_features_in_": energy.n_features,
             "n_energy_evals_": energy.n_energy_evals + fitted.pop("n_energy_evals_before", 0),
             "n_grad_evals_": energy.n_grad_evals + fitted.pop("n_grad_evals_before", 0),
             "n_network_evals_": network.rows + fitted.pop("n_network_evals_before", 0),
             "_energy": energy,
+            "interrupted_": budget.interrupted,
+            "n_rollbacks_": budget.n_rollbacks,
             "_energy_name": None,
             "_lost_energy": None,
             "fit_time_": time.perf_counter() - start,

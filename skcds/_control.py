@@ -4,16 +4,19 @@ import copy
 import math
 import numbers
 from abc import abstractmethod
+from typing import Any
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
-from ._base import BaseSampler, positive_integer
+from ._base import MODELS, BaseSampler, positive_integer
 from .diffusion import DiffusionModel
 from .energy import Standardization, StandardizedTarget
 from .mcmc import CORRECTION_MOVES, Population
 from .networks import seeded
-from .pilot import finest_scale, run_pilot
+from .pilot import PilotResult, finest_scale, run_pilot
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
 PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
@@ -36,8 +39,36 @@ class ControlledSampler(BaseSampler):
         "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
     }
 
-    def _start(self, energy, generator):
+    def _start(self, energy, budget, generator):
         """What the pilot found or None, an untrained model or the earlier fit's, its target, its particles or None."""
+        stored = budget.checkpoint.restore("start")
+        if stored is not None:
+            return self._restart(stored, energy, budget, generator)
+        pilot, model, target, population = self._start_anew(energy, generator)
+        budget.checkpoint.store(
+            "start",
+            {
+                "pilot": pilot and {name: _as_tensor(value) for name, value in vars(pilot).items()},
+                "model": {"class": type(model).__name__, "config": dict(model.config), "weights": model.state_dict()},
+                "population": population and population.state_dict(),
+            },
+        )
+        return pilot, model, target, population
+
+    def _restart(self, stored, energy, budget, generator):
+        """What `_start` gave to the fit that this one goes on with."""
+        found: dict[str, Any] = {name: _as_array(value) for name, value in (stored["pilot"] or {}).items()}
+        pilot = PilotResult(**found) if found else None
+        model: Any = MODELS[stored["model"]["class"]](**stored["model"]["config"])
+        model.load_state_dict(stored["model"]["weights"])
+        target, population = StandardizedTarget(energy, model.standardization, energy.fast_dtype), None
+        if stored["population"]:
+            population = Population(target, stored["population"]["particles"][0], generator)
+            population.load_state_dict(stored["population"])
+        budget.checkpoint.rewind("start")
+        return pilot, model, target, population
+
+    def _start_anew(self, energy, generator):
         if self.warm_start and hasattr(self, "_model"):
             return self._continue(energy, generator)
         if self.init == "pilot":
@@ -84,6 +115,14 @@ class ControlledSampler(BaseSampler):
     @abstractmethod
     def _build_model(self, standardization, log_snr_max, langevin) -> DiffusionModel:
         """An untrained model."""
+
+
+def _as_tensor(value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _as_array(value):
+    return value.numpy() if isinstance(value, Tensor) else value
 
 
 def weighted_paths(model, target, n_steps, n, generator):

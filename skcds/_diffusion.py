@@ -174,7 +174,7 @@ class DiffusionSampler(ControlledSampler):
                 "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
                 "or choose loss='log_variance'."
             )
-        pilot, model, target, population = self._start(energy, generator)
+        pilot, model, target, population = self._start(energy, budget, generator)
         before = copy.deepcopy(model)
         n_paths = round(self.max_iter * (1.0 if population is None else self.path_share))
         losses: list[float] = []
@@ -234,7 +234,8 @@ class DiffusionSampler(ControlledSampler):
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
         return train(
             model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=1 - 0.5 * self.path_share,
-            learning_rate=self.learning_rate, callbacks=callbacks, verbose=self.verbose, description="score matching",
+            learning_rate=self.learning_rate, callbacks=callbacks, stateful=[population], verbose=self.verbose,
+            description="score matching",
         )  # fmt: skip
 
     def _reduce_path_loss(self, model, target, n_iter, budget, generator):

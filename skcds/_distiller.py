@@ -213,7 +213,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
             limits["max_energy_evals"] = min(
                 teacher.max_energy_evals or np.inf, int(TEACHER_SHARE * self.max_energy_evals) or 1
             )
-        teacher.set_params(**limits).fit(energy.energy_fn, grad_fn=energy.grad_fn)
+        path = budget.checkpoint.path
+        teacher.set_params(**limits).fit(
+            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
+        )
+        budget.interrupted |= teacher.interrupted_
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
         return teacher, {
@@ -247,6 +251,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         batch_size = self._batch_size(model)
         calibrate = self.refine and model.map.invertible
         terms: list[tuple[float, Callable]] = []
+        stateful: list = [population]
         if calibrate:
             levels = levels_to_target(model.log_snr_max, generator)
             terms.append((1.0, LikelihoodLoss(model, population, batch_size, teacher._model, target, levels)))
@@ -254,14 +259,16 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if weight:
             bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
-            terms.append((weight, ConsistencyLoss(model, bank, n_pairs, n_iter)))
+            consistency = ConsistencyLoss(model, bank, n_pairs, n_iter)
+            terms.append((weight, consistency))
+            stateful.append(consistency)
 
         def loss(iteration):
             return sum(weight * term(iteration) for weight, term in terms)
 
         return train(
             model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
-            ema_decay=0.99, verbose=self.verbose, description="distillation",
+            ema_decay=0.99, stateful=stateful, verbose=self.verbose, description="distillation",
         )  # fmt: skip
 
     def _batch_size(self, model):

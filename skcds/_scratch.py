@@ -174,7 +174,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     def _fit(self, energy, budget, generator):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
-        pilot, model, target, population = self._start(energy, generator)
+        pilot, model, target, population = self._start(energy, budget, generator)
         if model.steps.n_steps != self.n_steps:
             raise ValueError(
                 f"warm_start=True goes on from a fit with n_steps={model.steps.n_steps}; got n_steps={self.n_steps}."
@@ -222,7 +222,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             states = sampling.states
             ends, _ = weighted_paths(model, target, self.n_steps, self.n_particles, generator)
             population = Population(target, ends, generator)
-        map_loss = self._map_loss(model, target, population, states, generator)
+        map_loss, consistency = self._map_loss(model, target, population, states, generator)
+        stateful = [population, consistency, *([] if on_particles else [sampling])]
         cycle = 1 + CONSISTENCY_STEPS[on_particles]
 
         def loss(iteration):
@@ -248,19 +249,19 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             callbacks = {int(share * self.max_iter): refresh for share in REFRESHES[on_particles]}
         model, losses = train(
             model, loss, max_iter=self.max_iter, budget=budget, learning_rate=self.learning_rate,
-            weight_decay=WEIGHT_DECAY, ema_decay=0.995, callbacks=callbacks, verbose=self.verbose,
-            description="self-consistency",
+            weight_decay=WEIGHT_DECAY, ema_decay=0.995, callbacks=callbacks, stateful=stateful,
+            verbose=self.verbose, description="self-consistency",
         )  # fmt: skip
         return model, losses, population
 
     def _map_loss(self, model, target, population, states, generator):
-        """Self-consistency, with the likelihood beside it for a map that has one."""
+        """Self-consistency, with the likelihood beside it for a map that has one; and self-consistency alone."""
         calibrate = self.refine and model.map.invertible
         map_batch = self.map_batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         batch = map_batch if model.map.invertible else self.batch_size
         consistency = SelfConsistencyLoss(model, target, states, batch, generator)
         if not calibrate:
-            return consistency
+            return consistency, consistency
 
         def levels(n):
             start, size = model.steps.draw(n, generator)
@@ -276,7 +277,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
                 total = total + self.consistency_weight * consistency(iteration)
             return total
 
-        return loss
+        return loss, consistency
 
     # ---------------------------------------------------------------- sampling
 

@@ -105,6 +105,15 @@ class ConsistencyLoss:
             model.map, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
         )
 
+    def state_dict(self) -> dict:
+        """What `load_state_dict` puts back."""
+        return {"averaged": self.averaged.state_dict(), "paths": self.bank.paths, "next": self.bank.next}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go back to an earlier state."""
+        self.averaged.load_state_dict(state["averaged"])
+        self.bank.paths, self.bank.next = state["paths"], state["next"]
+
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
         self.averaged.update_parameters(self.model.map)

@@ -102,6 +102,14 @@ class LogVarianceLoss:
         self.grid, self.batch_size = model.grid(n_steps), batch_size
         self.n_gradient_steps = min(n_gradient_steps, n_steps)
 
+    def state_dict(self) -> dict:
+        """What `load_state_dict` puts back: the trajectories that `states` draws from."""
+        return {"path": getattr(self, "path", None)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go back to an earlier state."""
+        self.path = state["path"]
+
     def __call__(self, iteration: int) -> Tensor:
         """A scalar whose gradient estimates that of the variance, and whose value is the batch's variance."""
         shape = (self.batch_size, self.model.n_features)

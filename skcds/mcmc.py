@@ -93,19 +93,42 @@ class Population:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def x(self) -> Tensor:
+        """Particles (n, d)."""
+        return self.particles[0]
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Their log density (n,)."""
+        return self.particles[1]
+
+    @property
+    def score(self) -> Tensor:
+        """Their score (n, d)."""
+        return self.particles[2]
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` puts back."""
+        return {"particles": self.particles, "step": self.step}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go back to an earlier state."""
+        self.particles, self.step = tuple(state["particles"]), state["step"]
+
     def replace(self, x: Tensor) -> None:
         """Take other particles; density and score are evaluated."""
-        self.x = x
-        self.log_prob, self.score = self.target.log_prob_and_score(x)
+        self.particles = (x, *self.target.log_prob_and_score(x))
 
     def move(self, n_moves: int = 1) -> None:
         """Move all the particles `n_moves` times and adapt the step size to the acceptance rate."""
         for _ in range(n_moves):
             scale = torch.rand(len(self.x), 1, dtype=self.x.dtype, generator=self.generator)
             step = self.step * 10 ** (-self.decades * scale)
-            state = (self.x, self.log_prob, self.score)
-            *state, accepted = mala_step(self.target.log_prob_and_score, *state, step, self.generator)
-            self.x, self.log_prob, self.score = state
+            x, log_prob, score, accepted = mala_step(
+                self.target.log_prob_and_score, self.x, self.log_prob, self.score, step, self.generator
+            )
+            self.particles = x, log_prob, score  # all at once, also when the user interrupts
             self.step *= math.exp(0.5 * (float(accepted.double().mean()) - self.acceptance))
 
     def exchange(self, z: Tensor, log_weights: Tensor, weigh: Callable) -> float:
@@ -129,11 +152,10 @@ class Population:
         uniform = torch.rand(len(rows), dtype=torch.float64, generator=self.generator)
         accepted = uniform.log() < log_weights[: len(rows)] - weigh(self.x[rows])
         if accepted.any():
-            rows, state = rows[accepted], (self.x, self.log_prob, self.score)
-            new = z[: len(accepted)][accepted]
-            new_state = (new, *self.target.log_prob_and_score(new))
-            self.x, self.log_prob, self.score = (
-                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(state, new_state, strict=True)
+            rows, new = rows[accepted], z[: len(accepted)][accepted]
+            values = (new, *self.target.log_prob_and_score(new))
+            self.particles = tuple(
+                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(self.particles, values, strict=True)
             )
         return float(accepted.double().mean())
 

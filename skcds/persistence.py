@@ -2,7 +2,6 @@
 
 __all__ = ["ModelFileError", "load"]
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,7 +9,6 @@ import math
 import numbers
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from ._base import MODELS, BaseSampler, name_of, pack, package_version, unpack
 from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
+from .checkpoint import replace_file
 from .pilot import PilotResult
 
 FORMAT = 1  # of the files that `save` writes; `load` reads this and all earlier ones
@@ -40,7 +39,8 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
 COMMON = {
     "_model": "model", "n_features_in_": "count", "n_energy_evals_": "count", "n_grad_evals_": "count",
     "n_network_evals_": "count", "n_iter_": "count", "loss_curve_": "numbers", "log_evidence_": "number",
-    "log_evidence_se_": "number", "ess_": "number", "converged_": "flag",
+    "log_evidence_se_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
+    "n_rollbacks_": "count",
 }  # fmt: skip
 FITTED = {
     "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles"},
@@ -75,30 +75,7 @@ def save(sampler: BaseSampler, path) -> None:
     raw = safetensors.numpy.save(writer.arrays, metadata)
     place = raw.index(MARK) + len(MARK)
     digest = hashlib.sha256(raw).hexdigest().encode()
-    _replace_file(Path(path), raw[:place] + digest + raw[place + len(digest) :])
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside `path`, and put it in its place once it is on the disk: the old file or the new, no other."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # the permissions of a file that is replaced, or else the usual ones
-            os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    replace_file(Path(path), raw[:place] + digest + raw[place + len(digest) :])
 
 
 class _Writer:

@@ -205,6 +205,14 @@ class SelfConsistencyLoss:
         self.batch_size, self.generator = batch_size, generator
         self.averaged = AveragedModel(model.map, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
 
+    def state_dict(self) -> dict:
+        """What `load_state_dict` puts back."""
+        return self.averaged.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go back to an earlier state."""
+        self.averaged.load_state_dict(state)
+
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
         self.averaged.update_parameters(self.model.map)

@@ -1,23 +1,30 @@
-"""One training loop for every objective: clipping, averaging, budgets, progress."""
+"""One training loop for every objective: clipping, averaging, budgets, checkpoints, interruption, progress."""
 
-__all__ = ["Budget", "train"]
+__all__ = ["Budget", "note", "train"]
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from .checkpoint import Checkpoint
 from .energy import Energy
+
+SNAPSHOT_EVERY = 25  # iterations between states that training can go back to
+MAX_ROLLBACKS = 10  # in a row without a new such state, after which training ends
+SLOWER, RECOVERY = 0.5, 1.02  # factors of the learning rate at a rollback, and at every iteration after it
 
 
 @dataclass
 class Budget:
-    """What a fit may spend, and a clock that started with it.
+    """What a fit may spend, a clock that started with it, and what has become of it.
 
     Attributes
     ----------
@@ -29,12 +36,21 @@ class Budget:
         Has ``n_energy_evals``.
     start : float
         Clock reading at the start.
+    checkpoint : Checkpoint
+        Where the state of the fit is kept.
+    interrupted : bool
+        Whether the user has asked to stop.
+    n_rollbacks : int
+        How often training went back to an earlier state.
     """
 
     max_time: float | None
     max_energy_evals: int | None
     energy: Energy
     start: float = field(default_factory=time.perf_counter)
+    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None))
+    interrupted: bool = False
+    n_rollbacks: int = 0
 
     def spent(self) -> float:
         """Largest share spent of the time and of the evaluations; 0 without limits."""
@@ -46,15 +62,58 @@ class Budget:
         return max(shares)
 
 
+def note(error: BaseException, text: str) -> None:
+    """Add a line to what an exception says of itself (Python 3.11)."""
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+
+
+class _Optimization:
+    """Model, average, optimiser and what else a training changes, as one state."""
+
+    def __init__(self, model, ema, optimizer):
+        self.parts = {"model": model, "ema": ema, "optimizer": optimizer}
+        self.factor = 1.0  # of the learning rate
+        self.snapshots: list[dict] = []
+        self.is_new = False  # whether the last snapshot was taken after the last rollback
+
+    def state(self) -> dict:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load(self, state: dict) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(copy.deepcopy(state[name]))
+
+    def snap(self) -> None:
+        if all(parameter.isfinite().all() for parameter in self.parts["model"].parameters()):
+            self.snapshots, self.is_new = [*self.snapshots[-1:], copy.deepcopy(self.state())], True
+
+    def roll_back(self) -> None:
+        """To the last snapshot, or where that has led here already, to the one before."""
+        if not self.is_new and len(self.snapshots) > 1:
+            self.snapshots.pop()
+        self.load(self.snapshots[-1])
+        self.factor, self.is_new = SLOWER * self.factor, False
+
+    def state_dict(self) -> dict:
+        return self.state() | {"factor": self.factor, "snapshots": self.snapshots, "is_new": self.is_new}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.load(state)
+        self.factor, self.snapshots, self.is_new = state["factor"], state["snapshots"], state["is_new"]
+
+
 def train(
     model: nn.Module, loss_fn: Callable, *, max_iter: int, budget: Budget, share: float = 1.0,
     learning_rate: float = 2e-3, weight_decay: float = 0.0, ema_decay: float = 0.998, callbacks: dict | None = None,
-    verbose=0, description: str = "",
+    stateful: Sequence[Any] = (), verbose=0, description: str = "",
 ) -> tuple[nn.Module, list[float]]:  # fmt: skip
     """Minimise ``loss_fn(iteration)`` over the parameters of `model` with AdamW, a cosine schedule and an average.
 
     The schedule follows the iterations or, where that is further, the budget: a fit that would run out of time anneals
-    all the same, and one that would not is reproducible.
+    all the same, and one that would not is reproducible. Where loss or gradient is not finite, training goes back to a
+    state of up to a few dozen iterations before, with half the learning rate, which then recovers. Ctrl-C ends it, and
+    what follows of the fit is not trained either.
 
     Parameters
     ----------
@@ -65,7 +124,7 @@ def train(
     max_iter : int
         Number of iterations.
     budget : Budget
-        Training stops when `share` of it is spent.
+        Training stops when `share` of it is spent. Its checkpoint keeps the state under the name of `description`.
     share : float, default=1.0
         See `budget`.
     learning_rate, weight_decay, ema_decay : float
@@ -73,6 +132,8 @@ def train(
     callbacks : dict of int to callable, optional
         ``callbacks[iteration](averaged_model)`` is called before that iteration; training ends where it
         returns True.
+    stateful : sequence
+        What else changes during training, with ``state_dict`` and ``load_state_dict``.
     verbose : int
         Whether to show a progress bar.
     description : str
@@ -87,29 +148,65 @@ def train(
     """
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
-    spent = budget.spent()
+    state, checkpoint = _Optimization(model, ema, optimizer), budget.checkpoint
+    spent, start, finished = budget.spent(), 0, False
     losses: list[float] = []
-    with tqdm(total=max_iter, desc=description, disable=not verbose, leave=verbose > 1) as bar:
-        for iteration in range(max_iter):
+
+    stored = checkpoint.restore(description)
+    if stored is not None:
+        state.load_state_dict(stored["optimization"])
+        for part, part_state in zip(stateful, stored["stateful"], strict=True):
+            part.load_state_dict(part_state)
+        losses, start, spent, finished = (stored[key] for key in ("losses", "iteration", "spent", "finished"))
+        checkpoint.rewind(description)
+
+    def store(iteration, finished):
+        parts = [part.state_dict() for part in stateful]
+        progress = {"losses": losses, "iteration": iteration, "spent": spent, "finished": finished}
+        checkpoint.store(description, {"optimization": state.state_dict(), "stateful": parts, **progress})
+
+    failures = 0
+    with tqdm(total=max_iter, initial=start, desc=description, disable=not verbose, leave=verbose > 1) as bar:
+        for iteration in range(start, 0 if finished else max_iter):
+            if checkpoint.due():
+                store(iteration, finished=False)
             now = budget.spent()
-            if now >= share:
+            if now >= share or budget.interrupted:
                 break
             used = (now - spent) / (share - spent)
-            if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
+            try:
+                if iteration % SNAPSHOT_EVERY == 0:
+                    state.snap()
+                    failures = failures if not state.is_new else 0
+                if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
+                optimizer.zero_grad()
+                loss = loss_fn(iteration)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                if math.isfinite(norm) and math.isfinite(loss):
+                    optimizer.step()
+                    ema.update_parameters(model)
+                    state.factor = min(1.0, RECOVERY * state.factor)
+                else:
+                    state.roll_back()
+                    budget.n_rollbacks, failures = budget.n_rollbacks + 1, failures + 1
+            except KeyboardInterrupt:
+                budget.interrupted = True
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _schedule(max(iteration / max_iter, used))
-            optimizer.zero_grad()
-            loss = loss_fn(iteration)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            if math.isfinite(norm):
-                optimizer.step()
-                ema.update_parameters(model)
+            except Exception as error:
+                note(error, f"This happened in iteration {iteration} of {max_iter} of {description or 'training'}.")
+                raise
             losses.append(loss.item())
+            if failures > MAX_ROLLBACKS:
+                break
             bar.update()
             if verbose and iteration % 50 == 0:
                 bar.set_postfix(loss=f"{losses[-1]:.4g}")
+    if not finished:
+        store(len(losses), finished=True)
     averaged = ema.module if losses else model
     return averaged.requires_grad_(False).eval(), losses
 
