@@ -62,7 +62,7 @@ class Checkpoint:
             raise
         except Exception as error:
             raise ValueError(
-                f"The checkpoint {self.path} cannot be read ({type(error).__name__}: {error}); delete it to start anew."
+                f"The checkpoint {self.path} cannot be read: it is damaged, or no checkpoint; delete it to start anew."
             ) from error
         raise ValueError(
             f"The checkpoint {self.path} has format {version}, and this version of skcds reads {FORMAT}: use the "

@@ -186,7 +186,8 @@ def train(
                 loss = loss_fn(iteration)
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                if math.isfinite(norm) and math.isfinite(loss):
+                losses.append(loss.item())
+                if math.isfinite(norm) and math.isfinite(losses[-1]):
                     optimizer.step()
                     ema.update_parameters(model)
                     state.factor = min(1.0, RECOVERY * state.factor)
@@ -199,7 +200,6 @@ def train(
             except Exception as error:
                 note(error, f"This happened in iteration {iteration} of {max_iter} of {description or 'training'}.")
                 raise
-            losses.append(loss.item())
             if failures > MAX_ROLLBACKS:
                 break
             bar.update()

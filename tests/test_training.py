@@ -1,6 +1,7 @@
 """The training loop: convergence, averaging, clipping, schedule, budgets, callbacks and the progress bar."""
 
 import math
+import sys
 import time
 from types import SimpleNamespace
 
@@ -120,27 +121,81 @@ class TestGradients:
         torch.testing.assert_close(model.value.grad, norm * torch.tensor([0.6, 0.8]), rtol=1e-4, atol=0)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-    def test_a_step_with_one_that_is_not_finite_is_skipped(self, bad):
+    @pytest.mark.parametrize("where", ["gradient", "loss"])
+    def test_what_is_not_finite_is_gone_back_from(self, bad, where):
+        """To the state of the last multiple of 25 iterations, at half the rate, which grows again by 2 % a step."""
         model, values, averages = Vector(0.0, 0.0), [], []
 
         def loss(iteration):
             values.append(model.value.detach().clone())
-            factor = torch.tensor([1.0, bad if iteration in (2, 3) else 1.0])
-            return (factor * model.value).sum()
+            spoil = bad if iteration == 27 else 1.0
+            if where == "loss":
+                return model.value.sum() + (0.0 if spoil == 1.0 else spoil)
+            return (torch.tensor([1.0, spoil]) * model.value).sum()
 
-        callbacks = {i: lambda averaged: averages.append(averaged.value.detach().clone()) for i in range(6)}
-        averaged, losses = train(model, loss, max_iter=6, budget=UNLIMITED, callbacks=callbacks)
+        callbacks = {i: lambda averaged: averages.append(averaged.value.detach().clone()) for i in range(80)}
+        budget = Budget(None, None, energy=None)
+        averaged, losses = train(model, loss, max_iter=80, budget=budget, callbacks=callbacks)
+        assert budget.n_rollbacks == 1 and len(losses) == 80
         for trace in (values, averages):
-            assert torch.equal(trace[2], trace[3]) and torch.equal(trace[3], trace[4])
-            assert not torch.equal(trace[1], trace[2]) and not torch.equal(trace[4], trace[5])
-        assert model.value.isfinite().all() and averaged.value.isfinite().all()
-        assert len(losses) == 6
+            assert torch.equal(trace[28], trace[25]) and not torch.equal(trace[28], trace[27])
+        step = [float((values[i] - values[i + 1])[0]) for i in range(79)]
+        plain = [training._schedule(i / 80) for i in range(79)]
+        assert step[28] / plain[28] == pytest.approx(0.5 * step[24] / plain[24], rel=0.05)
+        assert step[78] / plain[78] == pytest.approx(step[24] / plain[24], rel=0.05)
+        assert averaged.value.isfinite().all()
 
     def test_none_is_finite(self):
-        model = Vector(2.0)
-        averaged, losses = train(model, lambda i: math.nan * model.value.sum(), max_iter=3, budget=UNLIMITED)
+        model, budget = Vector(2.0), Budget(None, None, energy=None)
+        averaged, losses = train(model, lambda i: math.nan * model.value.sum(), max_iter=300, budget=budget)
         assert averaged.value.item() == model.value.item() == 2
-        assert len(losses) == 3 and all(math.isnan(value) for value in losses)
+        assert len(losses) == budget.n_rollbacks <= training.SNAPSHOT_EVERY + training.MAX_ROLLBACKS
+        assert all(math.isnan(value) for value in losses)
+
+    def test_a_state_that_diverges_at_once_is_left_for_an_earlier_one(self):
+        """From iteration 25 on values below -.6 are bad: the state of iteration 25 leads nowhere, that of 0 does."""
+        model, budget = Vector(0.0), Budget(None, None, energy=None)
+
+        def loss(iteration):
+            return model.value.sum() * (math.nan if iteration >= 25 and model.value.item() < -0.6 else 1.0)
+
+        train(model, loss, max_iter=40, budget=budget, learning_rate=0.05)
+        assert budget.n_rollbacks == 2 and -0.6 < model.value.item() < 0
+
+
+class TestInterruption:
+    def interrupted(self, where):
+        model, budget, done = Vector(1.0), Budget(None, None, energy=None), []
+
+        def press(*args):
+            raise KeyboardInterrupt
+
+        def loss(iteration):
+            done.append(iteration)
+            return model.value.sum() if where != "loss" or iteration < 4 else press()
+
+        callbacks = {4: press} if where == "callback" else {}
+        averaged, losses = train(model, loss, max_iter=9, budget=budget, callbacks=callbacks)
+        return averaged, losses, budget, done
+
+    @pytest.mark.parametrize("where", ["loss", "callback"])
+    def test_keeps_what_was_learned(self, where):
+        averaged, losses, budget, _ = self.interrupted(where)
+        assert budget.interrupted and len(losses) == 4 and averaged.value.item() != 1
+
+    def test_ends_the_trainings_that_follow(self):
+        _, _, budget, _ = self.interrupted("loss")
+        model = Vector(1.0)
+        assert train(model, lambda i: model.value.sum(), max_iter=9, budget=budget)[1] == []
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
+    def test_errors_say_where_they_happened(self):
+        def loss(iteration):
+            raise ZeroDivisionError("mine")
+
+        with pytest.raises(ZeroDivisionError, match="mine") as caught:
+            train(Vector(1.0), loss, max_iter=9, budget=UNLIMITED, description="distillation")
+        assert caught.value.__notes__ == ["This happened in iteration 0 of 9 of distillation."]
 
 
 class TestSchedule:
