@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ._base import MODELS, BaseSampler, positive_integer
+from ._warnings import note
 from .diffusion import DiffusionModel
 from .energy import Standardization, StandardizedTarget
 from .mcmc import CORRECTION_MOVES, Population
@@ -76,7 +77,11 @@ class ControlledSampler(BaseSampler):
         return self._start_from_prior(energy, generator)
 
     def _start_from_pilot(self, energy, generator):
-        pilot, x = run_pilot(energy, self.n_particles, generator)
+        try:
+            pilot, x = run_pilot(energy, self.n_particles, generator)
+        except Exception as error:
+            note(error, "This happened in the pilot, before any training.")
+            raise
         standardization = pilot.standardization()
         target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         population = Population(target, standardization.inverse(x).float(), generator)

@@ -101,6 +101,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
     n_energy_evals_, n_grad_evals_, n_network_evals_ : int
         Evaluations of the energy, of its gradient, and of networks, in points; those of a teacher fitted on the way
         included.
+    interrupted_ : bool
+        Whether the user ended the training.
+    n_rollbacks_ : int
+        How often training diverged and went back to an earlier state.
     fit_time_ : float
         Seconds; not part of a pickle.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._warnings import warn_user
+from ._warnings import note, warn_user
 
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
@@ -104,10 +104,14 @@ class Energy:
     def _call(self, x: Tensor) -> Tensor:
         """Energies of a batch in the dtype of the callable; shapes and types checked, values not."""
         self.n_energy_evals += len(x)
-        if self.framework == "numpy":
-            value = self.energy_fn(x.detach().numpy().copy())
-        else:
-            value = self.energy_fn(x.clone())  # which may write into its argument
+        try:
+            if self.framework == "numpy":
+                value = self.energy_fn(x.detach().numpy().copy())
+            else:
+                value = self.energy_fn(x.clone())  # which may write into its argument
+        except Exception as error:
+            note(error, f"energy_fn was given {self.framework} points of shape {tuple(x.shape)} and dtype {x.dtype}.")
+            raise
         return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
 
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
@@ -116,11 +120,13 @@ class Energy:
 
     def _screen(self, energy: Tensor, x: Tensor) -> Tensor:
         log_prob = -energy.to(torch.float64)
+        lost = x.isnan().any(1)  # states of a chain that diverged, of which the energy says nothing
+        log_prob = log_prob.masked_fill(lost, -torch.inf)
         invalid = log_prob.isnan() | (log_prob == torch.inf)
         count = int(invalid.sum())
         if count:
             example = np.array2string(x[invalid][0].detach().numpy(), precision=4, threshold=8)
-            if 2 * count > len(x):
+            if 2 * count > len(x) - int(lost.sum()):
                 raise InvalidEnergyError(
                     f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
                     "it has to be finite, or +inf outside the support of the density."
@@ -191,11 +197,11 @@ class Energy:
                 return values.detach().double()
         shape_errors = [error for error in errors if isinstance(error, InvalidEnergyError)]
         first = (shape_errors or errors)[0]
-        if hasattr(first, "add_note"):  # Python 3.11
-            first.add_note(
-                f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
-                f"{tuple(points.shape)}."
-            )
+        note(
+            first,
+            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
+            f"{tuple(points.shape)}.",
+        )
         others = [error for error in reversed(errors) if type(error) is not type(first)]
         if others:
             raise first from others[0]  # the user's own error may be in the other framework

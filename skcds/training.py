@@ -1,6 +1,6 @@
 """One training loop for every objective: clipping, averaging, budgets, checkpoints, interruption, progress."""
 
-__all__ = ["Budget", "note", "train"]
+__all__ = ["Budget", "train"]
 
 import copy
 import math
@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from ._warnings import note
 from .checkpoint import Checkpoint
 from .energy import Energy
 
@@ -60,12 +61,6 @@ class Budget:
         if self.max_energy_evals is not None:
             shares.append(self.energy.n_energy_evals / self.max_energy_evals)
         return max(shares)
-
-
-def note(error: BaseException, text: str) -> None:
-    """Add a line to what an exception says of itself (Python 3.11)."""
-    if hasattr(error, "add_note"):
-        error.add_note(text)
 
 
 class _Optimization:

@@ -40,11 +40,14 @@ def stopping(after, error=Stop):
 
 
 def small(kind, **params):
-    """A fit with every phase that its kind has, a dozen seconds at most."""
+    """A fit with every phase that its kind has, of small networks."""
+    sizes = {"hidden_features": 16, "n_layers": 1}
     if kind == "ConsistentSamplerDistiller":
-        return ConsistentSamplerDistiller(make("DiffusionSampler"), max_iter=60, random_state=0, **params)
+        teacher = make("DiffusionSampler", batch_size=200, **sizes)
+        return ConsistentSamplerDistiller(teacher, max_iter=60, batch_size=100, random_state=0, **sizes, **params)
     extra = {"max_iter": 40, "path_share": 0.3} if kind == "DiffusionSampler" else {"max_iter": 210}
-    return make(kind, **{**extra, **params})
+    extra |= {"batch_size": 200, "path_batch_size": 50} | ({"map_batch_size": 100} if kind == KINDS[2] else {})
+    return make(kind, **{**sizes, **extra, **params})
 
 
 def result(sampler):
@@ -56,10 +59,22 @@ def result(sampler):
     return joblib.hash(state), teacher and result(teacher)
 
 
+def press_at(monkeypatch, iterations, error=KeyboardInterrupt):
+    """Ctrl-C, or an error, in these iterations of the trainings of a fit, counted through."""
+    count, schedule = itertools.count(), training._schedule
+
+    def pressed(progress):
+        if next(count) in iterations:
+            raise error
+        return schedule(progress)
+
+    monkeypatch.setattr(training, "_schedule", pressed)
+
+
 @pytest.fixture
 def often(monkeypatch):
-    """Write at every iteration."""
-    monkeypatch.setattr("skcds.checkpoint.INTERVAL", 0.0)
+    """Write at every few iterations."""
+    monkeypatch.setattr("skcds.checkpoint.INTERVAL", 0.05)
 
 
 def finish(sampler, path, rng, n_calls):
@@ -77,8 +92,8 @@ class TestGoesOn:
         "kind, params",
         [
             *((kind, {}) for kind in KINDS),
-            ("DiffusionSampler", {"init": "prior", "loss": "kl"}),
-            ("ConsistentSamplerDistiller", {"network": "residual"}),
+            pytest.param("DiffusionSampler", {"init": "prior", "loss": "kl"}, marks=pytest.mark.slow),
+            pytest.param("ConsistentSamplerDistiller", {"network": "residual"}, marks=pytest.mark.slow),
             ("ConsistentSamplerScratch", {"network": "residual", "init": "prior", "objective": "joint"}),
         ],
     )
@@ -106,10 +121,11 @@ class TestGoesOn:
         assert len(second.calls) < len(first.calls) / 2
 
     @pytest.mark.usefixtures("often")
-    def test_any_random_state(self, tmp_path):
+    def test_any_random_state(self, tmp_path, monkeypatch):
         """The seed is in the file; without it the second fit would have another."""
+        press_at(monkeypatch, [15], Stop)
         with pytest.raises(Stop):
-            small("DiffusionSampler", random_state=None).fit(stopping(250), checkpoint=tmp_path / "a")
+            small("DiffusionSampler", random_state=None).fit(quadratic, checkpoint=tmp_path / "a")
         seed = Checkpoint(tmp_path / "a").seed
         sampler = small("DiffusionSampler", random_state=None).fit(quadratic, checkpoint=tmp_path / "a")
         assert Checkpoint(tmp_path / "a").seed == seed
@@ -117,9 +133,11 @@ class TestGoesOn:
         assert sampler.loss_curve_ != other.loss_curve_
 
     @pytest.mark.usefixtures("often")
-    def test_time_goes_on(self, tmp_path):
+    def test_time_goes_on(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("skcds.checkpoint.INTERVAL", 0.0)
+        press_at(monkeypatch, [15], Stop)
         with pytest.raises(Stop):
-            small("DiffusionSampler", max_time=1e6).fit(stopping(250), checkpoint=tmp_path / "a")
+            small("DiffusionSampler", max_time=1e6).fit(quadratic, checkpoint=tmp_path / "a")
         entry = Checkpoint(tmp_path / "a").entries["score matching"]
         sampler = small("DiffusionSampler", max_time=0.5 * entry["moment"]["elapsed"])
         sampler.fit(quadratic, checkpoint=tmp_path / "a")
@@ -206,11 +224,11 @@ import sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {folder!r})
 import torch; torch.set_num_threads(1)
-import skcds.checkpoint; skcds.checkpoint.INTERVAL = 0.0
+import skcds.checkpoint; skcds.checkpoint.INTERVAL = 0.02
 from samplers import quadratic
 from test_checkpoint import result, small
 print("fitting", flush=True)
-print(result(small("DiffusionSampler", max_iter=150).fit(quadratic, checkpoint={path!r})), flush=True)
+print(result(small("DiffusionSampler", max_iter=300).fit(quadratic, checkpoint={path!r})), flush=True)
 """
 
 
@@ -236,7 +254,7 @@ class TestKilled:
         uninterrupted, _ = killed_and_resumed(tmp_path / "reference", [])
         rng, total = np.random.default_rng(0), 0
         for k in range(n_rounds):
-            out, n_killed = killed_and_resumed(tmp_path / f"{k}", rng.uniform(0.2, 2.5, size=3))
+            out, n_killed = killed_and_resumed(tmp_path / f"{k}", rng.uniform(0.2, 2.5, size=2))
             assert out == uninterrupted
             total += n_killed
             assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
@@ -248,18 +266,6 @@ class TestKilled:
     @pytest.mark.slow
     def test_twenty_times(self, tmp_path):
         assert self.check(tmp_path, 20) >= 20
-
-
-def press_at(monkeypatch, iterations):
-    """Ctrl-C in these iterations of the trainings of a fit, counted through."""
-    count, schedule = itertools.count(), training._schedule
-
-    def pressed(progress):
-        if next(count) in iterations:
-            raise KeyboardInterrupt
-        return schedule(progress)
-
-    monkeypatch.setattr(training, "_schedule", pressed)
 
 
 class TestInterrupted:

@@ -405,6 +405,15 @@ class TestNonFinite:
     def test_plus_infinity_at_every_probe_point(self):
         assert make(lambda x: torch.where(x[:, 0] > 100, in_torch(x), torch.inf)).n_invalid == 0
 
+    def test_points_that_are_not_finite_are_not_the_fault_of_the_energy(self, recwarn):
+        """States of a chain that diverged: outside the support, neither counted nor warned of, however many."""
+        energy = make(in_torch)
+        x = normal(8)
+        x[:7, 0] = torch.nan
+        log_prob = energy.log_prob(x)
+        assert (log_prob[:7] == -torch.inf).all() and log_prob[7].isfinite()
+        assert energy.n_invalid == 0 and not recwarn.list
+
     @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
     def test_invalid_rows_are_dropped(self, value):
         energy, x = make(spoilt(value)), batch(8, 4)  # just half of the batch
