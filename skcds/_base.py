@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ._warnings import warn_user
@@ -153,13 +154,64 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
             yield slice(start, start + rows), normal
 
-    @torch.no_grad()
-    def _draws(self, n: int, n_streams: int, random_state, draw: Callable) -> np.ndarray:
-        """Draws (n, d) in the user's coordinates; ``draw(normal)`` gives a chunk in standardised ones."""
-        X = np.empty((n, self.n_features_in_))
-        for rows, normal in self._chunks(n, n_streams, random_state):
-            X[rows] = self._model.standardization(draw(normal)).numpy()
+    @abstractmethod
+    def _plan(self, *args, **options) -> tuple[int, Callable]:
+        """Number of random streams, and ``draw(normal)`` that gives a chunk in standardised coordinates; checks."""
+
+    def _draws(self, n: int, random_state, plan: tuple[int, Callable], out) -> np.ndarray:
+        """Draws (n, d) in the user's coordinates, in a new array or in `out`."""
+        n = check_count(n, "n", 0)
+        X = np.empty((n, self.n_features_in_)) if out is None else _checked_out(out, (n, self.n_features_in_))
+        for rows, chunk in self._drawn_chunks(n, random_state, plan):
+            X[rows] = chunk
         return X
+
+    def _drawn_chunks(self, n: int, random_state, plan: tuple[int, Callable]) -> Iterator[tuple[slice, np.ndarray]]:
+        n_streams, draw = plan
+        for rows, normal in self._chunks(n, n_streams, random_state):
+            with torch.no_grad():
+                chunk = self._model.standardization(draw(normal)).numpy()
+            yield rows, chunk
+
+    def iter_samples(self, n, batch_size=CHUNK_ROWS, random_state=None, **options):
+        """Draw in batches, for more draws than fit in memory.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws in all.
+        batch_size : int, default=8192
+            Draws of a batch; the last may be smaller.
+        random_state : int, RandomState instance or None, default=None
+            Seed. The batches together are ``sample(n, random_state=random_state)``, whatever their size.
+        **options
+            Further arguments of `sample`, such as `n_steps`.
+
+        Yields
+        ------
+        X : ndarray of shape (batch_size, n_features)
+            Draws, float64.
+
+        Raises
+        ------
+        ValueError, TypeError
+            At once, as `sample` does.
+        """
+        check_is_fitted(self)
+        n, batch_size = check_count(n, "n", 0), check_count(batch_size, "batch_size", 1)
+        return self._batches(self._drawn_chunks(n, random_state, self._plan(**options)), n, batch_size)
+
+    def _batches(self, chunks, n: int, batch_size: int) -> Iterator[np.ndarray]:
+        """The rows of chunks in batches of another size; a batch is an array of its own."""
+        batch, filled = np.empty((min(batch_size, n), self.n_features_in_)), 0
+        for _, chunk in chunks:
+            while len(chunk):
+                taken = min(len(batch) - filled, len(chunk))
+                batch[filled : filled + taken] = chunk[:taken]
+                chunk, filled, n = chunk[taken:], filled + taken, n - taken
+                if filled == len(batch):
+                    yield batch
+                    batch, filled = np.empty((min(batch_size, n), self.n_features_in_)), 0
 
     @torch.no_grad()
     def _weighted_draws(
@@ -248,6 +300,16 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             state["_model"] = unpack(state["_model"])
             state["_energy"], state["_lost_energy"] = _dereference(state["_energy"], state["n_features_in_"])
         super().__setstate__(state)
+
+
+def _checked_out(out, shape: tuple) -> np.ndarray:
+    if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
+        found = f"{type(out).__name__} of dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out has to be a NumPy array of floating point numbers; got {found}.")
+    if out.shape != shape or not out.flags.writeable:
+        kind = "" if out.flags.writeable else "read-only "
+        raise ValueError(f"out has to be a writeable array of shape {shape}; got a {kind}array of shape {out.shape}.")
+    return out
 
 
 def package_version() -> str:

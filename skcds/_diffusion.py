@@ -253,7 +253,7 @@ class DiffusionSampler(ControlledSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None):
+    def sample(self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None, out=None):
         """Draw from the learned density by simulation.
 
         Parameters
@@ -268,14 +268,20 @@ class DiffusionSampler(ControlledSampler):
             The stochastic chain, or the probability-flow ODE by Heun's method.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it and whose control reads the score.
+        out : ndarray of shape (n, n_features), optional
+            Where the draws go, for example a memory map; floating point numbers of any precision.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64.
+            Draws, float64, or `out`.
         """
         check_is_fitted(self)
-        n, grid = check_count(n, "n", 0), self._grid(n_steps)
+        plan = self._plan(n_steps=n_steps, method=method, energy_fn=energy_fn, grad_fn=grad_fn)
+        return self._draws(n, random_state, plan, out)
+
+    def _plan(self, *, n_steps=None, method="sde", energy_fn=None, grad_fn=None):
+        grid = self._grid(n_steps)
         if method not in ("sde", "ode"):
             raise ValueError(f"method has to be 'sde' or 'ode'; got {method!r}.")
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
@@ -285,7 +291,7 @@ class DiffusionSampler(ControlledSampler):
                 return self._model.flow(normal(grid.n_steps), grid, target)
             return self._model.simulate(normal(grid.n_steps), grid, target, normal)[0]
 
-        return self._draws(n, grid.n_steps + 1, random_state, draw)
+        return grid.n_steps + 1, draw
 
     def sample_weighted(self, n, n_steps=None, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw with exact path weights.

@@ -288,7 +288,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=1, random_state=None):
+    def sample(self, n, n_steps=1, random_state=None, *, out=None):
         """Draw by one call of the network a step; neither energy nor teacher is needed.
 
         Parameters
@@ -300,14 +300,19 @@ class ConsistentSamplerDistiller(OneStepSampler):
             consistency sampling, Algorithm 4 of the paper).
         random_state : int, RandomState instance or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one.
+        out : ndarray of shape (n, n_features), optional
+            Where the draws go, for example a memory map; floating point numbers of any precision.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64.
+            Draws, float64, or `out`.
         """
         check_is_fitted(self)
-        n, n_steps = check_count(n, "n", 0), check_count(n_steps, "n_steps", 1)
+        return self._draws(n, random_state, self._plan(n_steps=n_steps), out)
+
+    def _plan(self, *, n_steps=1):
+        n_steps = check_count(n_steps, "n_steps", 1)
         levels = self._model.levels(n_steps)
 
         def draw(normal):
@@ -319,7 +324,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
                 z = self._model.map(z, level.expand(len(z)))
             return z
 
-        return self._draws(n, n_steps, random_state, draw)
+        return n_steps, draw
 
     def sample_weighted(self, n, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw in one step, with exact weights from the Jacobian of the map that is applied.

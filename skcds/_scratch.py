@@ -285,7 +285,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
+    def sample(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None, out=None):
         """Draw in one step, or in more; one step needs no energy.
 
         Parameters
@@ -303,21 +303,24 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             coupling map, "map" for a residual one, for which there is no "chain".
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it and a chain whose control reads the score.
+        out : ndarray of shape (n, n_features), optional
+            Where the draws go, for example a memory map; floating point numbers of any precision.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64.
+            Draws, float64, or `out`.
         """
         check_is_fitted(self)
-        n, n_steps, method = check_count(n, "n", 0), self._check_steps(n_steps), self._method(method)
+        plan = self._plan(n_steps=n_steps, method=method, energy_fn=energy_fn, grad_fn=grad_fn)
+        return self._draws(n, random_state, plan, out)
+
+    def _plan(self, *, n_steps=1, method=None, energy_fn=None, grad_fn=None):
+        n_steps, method = self._check_steps(n_steps), self._method(method)
         if n_steps == 1 or method == "map":
-            return self._draws(n, 1, random_state, lambda normal: self._model.walk(normal(0), n_steps))
+            return 1, lambda normal: self._model.walk(normal(0), n_steps)
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
-        return self._draws(
-            n, n_steps, random_state,
-            lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0],
-        )  # fmt: skip
+        return n_steps, lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
 
     def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
         """Draw with exact weights.

@@ -272,6 +272,56 @@ class TestWeights:
 
 
 @each
+class TestStreams:
+    n = 2 * CHUNK_ROWS + 100
+
+    @pytest.mark.parametrize("batch_size", [1000, CHUNK_ROWS, 3 * CHUNK_ROWS])
+    def test_batches_are_the_sample(self, kind, batch_size):
+        steps = {"n_steps": 2}
+        X = fitted(kind).sample(self.n, random_state=3, **steps)
+        batches = list(fitted(kind).iter_samples(self.n, batch_size, random_state=3, **steps))
+        assert [len(batch) for batch in batches[:-1]] == [batch_size] * (self.n // batch_size)
+        assert np.array_equal(np.concatenate(batches), X)
+        assert len({id(batch) for batch in batches}) == len(batches)  # each its own
+
+    def test_none(self, kind):
+        assert list(fitted(kind).iter_samples(0)) == []
+
+    @pytest.mark.parametrize("n, options", [(-1, {}), (5, {"batch_size": 0}), (5, {"n_steps": 0})])
+    def test_bad_arguments_at_once(self, kind, n, options):
+        with pytest.raises(ValueError):
+            fitted(kind).iter_samples(n, **options)
+
+    def test_unfitted(self, kind):
+        with pytest.raises(NotFittedError):
+            make(kind).iter_samples(5)
+
+    def test_is_lazy(self, kind):
+        """A batch of 10^12 draws in all is there at once."""
+        batch = next(fitted(kind).iter_samples(10**12, 10, random_state=0))
+        np.testing.assert_allclose(batch, fitted(kind).sample(10, random_state=0), atol=1e-4)  # rounding
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_out(self, kind, dtype, tmp_path):
+        out = np.memmap(tmp_path / "draws", dtype, "w+", shape=(50, D))
+        assert fitted(kind).sample(50, random_state=0, out=out) is out
+        assert np.array_equal(out, fitted(kind).sample(50, random_state=0).astype(dtype))
+
+    @pytest.mark.parametrize(
+        "out, error", [(np.empty((4, D)), ValueError), (np.empty((5, D), int), TypeError), ([], TypeError)]
+    )
+    def test_bad_out(self, kind, out, error):
+        with pytest.raises(error, match="out has to be"):
+            fitted(kind).sample(5, out=out)
+
+    def test_read_only_out(self, kind):
+        out = np.empty((5, D))
+        out.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            fitted(kind).sample(5, out=out)
+
+
+@each
 class TestPickle:
     def test_round_trip(self, kind):
         loaded = pickle.loads(pickle.dumps(fitted(kind)))
