@@ -3,6 +3,7 @@
 __all__ = [
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
+    "Diagnosis",
     "DiffusionSampler",
     "ModelFileError",
     "WeightedSample",
@@ -16,5 +17,6 @@ from . import metrics, targets
 from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
+from .diagnosis import Diagnosis
 from .importance import WeightedSample
 from .persistence import ModelFileError, load

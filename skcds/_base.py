@@ -5,6 +5,7 @@ import functools
 import importlib
 import numbers
 import time
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 
 from ._warnings import warn_user
 from .checkpoint import Checkpoint, identity_of
+from .diagnosis import as_numpy, diagnose, subset
 from .energy import Energy, StandardizedTarget
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
@@ -226,6 +228,58 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         if n >= MIN_JUDGED:
             weighted.warn_if_unreliable()
         return weighted
+
+    # ---------------------------------------------------------------- judgement
+
+    def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
+        """A short report: whether the draws and their weights can be relied on.
+
+        Weighted draws are judged by themselves (effective share, Pareto k, share outside the support), and against what
+        the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that the
+        sampler has lost. What neither the pilot nor the sampler found is not seen; compare with other starting points,
+        or with what you know of the target.
+
+        Parameters
+        ----------
+        n : int, default=10000
+            Draws, and at most as many particles, that are looked at; at least 100.
+        random_state : int, RandomState instance or None, default=None
+            Seed.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        Diagnosis
+            Its ``verdict`` is "ok", "suspect" or "failed"; printed, it is a table. The limits: effective share .1 and
+            .01, Pareto k .7 and 1, share outside the support .02 and .5, log Z off the pilot's by .1 and .5 beyond four
+            standard errors, a share of .001 and .01 of the particles that draws hardly ever reach, means shifted by .1
+            and .5 standard deviations, deviations off by a factor of 1.1 and 1.5, any and .01 violations of
+            injectivity, and mode masses off by a total variation of .05 and .2 where the energy knows them.
+        """
+        check_is_fitted(self)
+        n = check_count(n, "n", MIN_JUDGED)
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        target = self._target(energy_fn, grad_fn, "diagnose")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # what they say is in the report
+            weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
+        trained: Any = getattr(self, "teacher_", self)
+        pilot = trained.pilot_
+        particles = subset(trained.particles_, n if pilot is not None else 0, seed)
+        inverse, log_weights = self._model.standardization.inverse, None
+        if len(particles):
+            z = inverse(torch.from_numpy(particles).double()).float()
+            log_weights = self._weigh(z, target, torch.Generator().manual_seed(seed))
+        return diagnose(
+            weighted, particles, log_weights if log_weights is None else log_weights.numpy(), as_numpy(inverse),
+            pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
+            target=target.energy.energy_fn,
+        )  # fmt: skip
+
+    @abstractmethod
+    def _weigh(self, z: torch.Tensor, target: StandardizedTarget, generator) -> torch.Tensor | None:
+        """Exact log weights (n,) of points (n, d) that were not drawn, or None where they are not known."""
 
     def _target(self, energy_fn=None, grad_fn=None, what="This method") -> StandardizedTarget:
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""

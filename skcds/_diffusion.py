@@ -4,6 +4,7 @@ import copy
 import math
 import numbers
 
+import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -320,6 +321,12 @@ class DiffusionSampler(ControlledSampler):
             n, grid.n_steps + 1, random_state, target,
             lambda normal: self._model.simulate_weighted(normal(grid.n_steps), grid, target, normal), is_bound=True,
         )  # fmt: skip
+
+    def _weigh(self, z, target, generator):
+        _, log_ratio = self._model.noise_back(
+            z, self._grid(None), target, lambda k: torch.randn(z.shape, generator=generator)
+        )
+        return target.log_prob(z) + log_ratio
 
     def _grid(self, n_steps):
         return self._model.grid(self.n_steps if n_steps is None else check_count(n_steps, "n_steps", 1))

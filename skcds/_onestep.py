@@ -26,6 +26,12 @@ class OneStepSampler(BaseSampler):
         share = _violation_share(model.map, latent, model.start(N_INJECTIVITY))
         return WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), not share), share
 
+    @torch.no_grad()
+    def _weigh(self, z, target, generator):
+        if not self._model.map.invertible:
+            return None
+        return target.log_prob(z) - self._model.log_prob(z).double()
+
     def _weigh_map(self, n, random_state, target, step_map, call_and_log_weight) -> WeightedSample:
         """Draws of a map with exact weights; where violations of injectivity are found they are no bound, and warn."""
         first: list[torch.Tensor] = []  # latents of the first chunk
