@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ._forks import seed_of
 from ._warnings import warn_user
 from .checkpoint import Checkpoint, identity_of
 from .diagnosis import as_numpy, diagnose, subset
@@ -93,7 +93,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         start = time.perf_counter()
         self._validate_params()
         state = Checkpoint(checkpoint)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
             seed = state.seed  # of the fit that goes on
         generator = torch.Generator().manual_seed(seed)
@@ -146,7 +146,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
         A prefix of the draws is a draw of fewer: the streams go on from chunk to chunk.
         """
-        seed = check_random_state(random_state).randint(2**31 - 1)
+        seed = seed_of(random_state)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(n_streams)]
         for start in range(0, n, CHUNK_ROWS):
             rows = min(CHUNK_ROWS, n - start)
@@ -259,7 +259,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        seed = seed_of(random_state)
         target = self._target(energy_fn, grad_fn, "diagnose")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # what they say is in the report

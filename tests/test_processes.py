@@ -1,0 +1,82 @@
+"""Sampling from threads, from spawned and joblib's processes, and from forked children."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from samplers import KINDS, fitted
+
+each = pytest.mark.parametrize("kind", KINDS)
+
+
+def draw(sampler, seed):
+    return sampler.sample(300, random_state=seed)
+
+
+def weights(sampler, seed):
+    return sampler.sample_weighted(100, random_state=seed).log_weights
+
+
+@each
+@pytest.mark.parametrize("method", [draw, weights])
+def test_threads(kind, method):
+    expected = [method(fitted(kind), seed) for seed in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda seed: method(fitted(kind), seed), range(16)))
+    assert all(map(np.array_equal, found, expected))
+
+
+@each
+def test_joblib(kind):
+    expected = [draw(fitted(kind), seed) for seed in range(4)]
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(draw)(fitted(kind), seed) for seed in range(4))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # another number of threads may sum in another order
+
+
+def test_spawned():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(draw, (fitted("ConsistentSamplerDistiller"), 3))
+    np.testing.assert_allclose(found, draw(fitted("ConsistentSamplerDistiller"), 3), atol=1e-5)
+
+
+FORK = """
+import multiprocessing, sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {folder!r})
+import numpy as np, torch
+torch.set_num_threads(2)
+from samplers import fitted
+sampler = fitted("ConsistentSamplerDistiller")
+sampler.sample(20_000)  # starts PyTorch's threads
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+np.random.seed(0)
+
+def child(queue):
+    queue.put((sampler.sample(20_000), sampler.sample(5, random_state=1), torch.get_num_threads()))
+
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+children = [context.Process(target=child, args=(queue,)) for _ in range(2)]
+for process in children:
+    process.start()
+(first, seeded, threads), (second, same, _) = queue.get(timeout=60), queue.get(timeout=60)
+own = sampler.sample(20_000)
+assert threads == 1 and torch.get_num_threads() == 2
+assert np.allclose(seeded, same) and np.allclose(seeded, sampler.sample(5, random_state=1), atol=1e-5)
+assert not np.allclose(first, second) and not np.allclose(first, own) and not np.allclose(second, own)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_children_neither_hang_nor_repeat():
+    code = FORK.format(folder=str(Path(__file__).parent))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert found.stdout.strip() == "done", found.stderr
