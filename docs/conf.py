@@ -1,6 +1,11 @@
 """Configuration of Sphinx. Builds without a network: there is no intersphinx."""
 
+import sys
+from pathlib import Path
+
 import skcds
+
+HERE = Path(__file__).parent
 
 project = "skcds"
 author = "skcds developers"
@@ -25,3 +30,17 @@ numpydoc_xref_param_type = False
 html_theme = "furo"
 html_title = f"skcds {release}"
 html_show_sourcelink = False
+
+
+def write_bad_input(app):
+    """The table of bad input, from the tests that run through it."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from bad_input import table
+
+    (HERE / "generated").mkdir(exist_ok=True)
+    (HERE / "generated" / "bad_input.rst").write_text(table())
+
+
+def setup(app):
+    """Sphinx calls this."""
+    app.connect("builder-inited", write_bad_input)
