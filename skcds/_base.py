@@ -42,7 +42,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     _model: Any
     _energy_name: str | None = None  # of a sampler that was loaded without its energy
 
-    __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED}
+    __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED, "checkpoint": UNUSED}
 
     _parameter_constraints: dict = {
         "n_features": [positive_integer, None],

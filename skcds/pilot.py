@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .energy import Energy, InvalidEnergyError, Standardization, StandardizedTarget
+from .energy import FARTHEST, Energy, InvalidEnergyError, Standardization, StandardizedTarget
 from .laplace import laplace_standardization
 from .mcmc import Population, systematic_index
 
@@ -24,6 +24,10 @@ HEAVY_KURTOSIS = 4.5  # of a coordinate, above which taming its tails is tried; 
 TAIL_LEVEL = 0.2  # quantile of the distance from the median, within which a tamed coordinate stays linear
 CLEAR_GAIN = 0.05  # nats of log Z by which a run with tamed tails has found what one without missed
 MAX_TAMED_RUNS = 3
+FAR_OUT, FAR_SHARE = (
+    0.75,
+    0.01,
+)  # of `FARTHEST`, and of the particles, from which a density's mass is taken for infinite
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
 FULL_COVARIANCE_MAX = 256  # features; above, Laplace's approximation, or else a diagonal standardisation
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
@@ -211,7 +215,7 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
     Raises
     ------
     InvalidEnergyError
-        When no point with positive density was found.
+        When no point with positive density was found, or the density seems to have infinite mass.
     """
     n_moves = MOVES[energy.has_gradient]
     if energy.n_features > FULL_COVARIANCE_MAX and energy.has_gradient:
@@ -232,8 +236,22 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         run = tamed
         if gain < CLEAR_GAIN:
             break
+    _check_mass(run)
     found = _standardize(run.x, (run.standardization.center, run.standardization.width))
     return run.result(found, scale), run.x
+
+
+def _check_mass(run: "_Run") -> None:
+    """Refuse a density whose mass is infinite: particles then are as far out as they are let."""
+    standardization = run.standardization
+    y = standardization.tame(run.x)[:, standardization.width.isfinite()]
+    share = float((y.abs() > FAR_OUT * FARTHEST).any(1).double().mean())
+    if share > FAR_SHARE:
+        raise InvalidEnergyError(
+            f"energy_fn seems to belong to a density of infinite mass: {share:.1%} of the pilot's particles are more "
+            f"than {math.exp(FAR_OUT * FARTHEST):.0e} widths from the center. The energy has to grow faster than "
+            "d log|x| with the distance in d dimensions, or be +inf outside of a bounded region."
+        )
 
 
 def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, generator):
