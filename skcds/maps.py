@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
-from zuko.transforms import MonotonicRQSTransform
 
 from .energy import Standardization
 from .networks import ResidualMLP, TimeFeatures, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
+from .splines import rational_quadratic_spline
 
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
@@ -44,21 +44,12 @@ class SplineCoupling(nn.Module):
         self.register_buffer("fixed", (~transformed).nonzero()[:, 0], persistent=False)
         self.conditioner = ResidualMLP(len(self.fixed) + n_time, len(self.moving) * (3 * bins - 1), hidden, n_layers)
 
-    def _spline(self, x: Tensor, time: Tensor, gate: Tensor) -> MonotonicRQSTransform:
+    def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
         phi = gate * self.conditioner(torch.cat([x[:, self.fixed], time], 1))
         phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
-        widths, heights, derivatives = phi.split([self.bins, self.bins, self.bins - 1], -1)
-        return MonotonicRQSTransform(widths, heights, derivatives, bound=self.bound)
-
-    def forward(self, x: Tensor, time: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, d) points to images and log |det J| (n,)."""
-        y, log_det = self._spline(x, time, gate).call_and_ladj(x[:, self.moving])
-        return x.index_copy(1, self.moving, y), log_det.sum(1)
-
-    def inverse(self, y: Tensor, time: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, d) to points and log |det J| (n,) of the inverse."""
-        x, log_det = self._spline(y, time, gate).inv.call_and_ladj(y[:, self.moving])
-        return y.index_copy(1, self.moving, x), log_det.sum(1)
+        y, log_slope = rational_quadratic_spline(x[:, self.moving], phi, self.bound, inverse=inverse)
+        return x.index_copy(1, self.moving, y), log_slope.sum(1)
 
 
 def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
@@ -123,22 +114,22 @@ class CouplingMap(_LevelMap):
 
     def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States (n, d) at levels (n,) to states at levels `to`, by default the target, and log |det J| (n,)."""
-        return self._compose(x, log_snr, to, self.transforms, SplineCoupling.forward)
+        return self._compose(x, log_snr, to)
 
     def inverse_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States (n, d) at levels `to` to states at levels (n,), and log |det J| (n,) of the inverse."""
-        return self._compose(x, log_snr, to, reversed(self.transforms), SplineCoupling.inverse)
+        return self._compose(x, log_snr, to, inverse=True)
 
     def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
         """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
         return self.call_and_log_det(x, log_snr, to)[0]
 
-    def _compose(self, x, log_snr, to, transforms, apply):
+    def _compose(self, x, log_snr, to, inverse=False):
         note_evaluations(x)
         time, _, sine = self.condition(log_snr, to)
         total = x.new_zeros(len(x))
-        for transform in transforms:
-            x, log_det = apply(transform, x, time, sine)
+        for transform in reversed(self.transforms) if inverse else self.transforms:
+            x, log_det = transform(x, time, sine, inverse)
             total = total + log_det
         return x, total
 
