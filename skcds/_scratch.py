@@ -271,12 +271,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             start, size = model.steps.draw(n, generator)
             return model.steps.log_snr[start], model.steps.log_snr[start + size]
 
-        likelihood = LikelihoodLoss(model, population, map_batch, model, target, levels)
         leaps = torch.tensor([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
+        likelihood = LikelihoodLoss(model, population, map_batch, model, target, levels, leaps)
 
         def loss(iteration):
-            to = leaps[torch.randint(len(leaps), (map_batch // 2,), generator=generator)]
-            total = likelihood(iteration) - 0.5 * model.log_prob(population.noised(len(to), to), to).mean()
+            total = likelihood(iteration)
             if self.consistency_weight:
                 total = total + self.consistency_weight * consistency(iteration)
             return total

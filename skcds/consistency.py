@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .losses import reparametrised_loss
+from .maps import standard_normal_log_prob
 from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
@@ -130,9 +131,10 @@ class ConsistencyLoss:
 class LikelihoodLoss:
     """Minus the mean log density of the mapped states at particles that keep moving: covers the mass.
 
-    At the prior end the density is that of one-step draws. A share of the batch is mapped between other levels t and
+    At the prior end the density is that of one-step draws. Half as many states are mapped between other levels t and
     t', where F(., t, t') has to carry the law p_t of the noised target to p_t': log p_t is not known there, but its
     gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss needs.
+    All are inverted in one pass.
 
     Parameters
     ----------
@@ -148,6 +150,9 @@ class LikelihoodLoss:
         What the control reads.
     levels : callable
         ``levels(n)`` gives the levels (n,) that the map goes from and to, as log signal-to-noise ratios.
+    leaps : Tensor, optional
+        Levels (k,) that the map goes to from the prior end, beside the target: half as many states go there as to the
+        target, with half the weight.
     move_every, exchange_every : int, default=8 and 50
         Iterations between moves of all the particles, and between exchanges of half of them for images of the map.
     """
@@ -160,12 +165,13 @@ class LikelihoodLoss:
         control,
         target,
         levels,
+        leaps: Tensor | None = None,
         move_every: int = 8,
         exchange_every: int = 50,
     ):
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
-        self.control, self.target, self.levels = control, target, levels
+        self.control, self.target, self.levels, self.leaps = control, target, levels, leaps
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
@@ -173,13 +179,21 @@ class LikelihoodLoss:
             self.population.move()
         if iteration % self.exchange_every == self.exchange_every - 1:
             exchange_images(self.population, self.model, len(self.population) // 2)
-        at_prior_end = -self.model.log_prob(self.population.draw(self.batch_size)[0]).mean()
-        return at_prior_end + self._at_other_levels(max(1, self.batch_size // 2))
+        n, half = self.batch_size, max(1, self.batch_size // 2)
+        population, start = self.population, self.model.start(1)
+        parts = [(population.draw(n)[0], start.expand(n), torch.full((n,), torch.inf))]  # states at `to`, from, to
+        if self.leaps is not None:
+            to = self.leaps[torch.randint(len(self.leaps), (half,), generator=population.generator)]
+            parts.append((population.noised(half, to), start.expand(half), to))
+        level, to = self.levels(half)
+        parts.append((population.noised(half, to), level, to))
+        x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
+        loss = -log_prob[:n].mean() + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
+        return loss if self.leaps is None else loss - 0.5 * log_prob[n:].mean()
 
-    def _at_other_levels(self, n: int) -> Tensor:
-        """A scalar of value zero with the gradient of the loss between other levels."""
-        level, to = self.levels(n)
-        x, log_det = self.model.map.inverse_and_log_det(self.population.noised(n, to), level, to)
+    def _with_gradient_of_the_score(self, x, log_det, level):
+        """A scalar of value zero with the gradient of minus the mean of ``log p_t(x) + log_det``."""
         with torch.no_grad():
             noise, _ = self.control.noise(x.detach(), level, self.target)
             score = -noise / noise_levels(level)[1][:, None]

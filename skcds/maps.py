@@ -228,7 +228,7 @@ class OneStepModel(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""
         latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)))
-        return log_det - 0.5 * (latent**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
+        return log_det + standard_normal_log_prob(latent)
 
     @torch.no_grad()
     def call_and_log_weight(self, latent: Tensor, target) -> tuple[Tensor, Tensor]:
@@ -239,5 +239,9 @@ class OneStepModel(nn.Module):
 
 def exact_log_weight(z: Tensor, log_det: Tensor, latent: Tensor, target) -> Tensor:
     """Log weights (n,) float64 of images (n, d) of prior draws (n, d), given log |det J| (n,) of the map."""
-    log_prior = -0.5 * (latent.double() ** 2).sum(1) - 0.5 * latent.shape[1] * math.log(2 * math.pi)
-    return target.log_prob(z) + log_det.double() - log_prior
+    return target.log_prob(z) + log_det.double() - standard_normal_log_prob(latent.double())
+
+
+def standard_normal_log_prob(x: Tensor) -> Tensor:
+    """Log density (n,) of the prior at points (n, d)."""
+    return -0.5 * (x**2).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)

@@ -6,7 +6,6 @@ Steps are counted on the grid of N + 1 noise levels: one of size 2^j goes from i
 __all__ = ["DyadicSteps", "SelfConsistencyLoss", "ShortcutModel"]
 
 import itertools
-import math
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .consistency import pseudo_huber
 from .diffusion import DiffusionModel
-from .maps import MAPS, ResidualMap, exact_log_weight, jacobians
+from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
 from .networks import note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
 
@@ -83,7 +82,7 @@ class ShortcutModel(DiffusionModel):
     def log_prob(self, z: Tensor, to: Tensor | None = None) -> Tensor:
         """Log density (n,) of steps from the prior to levels `to` (n,), by default one-step draws, at points (n, d)."""
         latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)), to)
-        return log_det - 0.5 * (latent**2).sum(1) - 0.5 * self.n_features * math.log(2 * math.pi)
+        return log_det + standard_normal_log_prob(latent)
 
     def walk(self, z: Tensor, n_steps: int) -> Tensor:
         """Latents (n, d) to the target in equal steps of the map."""

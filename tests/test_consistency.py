@@ -301,7 +301,7 @@ class Particles:
     """A population that always draws its first rows, noised alike."""
 
     def __init__(self, x):
-        self.x, self.moves = x, 0
+        self.x, self.moves, self.generator = x, 0, generator()
 
     def move(self):
         self.moves += 1
@@ -377,23 +377,29 @@ class TestLikelihoodLoss:
         truth = gradient(model, self.at_prior_end(model) + self.at_other_levels(model))
         torch.testing.assert_close(estimate, truth, rtol=1e-3, atol=1e-4)
 
-    def test_gradient_at_the_prior_end(self):
-        model = random_model("coupling")
-        loss = self.loss(model)
-        loss._at_other_levels = lambda n: 0.0
-        truth = gradient(model, -model.log_prob(self.x).mean())
-        torch.testing.assert_close(gradient(model, loss(1)), truth, rtol=1e-4, atol=1e-6)
-
     @pytest.mark.parametrize("seed", range(2))
     @pytest.mark.parametrize("levels", [to_target, between_levels])
     def test_other_levels(self, levels, seed):
         model = random_model("coupling", seed=seed, two_levels=levels is between_levels)
-        value = self.loss(model, levels)._at_other_levels(32)
-        assert value.item() == 0
-        estimate, truth = gradient(model, value), gradient(model, self.at_other_levels(model, levels))
+        at_prior_end = gradient(model, self.at_prior_end(model))
+        estimate = gradient(model, self.loss(model, levels)(1)) - at_prior_end
+        truth = gradient(model, self.at_other_levels(model, levels))
         assert (estimate - truth).norm() < 1e-4 * truth.norm()
-        wrong = gradient(model, self.loss(model, levels, exact_teacher(shift=0.1))._at_other_levels(32))
+        wrong = gradient(model, self.loss(model, levels, exact_teacher(shift=0.1))(1)) - at_prior_end
         assert (wrong - truth).norm() > 1e-3 * truth.norm()  # negative control: another score
+
+    def test_leaps(self):
+        """The map from the prior to other levels, with half the weight."""
+        model, level = random_model("coupling", two_levels=True), torch.tensor([2.0])
+        loss = self.loss(model)
+        without = loss(1)
+        loss.leaps = level
+        difference = loss(1) - without
+        noisy, to = loss.population.noised(32, level), level.expand(32)
+        latent, log_det = model.map.inverse_and_log_det(noisy, model.start(32), to)
+        truth = -0.5 * (Normal(0.0, 1.0).log_prob(latent).sum(1) + log_det).mean()
+        assert difference.item() == pytest.approx(truth.item(), rel=1e-4)
+        torch.testing.assert_close(gradient(model, difference), gradient(model, truth), rtol=1e-3, atol=1e-4)
 
     def z_score(self, shift=0.0, n=80):
         """Of the gradient at the exact map of N(0, I), which moves nothing; means over independent batches.
