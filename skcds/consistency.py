@@ -86,7 +86,7 @@ class ConsistencyLoss:
         Iterations that the gap shrinks over.
     ema_decay : float, default=0.95
         Of the average that gives the targets.
-    refresh_every, refresh_rows : int, default=20 and 64
+    refresh_every, refresh_rows : int, default=80 and 256
         Trajectories simulated anew, and the iterations between.
     """
 
@@ -97,8 +97,8 @@ class ConsistencyLoss:
         batch_size: int,
         n_iter: int,
         ema_decay=0.95,
-        refresh_every=20,
-        refresh_rows=64,
+        refresh_every=80,
+        refresh_rows=256,
     ):
         self.model, self.bank, self.batch_size, self.n_iter = model, bank, batch_size, n_iter
         self.refresh_every, self.refresh_rows = refresh_every, refresh_rows

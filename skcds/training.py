@@ -142,7 +142,7 @@ def train(
         One a iteration.
     """
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
     state, checkpoint = _Optimization(model, ema, optimizer), budget.checkpoint
     spent, start, finished = budget.spent(), 0, False
     losses: list[float] = []
