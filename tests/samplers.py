@@ -16,15 +16,19 @@ def quadratic(x):
     return 0.5 * ((x - 1.0) ** 2).sum(1)
 
 
+SMALL = {"n_steps": 8, "n_particles": 500, "hidden_features": 32, "n_layers": 2, "batch_size": 256}
+SMALL_MAP = {"n_transforms": 2, "batch_size": 128}
+
+
 def make(kind, **params):
     """An unfitted sampler of one kind with small limits; n_features=D unless said otherwise."""
     params = {"n_features": D, "random_state": 0, "max_iter": 20, **params}
     if kind == "DiffusionSampler":
-        return DiffusionSampler(n_steps=8, n_particles=500, **params)
+        return DiffusionSampler(**{**SMALL, **params})
     if kind == "ConsistentSamplerScratch":
-        return ConsistentSamplerScratch(n_steps=8, n_particles=500, **params)
-    teacher = DiffusionSampler(params.pop("n_features"), n_steps=8, n_particles=500, max_iter=20, random_state=0)
-    return ConsistentSamplerDistiller(teacher, **params)
+        return ConsistentSamplerScratch(**{**SMALL, "n_transforms": 2, "map_batch_size": 128, **params})
+    teacher = DiffusionSampler(params.pop("n_features"), **SMALL, max_iter=20, random_state=0)
+    return ConsistentSamplerDistiller(teacher, **{**SMALL_MAP, **params})
 
 
 @functools.cache

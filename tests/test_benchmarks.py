@@ -417,3 +417,38 @@ def test_nuts_row(opponents, monkeypatch):
     assert asked["max_evals"] == 500 and asked["max_seconds"] == 60.0
     assert row["seconds_per_effective_draw"] == pytest.approx(0.1)  # two seconds after warm-up, ESS 20
     assert row["mode_tv"] == pytest.approx(8 / 9) and row["draws_to_win"] == "NUTS never"
+
+
+# ---------------------------------------------------------------- streaming
+
+
+def test_streamed_draws_are_counted_and_judged(capsys):
+    streaming = importlib.import_module("streaming")
+    streaming.main(["--n", "3000", "1000", "--batch-size", "700", "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [
+        [float(cell) for cell in line.strip("| ").split("|")] for line in lines if line.startswith(("| 1e", "| 3e"))
+    ]
+    assert [row[0] for row in rows] == [1000, 3000]
+    assert all(row[2] > 0 and row[3] > 10 and 0 <= row[4] <= 1 for row in rows)
+    assert rows[0][3] <= rows[1][3]
+
+
+def test_the_stream_is_judged_by_all_its_draws():
+    """Exact draws pass, and those of one mode do not (its mean is 5 from that of all)."""
+    streaming, target = importlib.import_module("streaming"), targets.gmm9()
+
+    class Exact:
+        def __init__(self, spoil=False):
+            self.spoil = spoil
+
+        def iter_samples(self, n, batch_size, random_state):
+            for start in range(0, n, batch_size):
+                X = target.sample(min(batch_size, n - start), start)
+                yield X[target.modes(X) == 0] if self.spoil else X
+
+    _, variation, error = streaming.stream(Exact(), target, 50_000, 20_000)
+    # McDiarmid: the total variation exceeds its expectation (< .007) by .018 with probability exp(-2 n .018^2) < 1e-14
+    assert variation < 0.025 and error < 6 / 50_000**0.5
+    with pytest.raises(AssertionError):
+        streaming.stream(Exact(spoil=True), target, 50_000, 20_000)

@@ -1,12 +1,19 @@
 """Invariants of the estimators that hold for every input: shapes, seeds, chunks, shifts, permutations."""
 
+import copy
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from samplers import KINDS, LOG_Z, D, fitted, make, quadratic
+from sklearn.base import clone
 
+import skcds
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
 from skcds._base import CHUNK_ROWS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -74,3 +81,43 @@ def test_coordinates_keep_their_places(kind):
     mean = torch.tensor([0.0, 3.0, -5.0], dtype=torch.float64)
     W = make(kind).fit(lambda x: 0.5 * ((x - mean.to(x)) ** 2).sum(1)).sample_weighted(10_000, random_state=0)
     assert np.allclose(W.expectation(lambda x: x), mean, atol=5.6 / W.ess**0.5)
+
+
+# ---------------------------------------------------------------- parameters and files
+
+positive = st.integers(1, 10**6)
+PARAMETERS = {  # some of every kind; None where it is legal
+    "n_features": st.none() | positive, "max_iter": positive, "max_time": st.none() | st.floats(1e-3, 1e6),
+    "max_energy_evals": st.none() | positive, "warm_start": st.booleans(), "verbose": st.integers(0, 3),
+    "random_state": st.none() | seeds, "learning_rate": st.floats(1e-6, 1.0),
+}  # fmt: skip
+CLASSES = {cls.__name__: cls for cls in (DiffusionSampler, ConsistentSamplerDistiller, ConsistentSamplerScratch)}
+
+
+@each
+@given(params=st.fixed_dictionaries({}, optional=PARAMETERS))
+def test_parameters_come_back_as_they_were_set(kind, params):
+    defaults, sampler = CLASSES[kind]().get_params(), CLASSES[kind](**params)
+    assert sampler.get_params() == defaults | params
+    assert CLASSES[kind]().set_params(**params).get_params() == sampler.get_params() == clone(sampler).get_params()
+    assert clone(sampler) is not sampler
+    assert sampler.set_params(**defaults).get_params() == defaults
+
+
+@each
+@settings(max_examples=max(1, settings.default.max_examples // 4))  # a save waits for the disk
+@given(params=st.fixed_dictionaries({}, optional=PARAMETERS), seed=seeds, scale=st.floats(1e-6, 3.0))
+def test_files_keep_parameters_and_weights(kind, params, seed, scale):
+    """Whatever the parameters and the network's weights are."""
+    sampler = copy.deepcopy(fitted(kind)).set_params(**params)
+    source = torch.Generator().manual_seed(seed)
+    for parameter in sampler._model.parameters():
+        parameter.data += scale * torch.randn(parameter.shape, generator=source)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "sampler.skcds")
+        sampler.save(path)
+        loaded = skcds.load(path)
+    assert loaded.get_params(deep=False).keys() == sampler.get_params(deep=False).keys()
+    assert all(getattr(loaded, name) == value for name, value in params.items())
+    for ours, theirs in zip(loaded._model.state_dict().values(), sampler._model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)

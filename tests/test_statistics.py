@@ -3,6 +3,7 @@
 Bounds of weighted means are 5.6 standard errors, 2e-8 two-sided; every test says how many it takes at once.
 """
 
+import copy
 import functools
 import warnings
 
@@ -11,7 +12,15 @@ import pytest
 import torch
 from samplers import KINDS, make
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, metrics, targets
+from skcds import (
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    DiffusionSampler,
+    WeightedSample,
+    metrics,
+    targets,
+)
+from skcds.energy import Energy, StandardizedTarget
 
 Z = 5.6
 MEAN, COV = np.array([3.0, -40.0, 0.0]), np.array([[4.0, 1.5, 0.0], [1.5, 1.0, 0.02], [0.0, 0.02, 0.01]])
@@ -69,6 +78,53 @@ class TestGaussian:
         assert not right_moments(W)
 
 
+def spoilt_draws(W, points, bias=0.0):
+    """Weighted draws that were moved to other points; the density of the sampler in their weights is not told."""
+    old, new = (GAUSSIAN(torch.from_numpy(X)).numpy() for X in (W.samples, points))
+    return WeightedSample(points, W.log_weights + old - new + bias, True)
+
+
+@each
+class TestSpoilt:
+    """Negative controls: a sampler or its weights are wrong, and right_log_evidence or right_moments have to say so."""
+
+    def drawn(self, kind):
+        return small_fit(kind).sample_weighted(20_000, random_state=0)
+
+    def test_nothing(self, kind):  # the control of the controls
+        W = spoilt_draws(self.drawn(kind), self.drawn(kind).samples)
+        assert right_log_evidence(W) and right_moments(W)
+
+    def test_width(self, kind):
+        """A factor of the density that is the same everywhere: the moments cannot see it."""
+        W = self.drawn(kind)
+        W = spoilt_draws(W, MEAN + 1.2 * (W.samples - MEAN))
+        assert not right_log_evidence(W) and right_moments(W)
+
+    def test_biased_weights(self, kind):
+        """The moments cannot see a factor that all weights have in common."""
+        W = spoilt_draws(self.drawn(kind), self.drawn(kind).samples, bias=0.15)
+        assert not right_log_evidence(W) and right_moments(W)
+
+    def test_a_side_is_missing(self, kind):
+        W = self.drawn(kind)
+        keep = W.samples[:, 0] < MEAN[0]
+        assert not right_moments(WeightedSample(W.samples[keep], W.log_weights[keep], True))
+
+    def test_masses(self, kind):
+        """One draw of nine is kept on one side, and the weights do not know."""
+        W = self.drawn(kind)
+        keep = (W.samples[:, 0] < MEAN[0]) | (np.arange(20_000) % 9 == 0)
+        assert not right_moments(WeightedSample(W.samples[keep], W.log_weights[keep], True))
+
+    def test_a_fold(self, kind):
+        """Mirrored to one side with weights that count one of the two origins."""
+        W = self.drawn(kind)
+        X = W.samples.copy()
+        X[:, 0] = MEAN[0] + np.abs(X[:, 0] - MEAN[0])
+        assert not right_moments(spoilt_draws(W, X))
+
+
 @functools.cache
 def default_fit(kind, seed):
     """Fit with defaults to nine Gaussians."""
@@ -103,3 +159,39 @@ class TestNineGaussians:
         W, target = default_fit(kind, seed).sample_weighted(50_000, random_state=seed), targets.gmm9()
         mass, se = W.expectation(lambda x: target.modes(x)[:, None] == np.arange(9), return_se=True)
         assert (np.abs(mass - 1 / 9) < Z * se).all()
+
+
+def spread_of_ends(seed, shift=0.0):
+    """Of the ends that the states of a trajectory are mapped to: median distance from their mean, in deviations."""
+    student = default_fit("ConsistentSamplerDistiller", seed)
+    teacher, model = student.teacher_._model, student._model
+    target = StandardizedTarget.reported(Energy(targets.gmm9(), 2), model.standardization)
+    grid = teacher.grid(student.teacher_.n_steps)
+    latent = torch.randn(500, 2, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        paths = teacher.flow(latent, grid, target, keep=True)[:-1]
+        levels = grid.log_snr[:, None].expand(-1, 500)
+        ends = torch.stack([model.map(x + shift, level) for x, level in zip(paths, levels, strict=True)])
+    return float((ends - ends.mean(0)).norm(dim=-1).median())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [11, 12])
+def test_states_of_one_trajectory_have_one_end(seed):
+    """Within the training error; the modes are 5 of the user's units, .8 deviations, apart."""
+    assert spread_of_ends(seed) < 0.08
+    assert spread_of_ends(seed, shift=0.2) > 0.08  # negative control
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_lost_mode_is_found_by_the_report(kind):
+    """A default fit passes, and with the map of a fit to eight of nine modes it fails: its own weights see nothing."""
+    sampler, target = default_fit(kind, 11), targets.gmm9()
+    assert sampler.diagnose(random_state=0).verdict == "ok"
+    eight = targets.GaussianMixture(np.delete(target.means, 4, 0), sd=target.sd)
+    spoilt = copy.copy(sampler)
+    spoilt._model = type(sampler)(random_state=0, max_iter=1000).fit(eight)._model
+    found = spoilt.diagnose(random_state=0, energy_fn=lambda x: target(x))
+    assert found["effective share"].verdict == "ok"
+    assert found["particles out of reach"].verdict == found.verdict == "failed"
