@@ -2,7 +2,6 @@
 
 __all__ = ["Energy", "InvalidEnergyError", "Standardization", "StandardizedTarget"]
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -286,12 +285,7 @@ class Standardization(torch.nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
-        y, heavy = self._affine(z), self._heavy
-        if heavy.any():
-            y = y.clone()
-            reached = y[:, heavy].clamp(-FARTHEST, FARTHEST)
-            y[:, heavy] = self.center[heavy] + self.width[heavy] * reached.sinh()
-        return y
+        return self.call_and_pull_back(z)[0] if self._heavy.any() else self._affine(z)
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to standardised ones, float64."""
@@ -310,22 +304,36 @@ class Standardization(torch.nn.Module):
 
     def pull_back(self, z: Tensor, score: Tensor) -> Tensor:
         """Gradient with respect to z of a function of x plus `log_det`, from the function's gradient (n, d) in x."""
-        heavy = self._heavy
-        if heavy.any():
-            y, score = self._affine(z)[:, heavy], score.clone()
-            slope = self.width[heavy] * y.clamp(-FARTHEST, FARTHEST).cosh()
-            score[:, heavy] = score[:, heavy] * slope + y.tanh()
-        return score @ self.scale if self.full else score * self.scale
+        return self.call_and_pull_back(z)[2](score)
 
     def log_det(self, z: Tensor) -> Tensor:
         """Log determinant (n,) of the Jacobian at standardised points (n, d), float64; ``-inf`` out of reach."""
-        total, heavy = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z)), self._heavy
-        if heavy.any():
-            size = self._affine(z)[:, heavy].abs()
-            log_cosh = size + torch.log1p((-2 * size).exp()) - math.log(2)
-            log_cosh = log_cosh.masked_fill(size > FARTHEST, -torch.inf)
-            total = total + (self.width[heavy].log() + log_cosh).sum(1)
-        return total
+        return self.call_and_pull_back(z)[1]
+
+    def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """What `forward` and `log_det` give at z, and `pull_back` there."""
+        x, heavy = self._affine(z), self._heavy
+        log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
+
+        def pull_back_affine(score):
+            return score @ self.scale if self.full else score * self.scale
+
+        if not heavy.any():
+            return x, log_det, pull_back_affine
+        columns = slice(None) if heavy.all() else heavy
+        y, width = x[:, columns], self.width[columns]
+        sinh = y.clamp(-FARTHEST, FARTHEST).sinh()
+        cosh = (1 + sinh * sinh).sqrt()
+        log_det = log_det + (width.log() + cosh.log().masked_fill(y.abs() > FARTHEST, -torch.inf)).sum(1)
+        x = x.clone()
+        x[:, columns] = self.center[columns] + width * sinh
+
+        def pull_back(score):
+            score = score.clone()
+            score[:, columns] = score[:, columns] * (width * cosh) + sinh / cosh
+            return pull_back_affine(score)
+
+        return x, log_det, pull_back
 
     @property
     def _heavy(self) -> Tensor:
@@ -363,11 +371,13 @@ class StandardizedTarget:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density with respect to z, (n,) float64, the Jacobian of the standardisation included."""
-        return self.energy.log_prob(self.standardization(z), self.dtype) + self.standardization.log_det(z)
+        x, log_det, _ = self.standardization.call_and_pull_back(z)
+        return self.energy.log_prob(x, self.dtype) + log_det
 
     def log_prob_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob` and its gradient with respect to z, (n, d); zeros when the energy has no gradient."""
         if not self.has_gradient:
             return self.log_prob(z), torch.zeros_like(z)
-        log_prob, score = self.energy.log_prob_and_score(self.standardization(z), self.score_dtype)
-        return log_prob + self.standardization.log_det(z), self.standardization.pull_back(z, score).to(z.dtype)
+        x, log_det, pull_back = self.standardization.call_and_pull_back(z)
+        log_prob, score = self.energy.log_prob_and_score(x, self.score_dtype)
+        return log_prob + log_det, pull_back(score).to(z.dtype)
