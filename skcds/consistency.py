@@ -8,6 +8,7 @@ __all__ = [
     "exchange_images",
     "levels_to_target",
     "pseudo_huber",
+    "truncated_weights",
 ]
 
 import torch
@@ -18,6 +19,7 @@ from .maps import standard_normal_log_prob
 from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
+LARGEST_COUNT = 10.0  # of a particle in the likelihood, in units of the median
 HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
 
 
@@ -131,6 +133,9 @@ class ConsistencyLoss:
 class LikelihoodLoss:
     """Minus the mean log density of the mapped states at particles that keep moving: covers the mass.
 
+    Particles count by a power of their weight under the map, ``(p / q)^(order - 1)``, which turns the Kullback-Leibler
+    divergence of the target p from the law q of one-step draws into Renyi's of a larger order: that of order 2 is
+    the variance of the weights (Midgley et al. 2023, who draw the particles by annealed importance sampling).
     At the prior end the density is that of one-step draws. Half as many states are mapped between other levels t and
     t', where F(., t, t') has to carry the law p_t of the noised target to p_t': log p_t is not known there, but its
     gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss needs.
@@ -153,6 +158,8 @@ class LikelihoodLoss:
     leaps : Tensor, optional
         Levels (k,) that the map goes to from the prior end, beside the target: half as many states go there as to the
         target, with half the weight.
+    order : float, default=1.5
+        Of the divergence, at least 1, which is that of Kullback and Leibler.
     move_every, exchange_every : int, default=8 and 50
         Iterations between moves of all the particles, and between exchanges of half of them for images of the map.
     """
@@ -166,12 +173,13 @@ class LikelihoodLoss:
         target,
         levels,
         leaps: Tensor | None = None,
+        order: float = 1.5,
         move_every: int = 8,
         exchange_every: int = 50,
     ):
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
-        self.control, self.target, self.levels, self.leaps = control, target, levels, leaps
+        self.control, self.target, self.levels, self.leaps, self.order = control, target, levels, leaps, order
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
@@ -181,7 +189,8 @@ class LikelihoodLoss:
             exchange_images(self.population, self.model, len(self.population) // 2)
         n, half = self.batch_size, max(1, self.batch_size // 2)
         population, start = self.population, self.model.start(1)
-        parts = [(population.draw(n)[0], start.expand(n), torch.full((n,), torch.inf))]  # states at `to`, from, to
+        particles, log_p = population.draw_with_log_prob(n)
+        parts = [(particles, start.expand(n), torch.full((n,), torch.inf))]  # states at `to`, from, to
         if self.leaps is not None:
             to = self.leaps[torch.randint(len(self.leaps), (half,), generator=population.generator)]
             parts.append((population.noised(half, to), start.expand(half), to))
@@ -189,7 +198,8 @@ class LikelihoodLoss:
         parts.append((population.noised(half, to), level, to))
         x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
-        loss = -log_prob[:n].mean() + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
+        count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach()))
+        loss = -(count * log_prob[:n]).mean() + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
         return loss if self.leaps is None else loss - 0.5 * log_prob[n:].mean()
 
     def _with_gradient_of_the_score(self, x, log_det, level):
@@ -199,6 +209,12 @@ class LikelihoodLoss:
             score = -noise / noise_levels(level)[1][:, None]
         surrogate = -((score * x).sum(1) + log_det).mean()
         return surrogate - surrogate.detach()
+
+
+def truncated_weights(log_weights: Tensor) -> Tensor:
+    """Weights (n,) float32 of mean 1, truncated at `LARGEST_COUNT` times their median."""
+    weights = (log_weights - log_weights.median()).exp().clamp(max=LARGEST_COUNT)
+    return (weights / weights.mean()).float()
 
 
 def exchange_images(population: Population, model, n: int) -> float:

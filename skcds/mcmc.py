@@ -177,6 +177,11 @@ class Population:
         index = torch.randint(len(self.x), (n,), generator=self.generator)
         return self.x[index], self.score[index]
 
+    def draw_with_log_prob(self, n: int) -> tuple[Tensor, Tensor]:
+        """Particles (n, d) picked at random with replacement, and their log densities (n,) up to a constant."""
+        index = torch.randint(len(self.x), (n,), generator=self.generator)
+        return self.x[index], self.log_prob[index]
+
     def noised(self, n: int, log_snr: Tensor) -> Tensor:
         """Particles (n, d) picked at random and noised to levels (n,)."""
         a, s = (t[:, None] for t in noise_levels(log_snr))

@@ -3,6 +3,7 @@
 Statistical bounds hold for any seed: each states the probability at which it fails a correct implementation.
 """
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from skcds.consistency import (
     TrajectoryBank,
     levels_to_target,
     pseudo_huber,
+    truncated_weights,
 )
 from skcds.diffusion import DiffusionModel
 from skcds.energy import Energy, Standardization, StandardizedTarget
@@ -306,8 +308,8 @@ class Particles:
     def move(self):
         self.moves += 1
 
-    def draw(self, n):
-        return self.x[:n], torch.zeros(n, self.x.shape[1])
+    def draw_with_log_prob(self, n):
+        return self.x[:n], Normal(MEAN, SD).log_prob(self.x[:n]).sum(1).double() + 3.0  # not normalised
 
     def noised(self, n, log_snr):
         a, s = (t[:, None] for t in noise_levels(log_snr))
@@ -321,11 +323,12 @@ class FreshParticles(Particles):
         super().__init__(None)
         self.generator = generator(seed)
 
-    def draw(self, n):
-        return torch.randn(n, 2, generator=self.generator), None
+    def draw_with_log_prob(self, n):
+        x = torch.randn(n, 2, generator=self.generator)
+        return x, Normal(0.0, 1.0).log_prob(x).sum(1).double()
 
     def noised(self, n, log_snr):
-        return self.draw(n)[0]
+        return self.draw_with_log_prob(n)[0]
 
 
 class TestLevels:
@@ -349,11 +352,25 @@ def to_target(n):
     return between_levels(n)[0], torch.full((n,), torch.inf)
 
 
+class TestTruncatedWeights:
+    def test_definition(self):
+        weights = truncated_weights(torch.tensor([0.0, 1.0, 2.0, 50.0, -50.0]).double())
+        truth = torch.tensor([math.exp(-1), 1.0, math.e, 10.0, 0.0])
+        torch.testing.assert_close(weights, truth / truth.mean())
+        assert weights.dtype == torch.float32
+
+    def test_equal_ones_are_one(self):
+        assert torch.equal(truncated_weights(torch.full((7,), -1e6).double()), torch.ones(7))
+
+    def test_one(self):
+        assert truncated_weights(torch.tensor([3.0])).item() == 1
+
+
 class TestLikelihoodLoss:
     x = MEAN + SD * torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
 
-    def loss(self, model, levels=to_target, teacher=None, n=64):
-        return LikelihoodLoss(model, Particles(self.x), n, teacher or exact_teacher(), None, levels)
+    def loss(self, model, levels=to_target, teacher=None, n=64, order=1.0):
+        return LikelihoodLoss(model, Particles(self.x), n, teacher or exact_teacher(), None, levels, order=order)
 
     def at_prior_end(self, model):
         latent, log_det = model.map.inverse_and_log_det(self.x, model.start(64))
@@ -387,6 +404,20 @@ class TestLikelihoodLoss:
         assert (estimate - truth).norm() < 1e-4 * truth.norm()
         wrong = gradient(model, self.loss(model, levels, exact_teacher(shift=0.1))(1)) - at_prior_end
         assert (wrong - truth).norm() > 1e-3 * truth.norm()  # negative control: another score
+
+    @pytest.mark.parametrize("order", [1.2, 1.5])
+    def test_order(self, order):
+        """The gradient at the prior end is that of Renyi's divergence, up to a factor."""
+        model = random_model("coupling")
+        rest = gradient(model, self.loss(model)(1)) - gradient(model, self.at_prior_end(model))
+        estimate = gradient(model, self.loss(model, order=order)(1)) - rest
+        log_ratio = Normal(MEAN, SD).log_prob(self.x).sum(1) - model.log_prob(self.x)
+        divergence = torch.logsumexp((order - 1) * log_ratio, 0) / (order - 1)
+        weights = ((order - 1) * log_ratio).exp()
+        assert weights.max() < 10 * weights.median()  # none is truncated
+        truth = gradient(model, divergence)
+        assert (estimate - truth).norm() < 1e-3 * truth.norm()
+        assert (gradient(model, self.at_prior_end(model)) - truth).norm() > 0.01 * truth.norm()  # another order
 
     def test_leaps(self):
         """The map from the prior to other levels, with half the weight."""

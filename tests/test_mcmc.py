@@ -355,6 +355,8 @@ class TestPopulation:
         x, score = particles.draw(20_000)
         assert x.shape == score.shape == (20_000, 2)
         torch.testing.assert_close(score, -x)
+        again, log_prob = particles.draw_with_log_prob(20)
+        torch.testing.assert_close(log_prob, -0.5 * again.square().sum(1).double())
         rows = {tuple(row): i for i, row in enumerate(particles.x.tolist())}
         counts = np.bincount([rows[tuple(row)] for row in x.tolist()], minlength=50)
         # Pearson's statistic of equal probabilities; the chi-square law of 49 degrees fits at 400 a cell: 1e-6
