@@ -129,7 +129,8 @@ def test_bounds_of_the_paper_that_none_can_be():
     sentence = paper_tables.impossible_bounds("ionosphere", -111.62)
     assert all(text in sentence for text in ("PIS -39.3", "DIS -77.4", "CDDS, 1 step -27.5", "-111.62"))
     assert "DDS -1510" not in sentence and "SCDS" not in sentence
-    assert "CDDS, 1 step 1118.0" in paper_tables.impossible_bounds("lgcp", None)
+    assert "CDDS, 1 step 1118.0" in paper_tables.impossible_bounds("lgcp", 501.66)
+    assert paper_tables.impossible_bounds("lgcp", None) is None
     assert paper_tables.impossible_bounds("gmm9", 0.0) is None
 
 
