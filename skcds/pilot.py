@@ -29,6 +29,8 @@ FAR_OUT, FAR_SHARE = (
     0.01,
 )  # of `FARTHEST`, and of the particles, from which a density's mass is taken for infinite
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
+DOUBT = 0.5  # by which a mean that is 1 for a density has to be off along an axis for that to be looked along
+FLAT_DEVIATIONS, FLAT_ROWS = 30, 64  # how far, and from how many particles, it is looked whether the energy grows
 FULL_COVARIANCE_MAX = 256  # features; above, Laplace's approximation, or else a diagonal standardisation
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
 MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
@@ -237,6 +239,8 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         if gain < CLEAR_GAIN:
             break
     _check_mass(run)
+    if energy.has_gradient:
+        _check_directions(run)
     found = _standardize(run.x, (run.standardization.center, run.standardization.width))
     return run.result(found, scale), run.x
 
@@ -252,6 +256,38 @@ def _check_mass(run: "_Run") -> None:
             f"than {math.exp(FAR_OUT * FARTHEST):.0e} widths from the center. The energy has to grow faster than "
             "d log|x| with the distance in d dimensions, or be +inf outside of a bounded region."
         )
+
+
+def _check_directions(run: "_Run") -> None:
+    """Refuse a density that is flat along some direction, to one of its sides or both.
+
+    Particles with the law of a density have ``E[u . x u . grad E(x)] = 1`` for x centred and u of unit length, where no
+    boundary of the support comes in (integration by parts). Coordinates and principal axes for which that does not
+    hold are looked along.
+    """
+    loc, covariance = _moments(run.x)
+    axes = torch.eye(run.x.shape[1], dtype=torch.float64)
+    if covariance.ndim == 2:
+        axes = torch.cat([axes, torch.linalg.eigh(covariance)[1]], 1)
+    log_prob, score = run.target.energy.log_prob_and_score(run.x, run.target.score_dtype)
+    along = (run.x - loc) @ axes
+    virial = -along * (score @ axes)
+    doubtful = ((virial.mean(0) - 1).abs() > DOUBT) | (virial.std(0) > DOUBT / 2 * len(virial) ** 0.5)
+    rows = slice(0, FLAT_ROWS)
+    for k in torch.nonzero(doubtful)[:, 0]:
+        for side in (1, -1):
+            far = run.x[rows] + side * FLAT_DEVIATIONS * along[:, k].std() * axes[:, k]
+            try:
+                growth = float((log_prob[rows] - run.target.energy.log_prob(far, run.target.score_dtype)).median())
+            except InvalidEnergyError:  # that far out it need not make sense
+                continue
+            if growth < math.log(FLAT_DEVIATIONS):
+                axis = np.array2string(side * axes[:, k].numpy(), precision=2, suppress_small=True, threshold=8)
+                raise InvalidEnergyError(
+                    f"energy_fn seems to belong to a density of infinite mass: along the direction {axis} it grows by "
+                    f"{growth:.2g} over {FLAT_DEVIATIONS} standard deviations of the pilot's particles. It has to grow "
+                    "in every direction, or be +inf outside of a bounded region; give every coordinate a proper prior."
+                )
 
 
 def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, generator):

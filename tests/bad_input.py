@@ -117,6 +117,7 @@ CASES = [
     energy("takes float32 only", lambda x: quadratic(x.float()) if x.dtype == torch.float32 else raise_error(x), None),
     energy("without a graph", lambda x: quadratic(x.detach()), None),
     energy("a million times too steep", lambda x: 1e6 * quadratic(x), None),
+    energy("periodic, of infinite mass", lambda x: x.sin().sum(1), InvalidEnergyError, "infinite mass: along"),
     energy("a million times too flat", lambda x: 1e-6 * quadratic(x), None),
     energy("shifted by 1e8", lambda x: quadratic(x) + 1e8, None),
     energy("a NumPy function", lambda x: 0.5 * np.square(np.asarray(x) - 1).sum(1), None),
