@@ -111,6 +111,7 @@ NOTES = {
     ),
     "ionosphere": (TABLE_2.format(-73.7), "No exact draws exist, so that nothing here sees the draws themselves."),
     "lgcp": (TABLE_2.format(103.9), "The largest published bound is 497.85, by tempered sequential Monte Carlo."),
+    "gmm40": ("Not in the paper: 40 Gaussians with deviations of a sixteenth of the spread of their means.",),
     "lgcp-synthetic": ("A synthetic pattern of points, not the Finnish pines: nothing in the paper compares with it.",),
 }
 
@@ -193,7 +194,9 @@ TARGETS = {
     "mw52": lambda data: ("mw52", targets.mw52()),
     "ionosphere": _ionosphere,
     "lgcp": _lgcp,
+    "gmm40": lambda data: ("gmm40", targets.gmm40()),
 }
+NOT_OF_THE_PAPER = ("gmm40",)
 
 
 # -------------------------------------------------------------------- fits
@@ -615,7 +618,8 @@ def _pool(values):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
+    of_the_paper = [name for name in TARGETS if name not in NOT_OF_THE_PAPER]
+    parser.add_argument("--targets", nargs="*", default=of_the_paper, choices=list(TARGETS))
     parser.add_argument("--methods", nargs="*", default=list(LABELS), choices=list(LABELS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--max-time", type=float, default=None, help="seconds for each fit")
