@@ -6,6 +6,7 @@ __all__ = [
     "Diagnosis",
     "DiffusionSampler",
     "ModelFileError",
+    "PolishedSample",
     "WeightedSample",
     "load",
     "metrics",
@@ -20,3 +21,4 @@ from ._scratch import ConsistentSamplerScratch
 from .diagnosis import Diagnosis
 from .importance import WeightedSample
 from .persistence import ModelFileError, load
+from .polish import PolishedSample

@@ -288,8 +288,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=1, random_state=None, *, out=None):
-        """Draw by one call of the network a step; neither energy nor teacher is needed.
+    def sample(self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None):
+        """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
 
         Parameters
         ----------
@@ -300,6 +300,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
             consistency sampling, Algorithm 4 of the paper).
         random_state : int, RandomState instance or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one.
+        polish : int, default=0
+            Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
+            accepted. They need the energy.
+        energy_fn, grad_fn : callable, optional
+            The energy, to polish draws of a sampler that was loaded without it.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
 
@@ -309,10 +314,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
             Draws, float64, or `out`.
         """
         check_is_fitted(self)
-        return self._draws(n, random_state, self._plan(n_steps=n_steps), out)
+        plan = self._plan(n_steps=n_steps, polish=polish, energy_fn=energy_fn, grad_fn=grad_fn)
+        return self._draws(n, random_state, plan, out)
 
-    def _plan(self, *, n_steps=1):
-        n_steps = check_count(n_steps, "n_steps", 1)
+    def _plan(self, *, n_steps=1, polish=0, energy_fn=None, grad_fn=None):
+        n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)
+        if polish:
+            return self._polish_plan(polish, n_steps, energy_fn, grad_fn)
         levels = self._model.levels(n_steps)
 
         def draw(normal):

@@ -4,11 +4,14 @@ import dataclasses
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler
+from ._base import BaseSampler, check_count
 from ._warnings import warn_user
+from .energy import StandardizedTarget
 from .importance import WeightedSample
 from .injectivity import check_injectivity
+from .polish import Acceptance, PolishedSample, n_streams, polish
 
 N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000
@@ -27,6 +30,61 @@ class OneStepSampler(BaseSampler):
         return WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), not share), share
 
     @torch.no_grad()
+    def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
+        """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.
+
+        Steps of two kinds take turns in the latent space of the map: proposals of new one-step draws, accepted by the
+        exact weights (independence Metropolis-Hastings), and Metropolis-adjusted Langevin steps where the energy has a
+        gradient. A draw is a chain of its own, so that the draws stay independent of each other. What neither kind of
+        step reaches, such as a mode that the map has no draws of and that is far from all others, stays missing.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_moves : int, default=50
+            Steps of every draw; each costs an evaluation of the energy (and of its gradient).
+        random_state : int, RandomState instance or None, default=None
+            Seed; without moves the draws are those of ``sample(n, random_state=random_state)``.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        PolishedSample
+            ``samples``, ``independence_acceptance``, ``langevin_acceptance``, ``n_energy_evals``.
+
+        Raises
+        ------
+        ValueError
+            For a residual map, whose weights are not known to be exact.
+        """
+        check_is_fitted(self)
+        n_moves = check_count(n_moves, "n_moves", 0)
+        target = self._polish_target(energy_fn, grad_fn)
+        independence, langevin = Acceptance(), Acceptance()
+        plan = n_streams(n_moves), lambda normal: polish(self._model, target, normal, n_moves, independence, langevin)
+        samples = self._draws(n, random_state, plan, None)
+        evals = target.energy.n_energy_evals
+        return PolishedSample(samples, n_moves, independence.rate, langevin.rate, evals)
+
+    def _polish_plan(self, n_moves, n_steps, energy_fn, grad_fn):
+        """As `_plan`, for one-step draws that are moved."""
+        if n_steps != 1:
+            raise ValueError(f"polish= moves one-step draws; got n_steps={n_steps}.")
+        target = self._polish_target(energy_fn, grad_fn)
+        return n_streams(n_moves), lambda normal: polish(
+            self._model, target, normal, n_moves, Acceptance(), Acceptance()
+        )  # fmt: skip
+
+    def _polish_target(self, energy_fn, grad_fn):
+        if not self._model.map.invertible:
+            raise ValueError(
+                "Polishing needs exact weights, which a residual map has not: fit with network='coupling'."
+            )
+        energy = self._target(energy_fn, grad_fn, "Polishing").energy
+        return StandardizedTarget(energy, self._model.standardization)
+
     def _weigh(self, z, target, generator):
         if not self._model.map.invertible:
             return None

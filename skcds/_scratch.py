@@ -284,7 +284,9 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None, out=None):
+    def sample(
+        self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None
+    ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
         Parameters
@@ -300,8 +302,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
             to steps of the stochastic chain; the control may read the energy's score there. By default "chain" for a
             coupling map, "map" for a residual one, for which there is no "chain".
+        polish : int, default=0
+            Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
+            accepted. They need the energy.
         energy_fn, grad_fn : callable, optional
-            The energy, for a sampler that was loaded without it and a chain whose control reads the score.
+            The energy, for a sampler that was loaded without it: a chain whose control reads the score, or polishing.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
 
@@ -311,11 +316,13 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             Draws, float64, or `out`.
         """
         check_is_fitted(self)
-        plan = self._plan(n_steps=n_steps, method=method, energy_fn=energy_fn, grad_fn=grad_fn)
+        plan = self._plan(n_steps=n_steps, method=method, polish=polish, energy_fn=energy_fn, grad_fn=grad_fn)
         return self._draws(n, random_state, plan, out)
 
-    def _plan(self, *, n_steps=1, method=None, energy_fn=None, grad_fn=None):
+    def _plan(self, *, n_steps=1, method=None, polish=0, energy_fn=None, grad_fn=None):
         n_steps, method = self._check_steps(n_steps), self._method(method)
+        if check_count(polish, "polish", 0):
+            return self._polish_plan(polish, n_steps, energy_fn, grad_fn)
         if n_steps == 1 or method == "map":
             return 1, lambda normal: self._model.walk(normal(0), n_steps)
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None

@@ -1,6 +1,6 @@
 """Markov moves for a population of particles: Metropolis-adjusted Langevin, with step sizes of many scales."""
 
-__all__ = ["Population", "effective_share", "mala_step", "systematic_index"]
+__all__ = ["Population", "effective_share", "langevin_step", "mala_step", "systematic_index"]
 
 import math
 from collections.abc import Callable
@@ -36,12 +36,18 @@ def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: 
         Boolean, (n,).
     """
     noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    log_uniform = torch.rand(len(x), dtype=torch.float64, generator=generator).log()
+    return langevin_step(log_prob_and_score, x, log_prob, score, step, noise, log_uniform)
+
+
+def langevin_step(log_prob_and_score: Callable, x: Tensor, log_prob, score, step: Tensor, noise, log_uniform):
+    """`mala_step` with its random numbers: standard normal noise (n, d), and logarithms of uniform numbers (n,)."""
     y = x + step * score + (2 * step).sqrt() * noise
     log_prob_y, score_y = log_prob_and_score(y)
     forward = ((y - x - step * score) ** 2).sum(1)
     backward = ((x - y - step * score_y) ** 2).sum(1)
     log_ratio = log_prob_y - log_prob + ((forward - backward) / (4 * step[:, 0])).double()
-    accepted = torch.rand(len(x), dtype=torch.float64, generator=generator).log() < log_ratio
+    accepted = log_uniform < log_ratio
     keep = accepted[:, None]
     return (
         torch.where(keep, y, x),
