@@ -1,7 +1,7 @@
 """Many draws in constant memory: 2-D one-step draws in batches, with the seconds and the peak memory they took.
 
     python benchmarks/streaming.py                  # 10^6, 10^7 and 10^8 draws of nine Gaussians
-    python benchmarks/streaming.py --n 1000000 --quick
+    python benchmarks/streaming.py --quick          # a tiny fit, to see that everything runs
 
 The draws are judged as they pass: mode masses and moments of all of them, against the known ones.
 """
@@ -41,7 +41,7 @@ def stream(sampler, target, n, batch_size):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", nargs="*", type=int, default=[10**6, 10**7, 10**8])
+    parser.add_argument("--n", nargs="*", type=int, default=None, help="default: 10^6, 10^7 and 10^8; quick: 10^4")
     parser.add_argument("--batch-size", type=int, default=100_000)
     parser.add_argument("--max-iter", type=int, default=500, help="iterations of teacher and student")
     parser.add_argument("--quick", action="store_true", help="a tiny fit, to see that everything runs")
@@ -54,9 +54,9 @@ def main(arguments=None):
     print(f"before drawing: {peak_memory():.0f} MiB at the peak\n")
     print("| draws | s | s for a million | peak memory, MiB | mode TV | error of the mean, deviations |")
     print("|---|---|---|---|---|---|")
-    for n in sorted(args.n):
+    for n in sorted(args.n or ([10**4] if args.quick else [10**6, 10**7, 10**8])):
         seconds, variation, error = stream(sampler, target, n, args.batch_size)
-        line = f"| {n:.0e} | {seconds:.1f} | {seconds * 1e6 / n:.2f} | {peak_memory():.0f} "
+        line = f"| {n:,} | {seconds:.1f} | {seconds * 1e6 / n:.2f} | {peak_memory():.0f} "
         print(line + f"| {variation:.4f} | {error:.4f} |", flush=True)
 
 

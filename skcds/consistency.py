@@ -131,11 +131,12 @@ class ConsistencyLoss:
 
 
 class LikelihoodLoss:
-    """Minus the mean log density of the mapped states at particles that keep moving: covers the mass.
+    """Minus the weighted mean log density of the mapped states at particles that keep moving: covers the mass.
 
-    Particles count by a power of their weight under the map, ``(p / q)^(order - 1)``, which turns the Kullback-Leibler
-    divergence of the target p from the law q of one-step draws into Renyi's of a larger order: that of order 2 is
-    the variance of the weights (Midgley et al. 2023, who draw the particles by annealed importance sampling).
+    Particles count by a power of their weight under the map, ``(p / q)^(order - 1)``, truncated. This turns the
+    Kullback-Leibler divergence of the target p from the law q of one-step draws into Renyi's of a larger order: that of
+    order 2 is the variance of the weights (Midgley et al. 2023, who draw particles by annealed importance sampling).
+
     At the prior end the density is that of one-step draws. Half as many states are mapped between other levels t and
     t', where F(., t, t') has to carry the law p_t of the noised target to p_t': log p_t is not known there, but its
     gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss needs.
@@ -198,7 +199,7 @@ class LikelihoodLoss:
         parts.append((population.noised(half, to), level, to))
         x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
-        count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach()))
+        count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach())) if self.order > 1 else 1.0
         loss = -(count * log_prob[:n]).mean() + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
         return loss if self.leaps is None else loss - 0.5 * log_prob[n:].mean()
 
@@ -212,8 +213,11 @@ class LikelihoodLoss:
 
 
 def truncated_weights(log_weights: Tensor) -> Tensor:
-    """Weights (n,) float32 of mean 1, truncated at `LARGEST_COUNT` times their median."""
-    weights = (log_weights - log_weights.median()).exp().clamp(max=LARGEST_COUNT)
+    """Weights (n,) float32 of mean 1, truncated at `LARGEST_COUNT` times their median; ``-inf`` is a weight of zero."""
+    finite = log_weights > -torch.inf
+    if not finite.any():
+        return torch.ones(len(log_weights))
+    weights = (log_weights - log_weights[finite].median()).exp().clamp(max=LARGEST_COUNT)
     return (weights / weights.mean()).float()
 
 

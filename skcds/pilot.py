@@ -3,6 +3,7 @@
 __all__ = ["PilotResult", "run_pilot"]
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,9 @@ FAR_OUT, FAR_SHARE = (
     0.01,
 )  # of `FARTHEST`, and of the particles, from which a density's mass is taken for infinite
 INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
-DOUBT = 0.5  # by which a mean that is 1 for a density has to be off along an axis for that to be looked along
-FLAT_DEVIATIONS, FLAT_ROWS = 30, 64  # how far, and from how many particles, it is looked whether the energy grows
+DOUBT = 0.5  # largest deviation from 1 of a mean that is 1 for a density, and twice its largest standard error
+FAR = 30.0, 1e3, 1e6  # standard deviations away, at which the energy has to have grown
+FAR_ROWS, FAR_STEPS = 16, 64  # particles from which that is looked at, directions at a time
 FULL_COVARIANCE_MAX = 256  # features; above, Laplace's approximation, or else a diagonal standardisation
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
 MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
@@ -239,8 +241,7 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         if gain < CLEAR_GAIN:
             break
     _check_mass(run)
-    if energy.has_gradient:
-        _check_directions(run)
+    _check_directions(run)
     found = _standardize(run.x, (run.standardization.center, run.standardization.width))
     return run.result(found, scale), run.x
 
@@ -259,35 +260,71 @@ def _check_mass(run: "_Run") -> None:
 
 
 def _check_directions(run: "_Run") -> None:
-    """Refuse a density that is flat along some direction, to one of its sides or both.
+    """Refuse a density whose energy grows too slowly along some direction, to one of its sides or both.
 
-    Particles with the law of a density have ``E[u . x u . grad E(x)] = 1`` for x centred and u of unit length, where no
-    boundary of the support comes in (integration by parts). Coordinates and principal axes for which that does not
-    hold are looked along.
+    Too slowly is less than for a tail like 1 / x: by less than log(D) nats over D standard deviations. Particles with
+    the law of a density have ``E[u . x u . grad E(x)] = 1`` for x centred and u of unit length, where no boundary of
+    the support comes in (integration by parts). Only coordinates and principal axes for which that does not hold are
+    looked along, or all where there is no gradient.
     """
     loc, covariance = _moments(run.x)
-    axes = torch.eye(run.x.shape[1], dtype=torch.float64)
+    d = run.x.shape[1]
+    axes = torch.eye(d, dtype=torch.float64)
     if covariance.ndim == 2:
         axes = torch.cat([axes, torch.linalg.eigh(covariance)[1]], 1)
-    log_prob, score = run.target.energy.log_prob_and_score(run.x, run.target.score_dtype)
     along = (run.x - loc) @ axes
-    virial = -along * (score @ axes)
-    doubtful = ((virial.mean(0) - 1).abs() > DOUBT) | (virial.std(0) > DOUBT / 2 * len(virial) ** 0.5)
-    rows = slice(0, FLAT_ROWS)
-    for k in torch.nonzero(doubtful)[:, 0]:
-        for side in (1, -1):
-            far = run.x[rows] + side * FLAT_DEVIATIONS * along[:, k].std() * axes[:, k]
-            try:
-                growth = float((log_prob[rows] - run.target.energy.log_prob(far, run.target.score_dtype)).median())
-            except InvalidEnergyError:  # that far out it need not make sense
-                continue
-            if growth < math.log(FLAT_DEVIATIONS):
-                axis = np.array2string(side * axes[:, k].numpy(), precision=2, suppress_small=True, threshold=8)
-                raise InvalidEnergyError(
-                    f"energy_fn seems to belong to a density of infinite mass: along the direction {axis} it grows by "
-                    f"{growth:.2g} over {FLAT_DEVIATIONS} standard deviations of the pilot's particles. It has to grow "
-                    "in every direction, or be +inf outside of a bounded region; give every coordinate a proper prior."
-                )
+    deviations = along.std(0)
+    exact = torch.arange(len(deviations)) < d  # principal axes are less certain: looked along if the spread is suspect
+    doubtful = exact | (deviations > FAR[0] * deviations.min())
+    if run.target.has_gradient:
+        _, score = run.target.energy.log_prob_and_score(run.x, run.target.score_dtype)
+        terms = -along * (score @ axes)
+        off, uncertain = (terms.mean(0) - 1).abs() > DOUBT, terms.std(0) / len(terms) ** 0.5 > DOUBT / 2
+        doubtful &= off | uncertain
+    steps = (axes * deviations).T[doubtful]
+    steps = torch.cat([steps, -steps])
+    if not len(steps):
+        return
+    lacking = _growth(run, FAR[0] * steps) < math.log(FAR[0])
+    exact = exact[doubtful].repeat(2)
+    for factor in FAR[1:]:
+        lacking[exact] &= _growth(run, factor * steps[exact]) < math.log(factor)
+    if lacking.any():
+        raise InvalidEnergyError(
+            f"energy_fn seems to belong to a density of infinite mass: along {_direction(steps[lacking][0])} it hardly "
+            f"grows over {FAR[0]:.0f} standard deviations of the pilot's particles. It has to grow in every direction, "
+            "or be +inf outside of a bounded region; give every coordinate a proper prior."
+        )
+
+
+def _growth(run: "_Run", steps: Tensor) -> Tensor:
+    """Median growth of the energy (k,) from some particles along steps (k, d); infinite where there is no saying."""
+    energy, x = run.target.energy, run.x[:FAR_ROWS]
+    n_invalid = energy.n_invalid
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that far out the function need not make sense
+            here = energy.log_prob(x, run.target.score_dtype)
+            there = torch.cat(
+                [
+                    energy.log_prob((x + some[:, None]).flatten(0, 1), run.target.score_dtype)
+                    for some in steps.split(FAR_STEPS)
+                ]
+            )
+    except Exception:
+        return torch.full((len(steps),), torch.inf, dtype=torch.float64)
+    finally:
+        energy.n_invalid = n_invalid
+    growth = here - there.view(len(steps), len(x))
+    return growth.nanmedian(1).values.nan_to_num(torch.inf, torch.inf)
+
+
+def _direction(step: Tensor) -> str:
+    """The largest components of a direction in words."""
+    u = step / step.norm()
+    order = u.abs().argsort(descending=True)[:3].tolist()
+    parts = [f"{float(u[j]):+.2g} x[{j}]" for j in order if abs(float(u[j])) > 0.05]
+    return " ".join(parts) if len(parts) > 1 else f"{'+' if u[order[0]] > 0 else '-'}x[{order[0]}]"
 
 
 def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, generator):
@@ -301,6 +338,7 @@ def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, gen
         return None
     n_particles = min(n_particles, max(MIN_PARTICLES, MAX_NUMBERS // energy.n_features))
     run = _Run(energy, standardization, n_particles, n_moves, generator, HIGH_INFLATION)
+    _check_directions(run)
     return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MIN_SLOPE = 1e-3  # smallest ratio of two bins and of two slopes, which tempering the logits approaches
+MIN_SLOPE = 1e-3  # slopes at knots are above it and below its reciprocal, ratios of two bins above it
 _SOFT = -1 / math.log(MIN_SLOPE)
 
 
@@ -37,6 +37,10 @@ def rational_quadratic_spline(x: Tensor, phi: Tensor, bound: float, *, inverse: 
         Images, of the shape of x.
     log_slope : Tensor
         Log derivatives at x of the map that was applied.
+
+    Notes
+    -----
+    There are first derivatives in reverse mode, and neither forward mode nor the transforms of ``torch.func``.
     """
     return _Spline.apply(x, phi, bound, inverse)
 
@@ -58,7 +62,7 @@ class _Spline(torch.autograd.Function):
         point = torch.where(inside, x, 0.0).mul_(0.5 / bound).add_(0.5)
         which = int(inverse)
         index = torch.searchsorted(
-            ends[..., which, :-1].contiguous(), (point * total[..., which])[..., None], right=True
+            ends[..., which, :-1].contiguous(), (point * total[..., which])[..., None].contiguous(), right=True
         )  # fmt: skip
         both = index[..., None, :].expand(*x.shape, 2, 1)
         share = sizes.gather(-1, both)[..., 0] / total

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from ._warnings import note
+from ._warnings import note, warn_user
 from .checkpoint import Checkpoint
 from .energy import Energy
 
@@ -196,6 +197,12 @@ def train(
                 note(error, f"This happened in iteration {iteration} of {max_iter} of {description or 'training'}.")
                 raise
             if failures > MAX_ROLLBACKS:
+                warn_user(
+                    f"{description.capitalize() or 'Training'} ended in iteration {iteration} of {max_iter}: loss or "
+                    f"gradient was not finite {failures} times in a row. Lower learning_rate, or look for places where "
+                    "the energy is not smooth.",
+                    ConvergenceWarning,
+                )
                 break
             bar.update()
             if verbose and iteration % 50 == 0:

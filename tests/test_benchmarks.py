@@ -428,7 +428,9 @@ def test_streamed_draws_are_counted_and_judged(capsys):
     streaming.main(["--n", "3000", "1000", "--batch-size", "700", "--quick"])
     lines = capsys.readouterr().out.splitlines()
     rows = [
-        [float(cell) for cell in line.strip("| ").split("|")] for line in lines if line.startswith(("| 1e", "| 3e"))
+        [float(cell.replace(",", "")) for cell in line.strip("| ").split("|")]
+        for line in lines
+        if line.startswith(("| 1,", "| 3,"))
     ]
     assert [row[0] for row in rows] == [1000, 3000]
     assert all(row[2] > 0 and row[3] > 10 and 0 <= row[4] <= 1 for row in rows)

@@ -362,6 +362,12 @@ class TestTruncatedWeights:
     def test_equal_ones_are_one(self):
         assert torch.equal(truncated_weights(torch.full((7,), -1e6).double()), torch.ones(7))
 
+    def test_zero_weights(self):
+        """Particles outside the support, of which there may be more than half."""
+        weights = truncated_weights(torch.tensor([-torch.inf, -torch.inf, -torch.inf, 0.0, 0.0]).double())
+        torch.testing.assert_close(weights, torch.tensor([0.0, 0.0, 0.0, 2.5, 2.5]))
+        assert torch.equal(truncated_weights(torch.full((3,), -torch.inf).double()), torch.ones(3))
+
     def test_one(self):
         assert truncated_weights(torch.tensor([3.0])).item() == 1
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 
 from skcds import training
 from skcds.training import Budget, _schedule, train
@@ -147,7 +148,8 @@ class TestGradients:
 
     def test_none_is_finite(self):
         model, budget = Vector(2.0), Budget(None, None, energy=None)
-        averaged, losses = train(model, lambda i: math.nan * model.value.sum(), max_iter=300, budget=budget)
+        with pytest.warns(ConvergenceWarning, match="not finite 11 times in a row"):
+            averaged, losses = train(model, lambda i: math.nan * model.value.sum(), max_iter=300, budget=budget)
         assert averaged.value.item() == model.value.item() == 2
         assert len(losses) == budget.n_rollbacks <= training.SNAPSHOT_EVERY + training.MAX_ROLLBACKS
         assert all(math.isnan(value) for value in losses)
