@@ -29,7 +29,6 @@ class OneStepSampler(BaseSampler):
         share = _violation_share(model.map, latent, model.start(N_INJECTIVITY))
         return WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), not share), share
 
-    @torch.no_grad()
     def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
         """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.
 
@@ -85,6 +84,7 @@ class OneStepSampler(BaseSampler):
         energy = self._target(energy_fn, grad_fn, "Polishing").energy
         return StandardizedTarget(energy, self._model.standardization)
 
+    @torch.no_grad()
     def _weigh(self, z, target, generator):
         if not self._model.map.invertible:
             return None
