@@ -455,3 +455,11 @@ def test_the_stream_is_judged_by_all_its_draws():
     assert variation < 0.025 and error < 6 / 50_000**0.5
     with pytest.raises(AssertionError):
         streaming.stream(Exact(spoil=True), target, 50_000, 20_000)
+
+
+def test_couplings_are_timed_in_pairs(capsys):
+    couplings = importlib.import_module("couplings")
+    couplings.main(["--repeats", "1", "--iterations", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(couplings.CASES) and all(line.count("|") == 7 for line in lines)
+    assert couplings.maps.rational_quadratic_spline is couplings.rational_quadratic_spline
