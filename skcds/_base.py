@@ -21,15 +21,18 @@ from torch import nn
 
 from ._forks import seed_of
 from ._warnings import warn_user
+from .bounds import Bounds
 from .checkpoint import Checkpoint, identity_of
-from .diagnosis import as_numpy, diagnose, subset
+from .diagnosis import diagnose, subset
 from .energy import Energy, StandardizedTarget
+from .export import checked_names, to_frame
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
 from .training import Budget
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 RELIABLE_K = 0.7
+DOCUMENTATION = "https://skcds.readthedocs.io/en/latest/"
 MIN_JUDGED = 100  # draws from which weights are judged
 
 positive_integer = Interval(numbers.Integral, 1, None, closed="left")
@@ -42,10 +45,16 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     _model: Any
     _energy_name: str | None = None  # of a sampler that was loaded without its energy
 
+    _doc_link_module = "skcds"  # of the link in the HTML that notebooks show
+    _doc_link_template = DOCUMENTATION + "api.html#skcds.{estimator_name}"
+
     __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED, "checkpoint": UNUSED}
+    __metadata_request__score = {"energy_fn": UNUSED, "grad_fn": UNUSED, "n": UNUSED, "random_state": UNUSED}
 
     _parameter_constraints: dict = {
         "n_features": [positive_integer, None],
+        "bounds": ["array-like", None],
+        "feature_names": ["array-like", None],
         "max_iter": [positive_integer],
         "max_time": [positive_real, None],
         "max_energy_evals": [positive_integer, None],
@@ -97,7 +106,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
             seed = state.seed  # of the fit that goes on
         generator = torch.Generator().manual_seed(seed)
-        energy = Energy(energy_fn, self._find_n_features(energy_fn), grad_fn, generator)
+        n_features = self._find_n_features(energy_fn)
+        names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
+        energy = Energy(energy_fn, n_features, grad_fn, generator, bounds)
         budget = Budget(self.max_time, self.max_energy_evals, energy, start, state)
         with count_evaluations() as network:
             if checkpoint is not None:
@@ -111,6 +122,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             )
         fitted |= {
             "n_features_in_": energy.n_features,
+            "feature_names_out_": names,
+            **Bounds.as_fitted(energy.bounds),
             "n_energy_evals_": energy.n_energy_evals + fitted.pop("n_energy_evals_before", 0),
             "n_grad_evals_": energy.n_grad_evals + fitted.pop("n_grad_evals_before", 0),
             "n_network_evals_": network.rows + fitted.pop("n_network_evals_before", 0),
@@ -139,6 +152,15 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
         return int(n_features)
 
+    def _find_bounds(self, n_features: int) -> Bounds | None:
+        return Bounds.from_parameter(self.bounds, n_features)
+
+    def _find_feature_names(self, energy_fn, n_features: int) -> np.ndarray:
+        names, owner = self.feature_names, "feature_names"
+        if names is None:
+            names, owner = getattr(energy_fn, "feature_names", None), "energy_fn.feature_names"
+        return checked_names(names, n_features, owner)
+
     # ---------------------------------------------------------------- sampling
 
     def _chunks(self, n: int, n_streams: int, random_state) -> Iterator[tuple[slice, Callable]]:
@@ -160,20 +182,32 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def _plan(self, *args, **options) -> tuple[int, Callable]:
         """Number of random streams, and ``draw(normal)`` that gives a chunk in standardised coordinates; checks."""
 
-    def _draws(self, n: int, random_state, plan: tuple[int, Callable], out) -> np.ndarray:
-        """Draws (n, d) in the user's coordinates, in a new array or in `out`."""
+    def _draws(self, n: int, random_state, plan: tuple[int, Callable], out=None, as_frame: bool = False):
+        """Draws (n, d) in the user's coordinates, in a new array or in `out`, or as a data frame."""
         n = check_count(n, "n", 0)
+        if as_frame and out is not None:
+            raise ValueError("as_frame=True makes a data frame of its own, and out= was given: choose one of them.")
         X = np.empty((n, self.n_features_in_)) if out is None else _checked_out(out, (n, self.n_features_in_))
         for rows, chunk in self._drawn_chunks(n, random_state, plan):
             X[rows] = chunk
-        return X
+        return to_frame(X, self.feature_names_out_) if as_frame else X
 
     def _drawn_chunks(self, n: int, random_state, plan: tuple[int, Callable]) -> Iterator[tuple[slice, np.ndarray]]:
         n_streams, draw = plan
         for rows, normal in self._chunks(n, n_streams, random_state):
             with torch.no_grad():
-                chunk = self._model.standardization(draw(normal)).numpy()
+                chunk = self._unstandardize(draw(normal))
             yield rows, chunk
+
+    def _unstandardize(self, z: torch.Tensor) -> np.ndarray:
+        """Standardised points (n, d) in the user's coordinates."""
+        x, bounds = self._model.standardization(z), Bounds.from_fitted(self)
+        return (x if bounds is None else bounds(x)).numpy()
+
+    def _standardize(self, x: np.ndarray) -> np.ndarray:
+        """Points (n, d) in the user's coordinates in standardised ones."""
+        points, bounds = torch.from_numpy(np.asarray(x, dtype=np.float64)), Bounds.from_fitted(self)
+        return self._model.standardization.inverse(points if bounds is None else bounds.inverse(points)).numpy()
 
     def iter_samples(self, n, batch_size=CHUNK_ROWS, random_state=None, **options):
         """Draw in batches, for more draws than fit in memory.
@@ -223,13 +257,64 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
         for rows, normal in self._chunks(n, n_streams, random_state):
             z, log_weight = draw(normal)
-            X[rows], log_weights[rows] = self._model.standardization(z).numpy(), log_weight.numpy()
-        weighted = WeightedSample(X, log_weights, n_energy_evals=target.energy.n_energy_evals, **details)
+            X[rows], log_weights[rows] = self._unstandardize(z), log_weight.numpy()
+        details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
+        weighted = WeightedSample(X, log_weights, **details)
         if n >= MIN_JUDGED:
             weighted.warn_if_unreliable()
         return weighted
 
+    def to_arviz(self, n, random_state=None, *, resample=True, energy_fn=None, grad_fn=None):
+        """Weighted draws as an ArviZ posterior, for example for ``arviz.summary``.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        random_state : int, RandomState instance or None, default=None
+            Seed.
+        resample : bool, default=True
+            Whether the posterior holds as many draws resampled in proportion to the weights, or the draws themselves
+            with ``log_weight`` among their statistics; see `WeightedSample.to_arviz`.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        InferenceData or DataTree
+            As the installed ArviZ has it.
+        """
+        seed = seed_of(random_state)
+        weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
+        return weighted.to_arviz(resample, seed)
+
     # ---------------------------------------------------------------- judgement
+
+    def score(self, energy_fn=None, y=None, *, grad_fn=None, n=10_000, random_state=0):
+        """Evidence lower bound: the mean log weight of draws, by which fits to one energy can be compared.
+
+        It is at most log Z in expectation, and lower by the Kullback-Leibler divergence from the sampler to the target.
+        That divergence hardly minds a missed mode: of nine equal ones, log(9 / 8) = .12.
+
+        Parameters
+        ----------
+        energy_fn : callable, default=None
+            The energy; by default that of the fit.
+        y : None
+            Ignored; there for the scikit-learn interface.
+        grad_fn : callable, optional
+            The gradient that goes with `energy_fn`.
+        n : int, default=10000
+            Number of draws.
+        random_state : int, RandomState instance or None, default=0
+            Seed of the draws: the same for all that are compared.
+
+        Returns
+        -------
+        float
+            In nats; ``-inf`` where any draw falls outside the support. No bound for a map that folds, which warns.
+        """
+        return self.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn).elbo
 
     def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
@@ -266,13 +351,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
         trained: Any = getattr(self, "teacher_", self)
         pilot = trained.pilot_
-        particles = subset(trained.particles_, n if pilot is not None else 0, seed)
-        inverse, log_weights = self._model.standardization.inverse, None
+        particles, log_weights = subset(trained.particles_, n if pilot is not None else 0, seed), None
+        z = self._model.standardization.inverse(torch.from_numpy(particles).double())
         if len(particles):
-            z = inverse(torch.from_numpy(particles).double()).float()
-            log_weights = self._weigh(z, target, torch.Generator().manual_seed(seed))
+            log_weights = self._weigh(z.float(), target, torch.Generator().manual_seed(seed))
         return diagnose(
-            weighted, particles, log_weights if log_weights is None else log_weights.numpy(), as_numpy(inverse),
+            weighted, z.numpy(), log_weights if log_weights is None else log_weights.numpy(), self._standardize,
             pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
             target=target.energy.energy_fn,
         )  # fmt: skip
@@ -284,7 +368,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def _target(self, energy_fn=None, grad_fn=None, what="This method") -> StandardizedTarget:
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
         if energy_fn is not None:
-            energy = Energy(energy_fn, self.n_features_in_, grad_fn, torch.Generator().manual_seed(0))
+            bounds = Bounds.from_fitted(self)
+            energy = Energy(energy_fn, self.n_features_in_, grad_fn, torch.Generator().manual_seed(0), bounds)
         else:
             energy = self._kept_energy(what)
         return StandardizedTarget.reported(energy, self._model.standardization)
@@ -352,8 +437,11 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             )
         if "_model" in state:
             state["_model"] = unpack(state["_model"])
-            state["_energy"], state["_lost_energy"] = _dereference(state["_energy"], state["n_features_in_"])
+            names, energy = checked_names(None, state["n_features_in_"], ""), state["_energy"]
+            state = {"feature_names_out_": names, **Bounds.as_fitted(None), **state, "_energy": None}
         super().__setstate__(state)
+        if "_model" in state:
+            self._energy, self._lost_energy = _dereference(energy, self.n_features_in_, Bounds.from_fitted(self))
 
 
 def _checked_out(out, shape: tuple) -> np.ndarray:
@@ -449,11 +537,11 @@ def _reference(energy: Energy | None) -> list | None:
     return None if any(f is not None and name is None for f, name in zip(functions, names, strict=True)) else names
 
 
-def _dereference(names: list | None, n_features: int) -> tuple[Energy | None, str | None]:
+def _dereference(names: list | None, n_features: int, bounds: Bounds | None) -> tuple[Energy | None, str | None]:
     if names is None:
         return None, None
     try:
         energy_fn, grad_fn = (name and _import(*name) for name in names)
-        return Energy(energy_fn, n_features, grad_fn, torch.Generator().manual_seed(0)), None
+        return Energy(energy_fn, n_features, grad_fn, torch.Generator().manual_seed(0), bounds), None
     except Exception as error:
         return None, f" (it could not be imported: {error})"

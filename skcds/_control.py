@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._base import MODELS, BaseSampler, positive_integer
 from ._warnings import note
+from .bounds import Bounds, same_bounds
 from .diffusion import DiffusionModel
 from .energy import Standardization, StandardizedTarget
 from .mcmc import CORRECTION_MOVES, Population
@@ -52,6 +53,7 @@ class ControlledSampler(BaseSampler):
                 "pilot": pilot and {name: _as_tensor(value) for name, value in vars(pilot).items()},
                 "model": {"class": type(model).__name__, "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
+                "bounds_scale": energy.bounds and energy.bounds.scale,
             },
         )
         return pilot, model, target, population
@@ -62,6 +64,8 @@ class ControlledSampler(BaseSampler):
         pilot = PilotResult(**found) if found else None
         model: Any = MODELS[stored["model"]["class"]](**stored["model"]["config"])
         model.load_state_dict(stored["model"]["weights"])
+        if energy.bounds is not None:
+            energy.bounds.scale = stored["bounds_scale"]
         target, population = StandardizedTarget(energy, model.standardization, energy.fast_dtype), None
         if stored["population"]:
             population = Population(target, stored["population"]["particles"][0], generator)
@@ -101,6 +105,10 @@ class ControlledSampler(BaseSampler):
                 f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
                 f"{energy.n_features}; set warm_start=False."
             )
+        known = Bounds.from_fitted(self)
+        if not same_bounds(known, energy.bounds):
+            raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
+        energy.bounds = known
         model = copy.deepcopy(self._model)
         target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
         x = torch.from_numpy(self.particles_)

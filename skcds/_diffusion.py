@@ -40,6 +40,12 @@ class DiffusionSampler(ControlledSampler):
     ----------
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
+    bounds : pair or array-like of shape (n_features, 2), default=None
+        Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. The
+        sampler works in unconstrained coordinates, by the normal distribution function, so that `energy_fn` is never
+        called on a bound or beyond; draws, weights and log Z are those of the density in the box.
+    feature_names : array-like of str, default=None
+        Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
     n_steps : int, default=64
         Steps of the chain.
     reference : {"dis", "dds", "pis"}, default="dis"
@@ -90,6 +96,12 @@ class DiffusionSampler(ControlledSampler):
     ----------
     n_features_in_ : int
         Dimension.
+    feature_names_out_ : ndarray of shape (n_features,)
+        Names of the coordinates.
+    bounds_ : ndarray of shape (n_features, 2) or None
+        Lower and upper bounds, infinite where there is none; None without any.
+    bounds_scale_ : ndarray of shape (n_features,) or None
+        Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
     log_evidence_, log_evidence_se_ : float
         Estimate of log Z from held-out draws, with its standard error.
     ess_ : float
@@ -97,9 +109,9 @@ class DiffusionSampler(ControlledSampler):
     converged_ : bool
         Whether their Pareto k is at most 0.7.
     pilot_ : PilotResult or None
-        What the pilot found.
+        What the pilot found; with `bounds`, in unconstrained coordinates.
     particles_ : ndarray of shape (n_particles, n_features)
-        Particles as they were left at the end, float32.
+        Particles as they were left at the end, float32; with `bounds`, in unconstrained coordinates.
     loss_curve_ : list of float
         Loss of every iteration.
     n_iter_ : int
@@ -137,12 +149,14 @@ class DiffusionSampler(ControlledSampler):
     }
 
     def __init__(
-        self, n_features=None, *, n_steps=64, reference="dis", loss="log_variance", init="pilot", variance="learned",
-        langevin=True, path_share=0.0, n_particles=20_000, hidden_features=128, n_layers=4, batch_size=2048,
-        path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None,
-        warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, reference="dis", loss="log_variance",
+        init="pilot", variance="learned", langevin=True, path_share=0.0, n_particles=20_000, hidden_features=128,
+        n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None,
+        max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
+        self.bounds = bounds
+        self.feature_names = feature_names
         self.n_steps = n_steps
         self.reference = reference
         self.loss = loss
@@ -254,7 +268,10 @@ class DiffusionSampler(ControlledSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None, out=None):
+    def sample(
+        self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None, out=None,
+        as_frame=False,
+    ):  # fmt: skip
         """Draw from the learned density by simulation.
 
         Parameters
@@ -271,15 +288,17 @@ class DiffusionSampler(ControlledSampler):
             The energy, for a sampler that was loaded without it and whose control reads the score.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
+        as_frame : bool, default=False
+            Whether to return a pandas data frame with named columns.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`.
+            Draws, float64, or `out`, or a data frame.
         """
         check_is_fitted(self)
         plan = self._plan(n_steps=n_steps, method=method, energy_fn=energy_fn, grad_fn=grad_fn)
-        return self._draws(n, random_state, plan, out)
+        return self._draws(n, random_state, plan, out, as_frame)
 
     def _plan(self, *, n_steps=None, method="sde", energy_fn=None, grad_fn=None):
         grid = self._grid(n_steps)

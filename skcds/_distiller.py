@@ -10,9 +10,10 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler, check_count, judge_fit, positive_integer, register_model
+from ._base import BaseSampler, check_count, checked_names, judge_fit, positive_integer, register_model
 from ._diffusion import DiffusionSampler
 from ._onestep import OneStepSampler
+from .bounds import Bounds, same_bounds
 from .consistency import (
     ConsistencyLoss,
     LikelihoodLoss,
@@ -50,6 +51,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
         A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one.
     n_features : int, default=None
         Dimension; by default the teacher's or ``energy_fn.n_features``.
+    bounds : pair or array-like of shape (n_features, 2), default=None
+        Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. The
+        sampler works in unconstrained coordinates, by the normal distribution function, so that `energy_fn` is never
+        called on a bound or beyond; draws, weights and log Z are those of the density in the box.
+        By default those of the teacher.
+    feature_names : array-like of str, default=None
+        Names of the coordinates; by default ``energy_fn.feature_names``, those of the teacher, or x0, x1 and so on.
     network : {"coupling", "residual"}, default="coupling"
         The map: spline couplings conditioned on t, invertible by construction, or the residual network of [1]_, which
         can fold. Exact weights of the latter cost n_features forward-mode products a draw, and are checked for folds.
@@ -84,6 +92,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
     ----------
     n_features_in_ : int
         Dimension.
+    feature_names_out_ : ndarray of shape (n_features,)
+        Names of the coordinates.
+    bounds_ : ndarray of shape (n_features, 2) or None
+        Lower and upper bounds, infinite where there is none; None without any.
+    bounds_scale_ : ndarray of shape (n_features,) or None
+        Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
     teacher_ : DiffusionSampler
         The fitted teacher.
     log_evidence_, log_evidence_se_ : float
@@ -135,12 +149,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
     }
 
     def __init__(
-        self, teacher=None, *, n_features=None, network="coupling", refine=True, consistency_weight=0.3,
-        hidden_features=None, n_layers=None, n_transforms=None, n_bins=None, batch_size=None, learning_rate=4e-3,
-        max_iter=2000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+        self, teacher=None, *, n_features=None, bounds=None, feature_names=None, network="coupling", refine=True,
+        consistency_weight=0.3, hidden_features=None, n_layers=None, n_transforms=None, n_bins=None, batch_size=None,
+        learning_rate=4e-3, max_iter=2000, max_time=None, max_energy_evals=None, warm_start=False, verbose=0,
+        random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
         self.n_features = n_features
+        self.bounds = bounds
+        self.feature_names = feature_names
         self.network = network
         self.refine = refine
         self.consistency_weight = consistency_weight
@@ -173,8 +190,26 @@ class ConsistentSamplerDistiller(OneStepSampler):
             raise ValueError(f"The teacher samples {known} features, and n_features={self.n_features} was asked for.")
         return int(known)
 
+    def _find_bounds(self, n_features):
+        teacher = _unwrap(self.teacher)
+        own = super()._find_bounds(n_features)
+        if hasattr(teacher, "_model"):
+            known = Bounds.from_fitted(teacher)
+        else:
+            known = own if teacher is None or teacher.bounds is None else teacher._find_bounds(n_features)
+        if self.bounds is not None and not same_bounds(own, known):
+            raise ValueError("bounds= are not those of the teacher: leave them out, and the teacher's are taken.")
+        return known
+
+    def _find_feature_names(self, energy_fn, n_features):
+        teacher = _unwrap(self.teacher)
+        if self.feature_names is None and getattr(energy_fn, "feature_names", None) is None and teacher is not None:
+            return getattr(teacher, "feature_names_out_", checked_names(teacher.feature_names, n_features, "teacher"))
+        return super()._find_feature_names(energy_fn, n_features)
+
     def _fit(self, energy, budget, generator):
         teacher, spent = self._fitted_teacher(energy, budget, generator)
+        energy.bounds = Bounds.from_fitted(teacher)
         target = StandardizedTarget(energy, teacher._model.standardization, energy.fast_dtype)
         population = Population(
             target, target.standardization.inverse(torch.from_numpy(teacher.particles_)).float(), generator
@@ -211,6 +246,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
         teacher = clone(teacher) if teacher is not None else DiffusionSampler(random_state=seed)
         limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
+        limits["bounds"] = energy.bounds and energy.bounds.to_array()
         if self.max_time is not None:
             limits["max_time"] = min(teacher.max_time or np.inf, TEACHER_SHARE * self.max_time)
         if self.max_energy_evals is not None:
@@ -288,7 +324,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
-    def sample(self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None):
+    def sample(
+        self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False
+    ):  # fmt: skip
         """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
 
         Parameters
@@ -307,15 +345,17 @@ class ConsistentSamplerDistiller(OneStepSampler):
             The energy, to polish draws of a sampler that was loaded without it.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
+        as_frame : bool, default=False
+            Whether to return a pandas data frame with named columns.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`.
+            Draws, float64, or `out`, or a data frame.
         """
         check_is_fitted(self)
         plan = self._plan(n_steps=n_steps, polish=polish, energy_fn=energy_fn, grad_fn=grad_fn)
-        return self._draws(n, random_state, plan, out)
+        return self._draws(n, random_state, plan, out, as_frame)
 
     def _plan(self, *, n_steps=1, polish=0, energy_fn=None, grad_fn=None):
         n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)

@@ -38,6 +38,12 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     ----------
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
+    bounds : pair or array-like of shape (n_features, 2), default=None
+        Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. The
+        sampler works in unconstrained coordinates, by the normal distribution function, so that `energy_fn` is never
+        called on a bound or beyond; draws, weights and log Z are those of the density in the box.
+    feature_names : array-like of str, default=None
+        Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
     n_steps : int, default=64
         Steps N of the grid, a power of two.
     network : {"coupling", "residual"}, default="coupling"
@@ -89,6 +95,12 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     ----------
     n_features_in_ : int
         Dimension.
+    feature_names_out_ : ndarray of shape (n_features,)
+        Names of the coordinates.
+    bounds_ : ndarray of shape (n_features, 2) or None
+        Lower and upper bounds, infinite where there is none; None without any.
+    bounds_scale_ : ndarray of shape (n_features,) or None
+        Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
     log_evidence_, log_evidence_se_ : float
         Estimate of log Z from held-out one-step draws, with its standard error.
     ess_ : float
@@ -98,9 +110,9 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     violation_share_ : float
         Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
     pilot_ : PilotResult or None
-        What the pilot found.
+        What the pilot found; with `bounds`, in unconstrained coordinates.
     particles_ : ndarray of shape (n_particles, n_features)
-        Particles as they were left at the end, float32.
+        Particles as they were left at the end, float32; with `bounds`, in unconstrained coordinates.
     loss_curve_ : list of float
         Loss of every iteration.
     n_iter_ : int
@@ -140,13 +152,15 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     }
 
     def __init__(
-        self, n_features=None, *, n_steps=64, network="coupling", objective="separate", refine=True, init="pilot",
-        variance="learned", langevin=True, consistency_weight=0.3, n_particles=20_000, hidden_features=128, n_layers=4,
-        map_features=None, map_layers=None, n_transforms=None, n_bins=None, batch_size=2048, map_batch_size=None,
-        path_batch_size=512, learning_rate=4e-3, max_iter=4000, max_time=None, max_energy_evals=None, warm_start=False,
-        verbose=0, random_state=None,
+        self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, network="coupling",
+        objective="separate", refine=True, init="pilot", variance="learned", langevin=True, consistency_weight=0.3,
+        n_particles=20_000, hidden_features=128, n_layers=4, map_features=None, map_layers=None, n_transforms=None,
+        n_bins=None, batch_size=2048, map_batch_size=None, path_batch_size=512, learning_rate=4e-3, max_iter=4000,
+        max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
+        self.bounds = bounds
+        self.feature_names = feature_names
         self.n_steps = n_steps
         self.network = network
         self.objective = objective
@@ -285,7 +299,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     # ---------------------------------------------------------------- sampling
 
     def sample(
-        self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None
+        self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None,
+        as_frame=False,
     ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
@@ -309,15 +324,17 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             The energy, for a sampler that was loaded without it: a chain whose control reads the score, or polishing.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
+        as_frame : bool, default=False
+            Whether to return a pandas data frame with named columns.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`.
+            Draws, float64, or `out`, or a data frame.
         """
         check_is_fitted(self)
         plan = self._plan(n_steps=n_steps, method=method, polish=polish, energy_fn=energy_fn, grad_fn=grad_fn)
-        return self._draws(n, random_state, plan, out)
+        return self._draws(n, random_state, plan, out, as_frame)
 
     def _plan(self, *, n_steps=1, method=None, polish=0, energy_fn=None, grad_fn=None):
         n_steps, method = self._check_steps(n_steps), self._method(method)

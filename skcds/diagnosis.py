@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from . import metrics
 from .importance import WeightedSample
@@ -90,7 +89,8 @@ def diagnose(
     weighted : WeightedSample
         Draws of the sampler.
     particles : ndarray of shape (m, d)
-        Points that approximate the target and were not drawn by the sampler; m may be 0.
+        Points that approximate the target and were not drawn by the sampler, in the coordinates that `standardize`
+        leads to; m may be 0.
     log_weights_of_particles : ndarray of shape (m,) or None
         Their exact log weights under the sampler, or None where these are not known.
     standardize : callable
@@ -123,7 +123,7 @@ def diagnose(
         if log_weights_of_particles is not None:
             far = float(np.mean(log_weights_of_particles > log_z + math.log(OUT_OF_REACH)))
             checks.append(_judge("particles out of reach", far, (0.001, 0.01), far, "share with a weight over 100"))
-        z, x = standardize(particles), standardize(weighted.samples)
+        z, x = particles, standardize(weighted.samples)
         location = float(np.abs((x.mean(0) - z.mean(0)) / z.std(0)).max())
         spread = float(np.exp(np.abs(np.log(x.std(0) / z.std(0))).max()))
         checks.append(_judge("location", location, (0.1, 0.5), location, "largest shift of a mean, in deviations"))
@@ -148,8 +148,3 @@ def subset(particles: np.ndarray, n: int, seed: int) -> np.ndarray:
     if len(particles) <= n:
         return particles
     return particles[np.sort(np.random.default_rng(seed).choice(len(particles), n, replace=False))]
-
-
-def as_numpy(function: Callable) -> Callable:
-    """A function of tensors as one of arrays."""
-    return lambda x: function(torch.from_numpy(np.asarray(x, dtype=np.float64))).numpy()

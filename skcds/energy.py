@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ._warnings import note, warn_user
+from .bounds import Bounds
 
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
@@ -46,6 +47,9 @@ class Energy:
         Maps ``(n, n_features)`` to the gradient of the energy, ``(n, n_features)``.
     generator : torch.Generator, optional
         Source of the probe points.
+    bounds : Bounds, optional
+        The box that the density lives in. The methods then take unconstrained coordinates, and speak of the density of
+        these, the Jacobian of the bijection included; the callables are given points in the box.
 
     Attributes
     ----------
@@ -64,7 +68,10 @@ class Energy:
         When its result has the wrong type or shape, is not finite, or depends on the other rows of the batch.
     """
 
-    def __init__(self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None):
+    def __init__(
+        self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None,
+        bounds: Bounds | None = None,
+    ):  # fmt: skip
         if not callable(energy_fn):
             raise TypeError(
                 "energy_fn has to be a function that maps an array of points (n, n_features) to energies (n,); "
@@ -72,24 +79,36 @@ class Energy:
             )
         if grad_fn is not None and not callable(grad_fn):
             raise TypeError(f"grad_fn has to be a function or None; got {type(grad_fn).__name__}.")
-        self.energy_fn, self.grad_fn, self.n_features = energy_fn, grad_fn, n_features
+        self.energy_fn, self.grad_fn, self.n_features, self.bounds = energy_fn, grad_fn, n_features, bounds
         self.n_energy_evals = self.n_grad_evals = self.n_invalid = 0
         self._probe(torch.randn(max(PROBE_SIZES), n_features, dtype=torch.float64, generator=generator))
 
     def log_prob(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """``-E(x)`` for (n, d) points, as (n,) float64; ``-inf`` where the density is zero or the value invalid."""
         with torch.no_grad():
-            rows = x.detach().to(dtype or self.dtype)
-            values = [self._call(chunk) for chunk in rows.split(CHUNK_ROWS)]
-        return self._screen(torch.cat(values), x)
+            x, log_det, _ = self._locate(x.detach())
+            values = [self._call(chunk) for chunk in self._rows(x, dtype).split(CHUNK_ROWS)]
+            return self._screen(torch.cat(values), x) + log_det
 
     def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""
-        rows = x.detach().to(dtype or self.dtype)
-        pairs = [self._value_and_gradient(chunk) for chunk in rows.split(CHUNK_ROWS)]
+        x, log_det, pull_back = self._locate(x.detach())
+        pairs = [self._value_and_gradient(chunk) for chunk in self._rows(x, dtype).split(CHUNK_ROWS)]
         self.n_grad_evals += len(x)
         energy, gradient = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        return self._screen(energy, x), -gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
+        score = pull_back(-gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0))
+        return self._screen(energy, x) + log_det, score.nan_to_num(0.0, 0.0, 0.0)
+
+    def _locate(self, x: Tensor):
+        """Points in the user's coordinates, the log determinant of the Jacobian there, and what it does to scores."""
+        if self.bounds is None:
+            return x, 0.0, lambda score: score
+        return self.bounds.call_and_pull_back(x)
+
+    def _rows(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """Points in the user's coordinates in another precision, inside the bounds still."""
+        rows = x.to(dtype or self.dtype)
+        return rows if self.bounds is None else self.bounds.inside(rows)
 
     def _value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.grad_fn is not None:
@@ -142,6 +161,7 @@ class Energy:
 
     def _probe(self, points: Tensor) -> None:
         """Find the framework, the precision and the gradient; check shapes, finiteness and row independence."""
+        unconstrained, (points, *_) = points, self._locate(points)
         values = self._find_framework(points)
         if not (values.isfinite() | (values == torch.inf)).any():
             raise InvalidEnergyError(
@@ -158,11 +178,16 @@ class Energy:
                     "be random."
                 )
         if self.has_gradient:
-            self.log_prob_and_score(points)
+            self.log_prob_and_score(unconstrained)
         self.fast_dtype = self._find_fast_dtype(points, values)
 
     def _find_fast_dtype(self, points: Tensor, values: Tensor) -> torch.dtype:
-        """float32 when the callable takes it and gives the float64 energies to `FAST_TOLERANCE`."""
+        """float32 when the callable takes it and gives the float64 energies to `FAST_TOLERANCE`.
+
+        Not with bounds: close to them single precision does not tell points apart.
+        """
+        if self.bounds is not None:
+            return self.dtype
         finite = values.isfinite()
         try:
             fast = self._call(points.float()).detach().double()

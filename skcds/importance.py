@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from ._warnings import warn_user
+from .export import checked_names, to_arviz, to_frame
 
 __all__ = [
     "WeightedSample",
@@ -291,6 +292,8 @@ class WeightedSample:
         Share of draws where the map was found not to be injective. Above zero, ``is_bound`` must be False.
     n_energy_evals : int, default=0
         Energy evaluations spent on the weights.
+    feature_names : array-like of str, default=None
+        Names of the coordinates, for data frames and ArviZ; by default x0, x1 and so on.
 
     See Also
     --------
@@ -320,6 +323,7 @@ class WeightedSample:
     is_bound: bool
     violation_share: float = 0.0
     n_energy_evals: int = 0
+    feature_names: np.ndarray | None = None
 
     def __post_init__(self):
         fields = {
@@ -332,6 +336,8 @@ class WeightedSample:
         for name, value in fields.items():
             object.__setattr__(self, name, value)  # the only time: the class is frozen
         _check_samples(self.samples, self.log_weights)
+        names = checked_names(self.feature_names, self.samples.shape[1], "feature_names")
+        object.__setattr__(self, "feature_names", names)
         if not 0 <= self.violation_share <= 1:
             raise ValueError(f"violation_share is a share of the draws, from 0 to 1, not {self.violation_share}.")
         if self.is_bound and self.violation_share > 0:
@@ -402,6 +408,55 @@ class WeightedSample:
         """
         rng = check_random_state(random_state)
         return self.samples[rng.permutation(systematic_resample(self.log_weights, n, rng))]
+
+    def to_frame(self):
+        """The draws as a pandas data frame with a column for each feature, and one more, ``log_weight``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of shape (n, d + 1).
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
+        return to_frame(self.samples, self.feature_names, log_weight=self.log_weights)
+
+    def to_arviz(self, resample=True, random_state=None):
+        """The draws as an ArviZ posterior.
+
+        ArviZ takes the draws of a posterior to be equally good, so that by default there are as many draws resampled in
+        proportion to their weights, which repeat each other: what ArviZ gives as effective sample size counts
+        repetitions as new, and `ess` does not.
+
+        Parameters
+        ----------
+        resample : bool, default=True
+            Whether to resample. Otherwise the draws are those of the sampler, which `ArviZ` summarises without their
+            weights, with ``log_weight`` among the statistics of the draws.
+        random_state : int, RandomState or None, default=None
+            For the resampling.
+
+        Returns
+        -------
+        InferenceData or DataTree
+            As the installed ArviZ has it. Independent draws are arranged in four chains where their number allows. The
+            posterior's attributes tell ``ess``, ``pareto_k``, ``log_evidence`` and ``log_evidence_se``.
+
+        Raises
+        ------
+        ImportError
+            Without ArviZ.
+        """
+        attrs = {
+            "ess": self.ess, "pareto_k": self.pareto_k, "log_evidence": self.log_evidence,
+            "log_evidence_se": self.log_evidence_se,
+        }  # fmt: skip
+        if resample:
+            return to_arviz(self.resample(len(self.samples), random_state), self.feature_names, attrs)
+        return to_arviz(self.samples, self.feature_names, attrs, log_weight=self.log_weights)
 
     def expectation(self, fn, return_se=False):
         """Estimate E[fn(x)] under the normalised target by the self-normalised weighted mean.

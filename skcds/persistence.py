@@ -24,10 +24,12 @@ from ._base import MODELS, BaseSampler, name_of, pack, package_version, unpack
 from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
+from .bounds import Bounds
 from .checkpoint import replace_file
+from .export import checked_names
 from .pilot import PilotResult
 
-FORMAT = 1  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 2  # of the files that `save` writes; `load` reads this and all earlier ones
 BLANK = "0" * 64  # stands for the hash while it is taken
 MARK = b'"sha256":"'
 MAX_SIZE = 4096  # of an integer in a model's configuration that is larger than any dimension in the file
@@ -40,8 +42,9 @@ COMMON = {
     "_model": "model", "n_features_in_": "count", "n_energy_evals_": "count", "n_grad_evals_": "count",
     "n_network_evals_": "count", "n_iter_": "count", "loss_curve_": "numbers", "log_evidence_": "number",
     "log_evidence_se_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
-    "n_rollbacks_": "count",
+    "n_rollbacks_": "count", "bounds_": "bounds", "bounds_scale_": "scales", "feature_names_out_": "names",
 }  # fmt: skip
+ADDED = {2: {"bounds_", "bounds_scale_", "feature_names_out_"}}  # fitted attributes by the format that brought them
 FITTED = {
     "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles"},
     "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
@@ -97,7 +100,7 @@ class _Writer:
         if id(sampler) not in self.places:
             place = self.places[id(sampler)] = len(self.samplers)
             self.samplers.append(None)
-            params = {name: self._value(value, name) for name, value in sampler.get_params(deep=False).items()}
+            params = {name: self._parameter(value, name) for name, value in sampler.get_params(deep=False).items()}
             written: dict[str, Any] = {"class": kind, "params": params, "fitted": None, "energy": None}
             if hasattr(sampler, "_model"):
                 fitted = FITTED[kind]
@@ -107,7 +110,17 @@ class _Writer:
             self.samplers[place] = written
         return self.places[id(sampler)]
 
+    def _parameter(self, value, name: str):
+        """As `_value`, but arrays and sequences as nested lists of plain values."""
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, list | tuple):
+            return {"list": [self._parameter(part, name) for part in value]}
+        return self._value(value, name)
+
     def _value(self, value, name: str):
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            return {"list": value.tolist()}
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool | int | str):
@@ -245,7 +258,8 @@ class _Reader:
         self.arrays = safetensors.numpy.load(self.raw)
         for name, array in self.arrays.items():
             if array.dtype.kind == "f":
-                allowed = array == np.inf if name.endswith("width") else False  # light tails
+                unlimited = name.endswith(("width", "bounds_"))  # light tails, or no bound
+                allowed = np.isinf(array) if unlimited else False
                 _require((np.isfinite(array) | allowed).all(), f"the array {name} has values that are not finite.")
         sampler = self._sampler(self.content["root"])
         _require(hasattr(sampler, "_model"), "the sampler in it is not fitted.")
@@ -258,10 +272,10 @@ class _Reader:
             fitted = state["fitted"]
             if fitted is None:
                 continue
-            expected = FITTED[state["class"]]
-            _require(
-                set(fitted) == set(expected), f"the fitted attributes {sorted(set(fitted) ^ set(expected))} differ."
+            expected = set(FITTED[state["class"]]).difference(
+                *(names for version, names in ADDED.items() if version > self.content["format"])
             )
+            _require(set(fitted) == expected, f"the fitted attributes {sorted(set(fitted) ^ expected)} differ.")
             self._check_model(fitted["_model"], fitted["n_features_in_"])
         self.used |= {
             value["array"]
@@ -319,6 +333,7 @@ class _Reader:
                 }
                 name = state["energy"]
                 _require(name is None or isinstance(name, str), "the name of the energy is no text.")
+                attributes = {"feature_names_out_": checked_names(None, d, ""), **Bounds.as_fitted(None)} | attributes
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
             self.built[place] = sampler
         return self.built[place]
@@ -330,6 +345,8 @@ class _Reader:
         ((kind, content),) = value.items()
         if kind == "float":
             return _special_float(content)
+        if kind == "list":
+            return [self._parameter(part, place) for part in content]
         if kind == "sampler":
             return self._sampler(content, below=place)
         if kind == "frozen":
@@ -353,12 +370,23 @@ class _Reader:
             return self._array(value, name, (None,)).tolist()
         if kind == "particles":
             return self._array(value, name, (None, d))
+        if kind == "bounds":
+            return None if value is None else self._bounds(value, d)
+        if kind == "scales":
+            return None if value is None else self._array(value, name, (d,))
+        if kind == "names":
+            return checked_names(value["list"], d, name)
         if kind == "sampler":
             return self._sampler(value["sampler"], below=place)
         if kind == "pilot":
             return None if value is None else self._pilot(value, d)
         weights = {key: self.arrays[part["array"]] for key, part in value["weights"].items()}
         return unpack(value | {"weights": weights})
+
+    def _bounds(self, value: dict, d: int) -> np.ndarray:
+        bounds = self._array(value, "bounds_", (d, 2))
+        _require((bounds[:, 0] < bounds[:, 1]).all(), "a lower bound is not below the upper one.")
+        return bounds
 
     def _pilot(self, value: dict, d: int) -> PilotResult:
         names = {field.name for field in dataclasses.fields(PilotResult)}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .bounds import FARTHEST as END_OF_BOUNDED
 from .energy import FARTHEST, Energy, InvalidEnergyError, Standardization, StandardizedTarget
 from .laplace import laplace_standardization
 from .mcmc import Population, systematic_index
@@ -198,12 +199,14 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
     particles. Where it ends with heavy tails it is repeated with these tamed (see `Standardization`), and the
     repetition kept if it finds more of the density, or as much of a smoother one.
 
+    Where coordinates have a single bound, the race is run again with the scales of the bijection from the first.
+
     In more than `FULL_COVARIANCE_MAX` dimensions, with a gradient, one run starts from Laplace's approximation.
 
     Parameters
     ----------
     energy : Energy
-        The density.
+        The density; the scales of its bounds are set.
     n_particles : int
         Number of particles of the final run; at most `MAX_NUMBERS` / d of them from Laplace's approximation.
     generator : torch.Generator
@@ -228,6 +231,9 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
             return found
     plain = StandardizedTarget(energy, Standardization(energy.n_features, full=False), energy.fast_dtype)
     scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
+    if energy.bounds is not None and energy.bounds.one_sided:
+        energy.bounds = energy.bounds.centred(x)
+        scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
     run = _Run(energy, Standardization.from_moments(*_moments(x)), n_particles, n_moves, generator)
     for _ in range(MAX_TAMED_RUNS):
         tails = _heavy_tails(run.x)
@@ -251,6 +257,16 @@ def _check_mass(run: "_Run") -> None:
     standardization = run.standardization
     y = standardization.tame(run.x)[:, standardization.width.isfinite()]
     share = float((y.abs() > FAR_OUT * FARTHEST).any(1).double().mean())
+    bounds = run.target.energy.bounds
+    if bounds is not None:
+        at_bound = (run.x.abs() > FAR_OUT * END_OF_BOUNDED) & bounds.bounded
+        if float(at_bound.any(1).double().mean()) > FAR_SHARE:
+            j = int(at_bound.double().mean(0).argmax())
+            raise InvalidEnergyError(
+                f"energy_fn seems to belong to a density of infinite mass: {float(at_bound[:, j].double().mean()):.1%} "
+                f"of the pilot's particles are within 1e-100 of a bound of x[{j}], or as far from its only one as "
+                "numbers reach. Towards a bound the density has to grow by less than the inverse of the distance."
+            )
     if share > FAR_SHARE:
         raise InvalidEnergyError(
             f"energy_fn seems to belong to a density of infinite mass: {share:.1%} of the pilot's particles are more "

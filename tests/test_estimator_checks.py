@@ -54,6 +54,10 @@ class ArraySampler(DiffusionSampler):
         energy.n_features = X.shape[1]
         return super().fit(energy)
 
+    def score(self, X, y=None):
+        validate_data(self, X, reset=False)
+        return super().score(n=100)
+
 
 @pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}")
 @parametrize_with_checks([ArraySampler()])

@@ -20,7 +20,7 @@ import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
 from skcds.persistence import BLANK, FORMAT, MARK
 
-GOLDEN = Path(__file__).parent / "data" / "format-1.skcds"
+DATA = Path(__file__).parent / "data"
 CASES = [(KINDS[0], None), *((kind, network) for kind in KINDS[1:] for network in ("coupling", "residual"))]
 each_case = pytest.mark.parametrize("kind, network", CASES)
 
@@ -274,10 +274,20 @@ class TestGolden:
     """A file of format 1, written by version 0.1.0.dev0 from the fit of `small`, and the draws it had then."""
 
     def test_loads_and_draws_the_same(self):
-        student = skcds.load(GOLDEN)
+        student = skcds.load(DATA / "format-1.skcds")
         expected = [[1.5579, 1.5090], [0.1928, 0.4642]]
         np.testing.assert_allclose(student.sample(2, random_state=0), expected, atol=2e-3)
         assert student.teacher_.n_steps == 4 and student.n_iter_ == 5
+        assert student.bounds_ is None and student.feature_names_out_.tolist() == ["x0", "x1"]
+
+    def test_with_bounds_and_names(self):
+        """A file of format 2, written by version 0.1.0.dev0, of a student of the energy x0 + x1 in a box."""
+        student = skcds.load(DATA / "format-2.skcds")
+        expected = [[1.3012, 0.4361], [0.2429, -0.5722]]
+        np.testing.assert_allclose(student.sample(2, random_state=0), expected, atol=2e-3)
+        assert student.feature_names_out_.tolist() == ["rate", "share"]
+        assert student.bounds_.tolist() == [[0, np.inf], [-1, 2.5]]
+        assert student.teacher.bounds == [[0, None], [-1, 2.5]]
 
 
 class TestOtherFormats:

@@ -1,0 +1,65 @@
+"""Draws as a pandas data frame or as what ArviZ reads."""
+
+__all__ = ["checked_names", "to_arviz", "to_frame"]
+
+import numpy as np
+
+N_CHAINS = 4  # that independent draws are arranged in, where their number allows: ArviZ compares chains
+
+
+def checked_names(names, n_features: int, owner: str) -> np.ndarray:
+    """Names of the features (d,), by default x0, x1, ... as scikit-learn has them."""
+    if names is None:
+        return np.array([f"x{j}" for j in range(n_features)], dtype=object)
+    names = list(names)
+    if len(names) != n_features or not all(isinstance(name, str) for name in names) or len(set(names)) != n_features:
+        raise ValueError(f"{owner} has to be {n_features} different names, one a feature; got {names!r}.")
+    return np.array([str(name) for name in names], dtype=object)
+
+
+def to_frame(X: np.ndarray, names, **columns: np.ndarray):
+    """Draws (n, d) as a data frame with named columns, and further columns (n,).
+
+    Raises
+    ------
+    ImportError
+        Without pandas.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError('A data frame needs pandas: pip install "skcds[frames]".') from error
+    return pandas.DataFrame(X, columns=list(names)).assign(**columns)
+
+
+def to_arviz(X: np.ndarray, names, attrs: dict, **sample_stats: np.ndarray):
+    """Draws (n, d) as an ArviZ posterior with one variable a feature, and statistics (n,) of the draws.
+
+    Returns
+    -------
+    InferenceData or DataTree
+        As the installed ArviZ has it, before 1.0 or from then on.
+
+    Raises
+    ------
+    ImportError
+        Without ArviZ.
+    """
+    try:
+        import arviz
+    except ImportError as error:
+        raise ImportError('to_arviz needs ArviZ: pip install "skcds[arviz]".') from error
+    n_chains = N_CHAINS if len(X) % N_CHAINS == 0 and len(X) > N_CHAINS else 1
+
+    def in_chains(values):
+        return values.reshape(n_chains, -1)
+
+    groups = {
+        "posterior": {name: in_chains(column) for name, column in zip(names, X.T, strict=True)},
+        "sample_stats": {name: in_chains(column) for name, column in sample_stats.items()},
+    }
+    groups = {name: group for name, group in groups.items() if group}
+    before_1 = int(arviz.__version__.split(".")[0]) < 1
+    data = arviz.from_dict(**groups) if before_1 else arviz.from_dict(groups)
+    data.posterior.attrs.update(attrs)
+    return data
