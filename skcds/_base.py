@@ -28,6 +28,7 @@ from .energy import Energy, StandardizedTarget
 from .export import checked_names, to_frame
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
+from .parallel import best_fit, drawn_in_parallel, in_parallel
 from .training import Budget
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
@@ -60,6 +61,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "max_energy_evals": [positive_integer, None],
         "learning_rate": [positive_real],
         "batch_size": [positive_integer],
+        "n_init": [positive_integer],
+        "n_jobs": [numbers.Integral, None],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
@@ -82,7 +85,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             A file that the state of the fit is written to, every half a minute and after every phase, and that a fit
             which was stopped goes on from, with the same result. The parameters and the energy have to be the same
             again, but for `verbose`, `max_time` and `max_energy_evals`. A student keeps that of the teacher that it
-            fits in a second file, of the same name with ``.teacher`` at its end.
+            fits in a second file, of the same name with ``.teacher`` at its end; of several fits (`n_init`) each has
+            its own, with ``.0``, ``.1`` and so on at their ends.
 
         Returns
         -------
@@ -101,6 +105,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """
         start = time.perf_counter()
         self._validate_params()
+        if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
+            return self._fit_several(energy_fn, grad_fn, checkpoint, start)
         state = Checkpoint(checkpoint)
         seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
@@ -137,6 +143,35 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         self.__dict__.update(fitted)
         return self
 
+    def _fit_several(self, energy_fn, grad_fn, checkpoint, start):
+        """`n_init` fits, of which the best is kept."""
+        if checkpoint is not None and not isinstance(self.random_state, numbers.Integral):
+            raise ValueError(
+                f"A checkpoint of n_init={self.n_init} fits needs an integer random_state, by which they are found "
+                f"again; got {self.random_state!r}."
+            )
+        seed = seed_of(self.random_state)
+        n_features = self._find_n_features(energy_fn)
+        energy = Energy(  # which finds fault with the function before any worker starts
+            energy_fn, n_features, grad_fn, torch.Generator().manual_seed(seed), self._find_bounds(n_features)
+        )
+        best, fits = best_fit(self, energy_fn, grad_fn, checkpoint, seed)
+        fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
+        for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
+            fitted[count] = sum(getattr(fit, count) for fit in fits)
+        energy.bounds = Bounds.from_fitted(best)
+        self.__dict__.update(
+            fitted, _energy=energy, _energy_name=None, _lost_energy=None, fit_time_=time.perf_counter() - start
+        )
+        if not self.converged_:
+            warn_user(
+                f"None of {self.n_init} fits of {type(self).__name__} converged: the best has an effective share of "
+                f"{self.ess_:.3f} and weights with a Pareto k above {RELIABLE_K}, so that log evidence and "
+                "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
+                ConvergenceWarning,
+            )
+        return self
+
     @abstractmethod
     def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:
         """Train; returns the fitted attributes and changes nothing."""
@@ -163,38 +198,46 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     # ---------------------------------------------------------------- sampling
 
-    def _chunks(self, n: int, n_streams: int, random_state) -> Iterator[tuple[slice, Callable]]:
+    def _chunks(self, n: int, random_state, chunks=None) -> Iterator[tuple[slice, Callable]]:
         """Slices of n draws and ``normal(k)``, standard normal draws (rows, d) float32 of stream k for each slice.
 
-        A prefix of the draws is a draw of fewer: the streams go on from chunk to chunk.
+        A prefix of the draws is a draw of fewer: the streams of a chunk are its own, whichever chunks are asked for.
         """
         seed = seed_of(random_state)
-        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(n_streams)]
-        for start in range(0, n, CHUNK_ROWS):
-            rows = min(CHUNK_ROWS, n - start)
-
-            def normal(k, shape=(rows, self.n_features_in_)):
-                return torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32))
-
-            yield slice(start, start + rows), normal
+        for chunk in range(-(-n // CHUNK_ROWS)) if chunks is None else chunks:
+            rows = slice(chunk * CHUNK_ROWS, min(n, (chunk + 1) * CHUNK_ROWS))
+            yield rows, _normal_streams(seed, int(chunk), (rows.stop - rows.start, self.n_features_in_))
 
     @abstractmethod
-    def _plan(self, *args, **options) -> tuple[int, Callable]:
-        """Number of random streams, and ``draw(normal)`` that gives a chunk in standardised coordinates; checks."""
+    def _plan(self, *args, **options) -> Callable:
+        """``draw(normal)``, which gives a chunk in standardised coordinates; checks the options of `sample`."""
 
-    def _draws(self, n: int, random_state, plan: tuple[int, Callable], out=None, as_frame: bool = False):
+    @abstractmethod
+    def _needs_energy(self, **options) -> bool:
+        """Whether drawing with these options evaluates the energy."""
+
+    def _sample(self, n: int, random_state, options: dict, out=None, as_frame: bool = False):
+        """As `_draws`, with the options of `sample`, by several workers where joblib has them."""
+        plan, n = self._plan(**options), check_count(n, "n", 0)
+        n_chunks = -(-n // CHUNK_ROWS)
+        if not in_parallel(self.n_jobs, n_chunks):
+            return self._draws(n, self._drawn_chunks(n, random_state, plan), out, as_frame)
+        if self._needs_energy(**options) and options.get("energy_fn") is None and self._energy is not None:
+            options = {**options, "energy_fn": self._energy.energy_fn, "grad_fn": self._energy.grad_fn}
+        chunks = drawn_in_parallel(self, n, seed_of(random_state), options, n_chunks)
+        return self._draws(n, chunks, out, as_frame)
+
+    def _draws(self, n: int, chunks: Iterator[tuple[slice, np.ndarray]], out=None, as_frame: bool = False):
         """Draws (n, d) in the user's coordinates, in a new array or in `out`, or as a data frame."""
-        n = check_count(n, "n", 0)
         if as_frame and out is not None:
             raise ValueError("as_frame=True makes a data frame of its own, and out= was given: choose one of them.")
         X = np.empty((n, self.n_features_in_)) if out is None else _checked_out(out, (n, self.n_features_in_))
-        for rows, chunk in self._drawn_chunks(n, random_state, plan):
+        for rows, chunk in chunks:
             X[rows] = chunk
         return to_frame(X, self.feature_names_out_) if as_frame else X
 
-    def _drawn_chunks(self, n: int, random_state, plan: tuple[int, Callable]) -> Iterator[tuple[slice, np.ndarray]]:
-        n_streams, draw = plan
-        for rows, normal in self._chunks(n, n_streams, random_state):
+    def _drawn_chunks(self, n: int, random_state, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
+        for rows, normal in self._chunks(n, random_state, chunks):
             with torch.no_grad():
                 chunk = self._unstandardize(draw(normal))
             yield rows, chunk
@@ -251,11 +294,11 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     @torch.no_grad()
     def _weighted_draws(
-        self, n: int, n_streams: int, random_state, target: StandardizedTarget, draw: Callable, **details
+        self, n: int, random_state, target: StandardizedTarget, draw: Callable, **details
     ) -> WeightedSample:
         """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
-        for rows, normal in self._chunks(n, n_streams, random_state):
+        for rows, normal in self._chunks(n, random_state):
             z, log_weight = draw(normal)
             X[rows], log_weights[rows] = self._unstandardize(z), log_weight.numpy()
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
@@ -444,6 +487,19 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             self._energy, self._lost_energy = _dereference(energy, self.n_features_in_, Bounds.from_fitted(self))
 
 
+def _normal_streams(seed: int, chunk: int, shape: tuple[int, int]) -> Callable:
+    """``normal(k)``, standard normal numbers of stream k of a chunk; the rows of fewer are the first ones of more."""
+    streams: dict[int, np.random.Generator] = {}
+
+    def normal(k, shape=shape):
+        if k not in streams:
+            key = (k, chunk) if chunk else (k,)
+            streams[k] = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+        return torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32))
+
+    return normal
+
+
 def _checked_out(out, shape: tuple) -> np.ndarray:
     if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
         found = f"{type(out).__name__} of dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
@@ -485,6 +541,7 @@ def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) ->
         "n_iter_": len(losses),
         "log_evidence_": weighted.log_evidence,
         "log_evidence_se_": weighted.log_evidence_se,
+        "elbo_": weighted.elbo,
         "ess_": share,
         "converged_": bool(k <= RELIABLE_K),
     }

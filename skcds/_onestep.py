@@ -11,7 +11,7 @@ from ._warnings import warn_user
 from .energy import StandardizedTarget
 from .importance import WeightedSample
 from .injectivity import check_injectivity
-from .polish import Acceptance, PolishedSample, n_streams, polish
+from .polish import Acceptance, PolishedSample, polish
 
 N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000
@@ -62,8 +62,12 @@ class OneStepSampler(BaseSampler):
         n_moves = check_count(n_moves, "n_moves", 0)
         target = self._polish_target(energy_fn, grad_fn)
         independence, langevin = Acceptance(), Acceptance()
-        plan = n_streams(n_moves), lambda normal: polish(self._model, target, normal, n_moves, independence, langevin)
-        samples = self._draws(n, random_state, plan, None)
+        n = check_count(n, "n", 0)
+
+        def draw(normal):
+            return polish(self._model, target, normal, n_moves, independence, langevin)
+
+        samples = self._draws(n, self._drawn_chunks(n, random_state, draw))
         evals = target.energy.n_energy_evals
         return PolishedSample(samples, n_moves, independence.rate, langevin.rate, evals)
 
@@ -72,9 +76,7 @@ class OneStepSampler(BaseSampler):
         if n_steps != 1:
             raise ValueError(f"polish= moves one-step draws; got n_steps={n_steps}.")
         target = self._polish_target(energy_fn, grad_fn)
-        return n_streams(n_moves), lambda normal: polish(
-            self._model, target, normal, n_moves, Acceptance(), Acceptance()
-        )  # fmt: skip
+        return lambda normal: polish(self._model, target, normal, n_moves, Acceptance(), Acceptance())
 
     def _polish_target(self, energy_fn, grad_fn):
         if not self._model.map.invertible:
@@ -99,7 +101,7 @@ class OneStepSampler(BaseSampler):
             first.append(latent[: 0 if first else N_INJECTIVITY])
             return call_and_log_weight(latent, target)
 
-        weighted = self._weighted_draws(n, 1, random_state, target, draw, is_bound=True)
+        weighted = self._weighted_draws(n, random_state, target, draw, is_bound=True)
         share = _violation_share(step_map, first[0], self._model.start(N_INJECTIVITY))
         share = max(share, 0.0 if step_map.invertible else self.violation_share_)
         if not share:

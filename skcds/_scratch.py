@@ -84,6 +84,12 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Seconds that a fit may take, the pilot included.
     max_energy_evals : int, default=None
         Energy evaluations after which training stops; the pilot runs to its end.
+    n_init : int, default=1
+        Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
+        is kept. The bound hardly minds a missed mode.
+    n_jobs : int, default=None
+        Workers that several fits, and the chunks of large samples, are shared among by joblib; None is 1 unless in a
+        `joblib.parallel_config` context, and -1 all processors. The results do not depend on it.
     warm_start : bool, default=False
         Whether to go on from the earlier fit's networks and particles.
     verbose : int, default=0
@@ -103,6 +109,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
     log_evidence_, log_evidence_se_ : float
         Estimate of log Z from held-out one-step draws, with its standard error.
+    elbo_ : float
+        Their mean log weight, an evidence lower bound (of a map that folds no bound).
     ess_ : float
         Effective share of their exact weights, in (0, 1].
     converged_ : bool
@@ -156,7 +164,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         objective="separate", refine=True, init="pilot", variance="learned", langevin=True, consistency_weight=0.3,
         n_particles=20_000, hidden_features=128, n_layers=4, map_features=None, map_layers=None, n_transforms=None,
         n_bins=None, batch_size=2048, map_batch_size=None, path_batch_size=512, learning_rate=4e-3, max_iter=4000,
-        max_time=None, max_energy_evals=None, warm_start=False, verbose=0, random_state=None,
+        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
@@ -183,6 +191,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         self.max_iter = max_iter
         self.max_time = max_time
         self.max_energy_evals = max_energy_evals
+        self.n_init = n_init
+        self.n_jobs = n_jobs
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -333,17 +343,22 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             Draws, float64, or `out`, or a data frame.
         """
         check_is_fitted(self)
-        plan = self._plan(n_steps=n_steps, method=method, polish=polish, energy_fn=energy_fn, grad_fn=grad_fn)
-        return self._draws(n, random_state, plan, out, as_frame)
+        options = {
+            "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn
+        }  # fmt: skip
+        return self._sample(n, random_state, options, out, as_frame)
 
     def _plan(self, *, n_steps=1, method=None, polish=0, energy_fn=None, grad_fn=None):
         n_steps, method = self._check_steps(n_steps), self._method(method)
         if check_count(polish, "polish", 0):
             return self._polish_plan(polish, n_steps, energy_fn, grad_fn)
         if n_steps == 1 or method == "map":
-            return 1, lambda normal: self._model.walk(normal(0), n_steps)
+            return lambda normal: self._model.walk(normal(0), n_steps)
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
-        return n_steps, lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
+        return lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
+
+    def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
+        return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
 
     def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
         """Draw with exact weights.
@@ -381,7 +396,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             z, log_ratio = self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)
             return z, log_ratio + target.log_prob(z)
 
-        return self._weighted_draws(n, n_steps, random_state, target, draw, is_bound=True)
+        return self._weighted_draws(n, random_state, target, draw, is_bound=True)
 
     def _check_steps(self, n_steps) -> int:
         n_steps, legal = check_count(n_steps, "n_steps", 1), self._model.steps.numbers

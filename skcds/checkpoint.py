@@ -17,7 +17,7 @@ import torch
 FORMAT = 1
 INTERVAL = 30.0  # seconds of training between two writes
 N_PROBES = 16  # points at which the energy is compared with that of the file
-FREE = {"verbose", "max_time", "max_energy_evals"}  # parameters that may be others when a fit goes on
+FREE = {"verbose", "max_time", "max_energy_evals", "n_jobs"}  # parameters that may be others when a fit goes on
 
 
 class Checkpoint:

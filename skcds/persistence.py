@@ -41,10 +41,12 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
 COMMON = {
     "_model": "model", "n_features_in_": "count", "n_energy_evals_": "count", "n_grad_evals_": "count",
     "n_network_evals_": "count", "n_iter_": "count", "loss_curve_": "numbers", "log_evidence_": "number",
-    "log_evidence_se_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
+    "log_evidence_se_": "number", "elbo_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
     "n_rollbacks_": "count", "bounds_": "bounds", "bounds_scale_": "scales", "feature_names_out_": "names",
 }  # fmt: skip
-ADDED = {2: {"bounds_", "bounds_scale_", "feature_names_out_"}}  # fitted attributes by the format that brought them
+ADDED = {
+    2: {"elbo_", "bounds_", "bounds_scale_", "feature_names_out_"}
+}  # fitted attributes by the format that brought them
 FITTED = {
     "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles"},
     "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
@@ -333,7 +335,11 @@ class _Reader:
                 }
                 name = state["energy"]
                 _require(name is None or isinstance(name, str), "the name of the energy is no text.")
-                attributes = {"feature_names_out_": checked_names(None, d, ""), **Bounds.as_fitted(None)} | attributes
+                attributes = {
+                    "elbo_": math.nan,
+                    "feature_names_out_": checked_names(None, d, ""),
+                    **Bounds.as_fitted(None),
+                } | attributes
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
             self.built[place] = sampler
         return self.built[place]

@@ -1,6 +1,6 @@
 """Markov moves of one-step draws in the latent space of their map: exact in the limit, whatever the map has learned."""
 
-__all__ = ["PolishedSample", "n_streams", "polish"]
+__all__ = ["PolishedSample", "polish"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,11 +57,6 @@ class Acceptance:
     def rate(self) -> float:
         """Share that was accepted."""
         return self.accepted / self.tried if self.tried else float("nan")
-
-
-def n_streams(n_moves: int) -> int:
-    """Streams of random numbers that `polish` reads: the latents', and three for each move."""
-    return 1 + STREAMS_A_MOVE * n_moves
 
 
 def polish(model, target, normal: Callable, n_moves: int, independence: Acceptance, langevin: Acceptance) -> Tensor:

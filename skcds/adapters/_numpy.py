@@ -1,0 +1,163 @@
+"""Energies from NumPy functions."""
+
+__all__ = ["from_numpy"]
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._warnings import note
+from ..energy import InvalidEnergyError
+from ._common import AdaptedEnergy
+
+
+def from_numpy(
+    log_prob: Callable,
+    n_features: int,
+    grad: Callable | Literal[True] | None = None,
+    *,
+    batched: bool = False,
+    feature_names: Iterable[str] | None = None,
+) -> AdaptedEnergy:
+    """Energy of a log density that is written in NumPy, or in anything that takes and returns arrays.
+
+    Parameters
+    ----------
+    log_prob : callable
+        Maps a point (n_features,) to its log density, a number; with `batched`, points (n, n_features) to (n,). It is
+        a log density, not an energy: larger is likelier. ``-inf`` outside its support.
+    n_features : int
+        Dimension of a point.
+    grad : callable or True, optional
+        Maps a point to the gradient of the log density, (n_features,); with `batched`, points to (n, n_features). True
+        when `log_prob` returns the pair of value and gradient. Without it samplers work without a gradient.
+    batched : bool, default=False
+        Whether the functions take a batch of points, which is much faster, or a single one.
+    feature_names : iterable of str, optional
+        Names of the coordinates, by default ``x[0]``, ``x[1]``, ...
+
+    Returns
+    -------
+    AdaptedEnergy
+        Takes tensors, with a gradient where there is one; errors of the functions are raised when it is called.
+
+    Raises
+    ------
+    TypeError
+        When `log_prob` or `grad` is not a function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.adapters import from_numpy
+    >>> energy = from_numpy(lambda x: -0.5 * x @ x, 3, grad=lambda x: -x)
+    >>> energy(np.ones((2, 3)))
+    array([1.5, 1.5])
+    >>> import torch
+    >>> x = torch.ones(2, 3, requires_grad=True)
+    >>> torch.autograd.grad(energy(x).sum(), x)[0]
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    if not callable(log_prob):
+        raise TypeError(f"log_prob has to be a function of arrays; got {type(log_prob).__name__}.")
+    if not (grad is None or grad is True or callable(grad)):
+        raise TypeError(
+            f"grad has to be a function, True when log_prob returns value and gradient, or None; got {grad!r}."
+        )
+    return _NumPyEnergy(log_prob, n_features, grad, batched, feature_names)
+
+
+class _NumPyEnergy(AdaptedEnergy):
+    _origin = "NumPy function"
+
+    def __init__(self, log_prob, n_features, grad, batched, feature_names):
+        super().__init__(n_features, feature_names, getattr(log_prob, "__name__", type(log_prob).__name__))
+        self.log_prob, self.grad, self.batched, self.has_gradient = log_prob, grad, batched, grad is not None
+
+    def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        X, n, pairs = points.numpy(), len(points), self.grad is True
+        rows = [X] if self.batched else list(X)
+        value: list = [_pair(self._value(x)) if pairs else self._value(x) for x in rows]
+        score: list = [self._score(x) for x in rows] if with_gradient and not pairs else [None]
+        if pairs:
+            value, score = map(list, zip(*value, strict=True))
+        if self.batched:
+            value, score = value[0], score[0]
+        shape_in = tuple(X.shape) if self.batched else (self.n_features,)
+        values = self._checked(value, "log_prob", (n,), shape_in)
+        if not with_gradient:
+            return values, None
+        return values, self._checked(score, "the gradient" if pairs else "grad", (n, self.n_features), shape_in)
+
+    def _value(self, x: np.ndarray):
+        try:
+            return _kept(self.log_prob(x.copy()))
+        except Exception as error:
+            note(error, f"log_prob was given {self._given(x)}")
+            raise
+
+    def _score(self, x: np.ndarray):
+        try:
+            return _kept(self.grad(x.copy()))
+        except Exception as error:
+            note(error, f"grad was given {self._given(x)}")
+            raise
+
+    def _given(self, x: np.ndarray) -> str:
+        other = "batched=False gives it one point" if self.batched else "batched=True gives it a batch of points"
+        return f"a float64 array of shape {x.shape}; {other} at a time."
+
+    def _checked(self, value: Any, name: str, shape: tuple, shape_in: tuple) -> Tensor:
+        """The results of all rows as a tensor; a function of points has given a list with one for each."""
+        given = value if self.batched else value[0]
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of different shapes
+            array = np.empty(0, dtype=object)
+        if array.dtype.kind in "fiu" and array.shape == shape:
+            return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
+        expected = shape if self.batched else shape[1:]
+        raise InvalidEnergyError(
+            f"{name} has to be {_words(expected)} for an input of shape {shape_in}; got {_found(given)}. "
+            f"{self._advice(np.shape(given) if array.dtype.kind in 'fiu' else None, expected)}"
+        )
+
+    def _advice(self, shape: tuple | None, expected: tuple) -> str:
+        if shape is None:
+            return "Return a number, or an array of numbers, for every point."
+        if shape == (*expected, 1):
+            return "Drop the last axis, for example with [..., 0]."
+        if self.batched:
+            return "It has to return one result for each row; pass batched=False for a function of a single point."
+        return "Sum over the features; pass batched=True for a function of a batch of points."
+
+
+def _kept(result):
+    """A result that stays as it is when the function writes into the same memory again."""
+    return result.copy() if isinstance(result, np.ndarray) else result
+
+
+def _pair(result) -> tuple:
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise InvalidEnergyError(
+            f"log_prob has to return a pair, value and gradient, with grad=True; got {_found(result)}."
+        )
+    return _kept(result[0]), _kept(result[1])
+
+
+def _words(shape: tuple) -> str:
+    return f"an array of real numbers of shape {shape}" if shape else "a real number"
+
+
+def _found(value) -> str:
+    if value is None or isinstance(value, str | bytes | dict):
+        return type(value).__name__
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return type(value).__name__
+    return f"{type(value).__name__} of shape {array.shape} and dtype {array.dtype}"

@@ -1,0 +1,7 @@
+"""Pictures, in the manner of scikit-learn's displays: draws, training, and weights. They need matplotlib."""
+
+__all__ = ["SamplerDisplay", "TrainingDisplay", "EvidenceDisplay"]
+
+from ._evidence import EvidenceDisplay
+from ._sampler import SamplerDisplay
+from ._training import TrainingDisplay

@@ -1,0 +1,447 @@
+"""SamplerDisplay: what a sampler draws."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from .._base import check_count
+from ..energy import Energy
+from ..export import checked_names
+from ..importance import WeightedSample
+from . import _arguments as arguments
+from . import _grids as grids
+from . import _panels as panels
+from ._style import BLUE, GREY, INK, THIN, axes_for, require_matplotlib, tidy
+
+MARGINS = {"plane": 0.25, "corner": 0.15}  # around the bulk of the draws, as a share of its width
+REFERENCE_IN_A_CELL = 5.0  # beside regions of the energy: noisier, and less widened by smoothing
+TALLEST = 4.0  # of the histogram, that a curve may reach in the picture
+
+
+class SamplerDisplay:
+    """Draws of a sampler: a histogram, a plane with the density under the draws, or a corner plot.
+
+    Make one with `from_estimator` or `from_samples`. One feature is shown as a histogram, with the normalised density
+    over it where the energy is known. Two are shown as points over the highest-density regions of the energy, found
+    on a grid: regions that hold 50, 80, 95 and 99 % of the mass in the window. Three to eight make a corner plot, with
+    histograms of each on the diagonal and highest-density regions of the draws below it. Weighted draws enter by
+    their weights: in histograms as such, as points by their areas. Regions of draws are those of a histogram smoothed
+    by one bin, which makes narrow ones a little wider; in a corner plot it does the same to the reference.
+
+    A picture of a sampler's own draws cannot show a mode that they miss; `reference` draws, or the regions of the
+    energy where these reach into the window, can.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (n, d)
+        Draws of the features shown.
+    weights : ndarray of shape (n,), default=None
+        Normalised weights.
+    feature_names : ndarray of shape (d,), default=None
+        Names of the features shown; by default x0, x1, ...
+    reference : ndarray of shape (m, d), default=None
+        Other draws, to compare with.
+    grid : list of ndarray, default=None
+        Axes of the grid that `log_density` is on.
+    log_density : ndarray of shape (len(grid[0]), ...), default=None
+        Minus the energy on the grid, with one or two features.
+    log_evidence : float, default=None
+        log Z, which normalises the curve over the histogram of one feature; by default its integral over the window.
+    n_features : int, default=None
+        Features of the density, where only some are shown; by default d.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes of one or two features; None for a corner plot.
+    axes_ : ndarray of shape (d, d) of matplotlib Axes
+        Axes of a corner plot, None above its diagonal; None for one or two features.
+    figure_ : matplotlib Figure
+        The figure.
+    draws_ : list of matplotlib artists
+        The draws, for a corner plot those of every panel.
+    contours_ : list of matplotlib artists
+        Regions of the energy, or the curve of the density; empty where the energy is not known.
+    reference_ : list of matplotlib artists
+        Outlines of the other draws; empty without them.
+    legend_ : matplotlib Legend
+        The legend.
+
+    See Also
+    --------
+    TrainingDisplay : The losses of a fit.
+    EvidenceDisplay : The log weights of the draws.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.plotting import SamplerDisplay
+    >>> X = np.random.default_rng(0).normal(size=(500, 3))
+    >>> display = SamplerDisplay.from_samples(X, feature_names=["length", "width", "height"])
+    >>> display.axes_.shape
+    (3, 3)
+    """
+
+    def __init__(
+        self, samples, *, weights=None, feature_names=None, reference=None, grid=None, log_density=None,
+        log_evidence=None, n_features=None,
+    ):  # fmt: skip
+        self.samples = samples
+        self.weights = weights
+        self.feature_names = feature_names
+        self.reference = reference
+        self.grid = grid
+        self.log_density = log_density
+        self.log_evidence = log_evidence
+        self.n_features = n_features
+
+    # ---------------------------------------------------------------- from estimators and draws
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, n=5000, *, weighted=False, energy_fn=None, grad_fn=None, features=None, feature_names=None,
+        reference=None, grid_size=None, random_state=None, ax=None, **plot_options,
+    ) -> "SamplerDisplay":  # fmt: skip
+        """Draw from a fitted sampler and plot the draws.
+
+        Parameters
+        ----------
+        estimator : object
+            A fitted sampler.
+        n : int, default=5000
+            Number of draws.
+        weighted : bool or "auto", default=False
+            Whether to weigh the draws, which needs the energy. With "auto" they are weighed where the energy is known
+            and the Pareto k of the weights at most 0.7.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+        features : sequence of int or str, default=None
+            Features to show, by index or name; by default all, or the first eight with a note.
+        feature_names : sequence of str of length n_features, default=None
+            Names of all features; by default the estimator's ``feature_names_out_``, else x0, x1, ...
+        reference : array-like of shape (m, n_features) or "particles", default=None
+            Draws to compare with, such as exact ones or those of a Markov chain; or the particles of the training,
+            which the sampler did not draw.
+        grid_size : int, default=None
+            Points along each axis of the grid that the energy is evaluated on; by default 1000 for one feature and 200,
+            which makes 40 000 evaluations, for two. Very narrow densities need more.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws.
+        ax : matplotlib Axes, default=None
+            Where to plot; see `plot`.
+        **plot_options
+            Further arguments of `plot`.
+
+        Returns
+        -------
+        SamplerDisplay
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        NotFittedError
+            When the sampler is not fitted.
+        ValueError
+            When an argument is out of its range, or the energy is needed and not known.
+
+        Examples
+        --------
+        >>> from skcds import DiffusionSampler
+        >>> from skcds.plotting import SamplerDisplay
+        >>> sampler = DiffusionSampler(n_features=2, n_particles=1000, max_iter=50, random_state=0)
+        >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
+        DiffusionSampler(...)
+        >>> display = SamplerDisplay.from_estimator(sampler, n=500, grid_size=50, random_state=0)
+        >>> display.ax_.get_xlabel()
+        'x0'
+        """
+        require_matplotlib("SamplerDisplay.from_estimator")
+        check_is_fitted(estimator)
+        if not isinstance(weighted, bool) and weighted != "auto":
+            raise ValueError(f"weighted has to be True, False or 'auto'; got {weighted!r}.")
+        energy = arguments.energy_of(estimator, energy_fn, grad_fn)
+        options = {} if energy_fn is None else {"energy_fn": energy_fn, "grad_fn": grad_fn}
+        if weighted == "auto" and energy is None:
+            weighted = False
+        X, log_weights = arguments.draw_from(estimator, check_count(n, "n", 2), weighted, random_state, options)
+        if isinstance(reference, str):
+            reference = arguments.particles_of(estimator, reference)
+        names = feature_names if feature_names is not None else getattr(estimator, "feature_names_out_", None)
+        return cls._computed(
+            X, arguments.normalised_weights(log_weights), names, features, reference, energy,
+            getattr(estimator, "log_evidence_", None), grid_size, getattr(estimator, "bounds_", None),
+        ).plot(ax=ax, **plot_options)  # fmt: skip
+
+    @classmethod
+    def from_samples(
+        cls, X, *, sample_weight=None, log_weights=None, energy_fn=None, log_evidence=None, features=None,
+        feature_names=None, reference=None, grid_size=None, ax=None, **plot_options,
+    ) -> "SamplerDisplay":  # fmt: skip
+        """Plot draws.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or WeightedSample
+            Draws; a `WeightedSample` brings its weights, a data frame the names of its columns.
+        sample_weight : array-like of shape (n,), default=None
+            Weights, not negative.
+        log_weights : array-like of shape (n,), default=None
+            Logarithms of weights, in place of these; ``-inf`` is a weight of zero.
+        energy_fn : callable, default=None
+            Maps points (n, d) to energies (n,); shown with one or two features.
+        log_evidence : float, default=None
+            log Z of the energy; see `SamplerDisplay`.
+        features, feature_names, grid_size, ax, **plot_options
+            As in `from_estimator`.
+        reference : array-like of shape (m, d), default=None
+            Draws to compare with.
+
+        Returns
+        -------
+        SamplerDisplay
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        ValueError
+            When shapes do not agree, or draws that have a weight are not finite.
+        """
+        require_matplotlib("SamplerDisplay.from_samples")
+        if isinstance(X, WeightedSample):
+            if sample_weight is not None or log_weights is not None:
+                raise ValueError("A WeightedSample has weights of its own: pass its samples to give others.")
+            names, log_weights = getattr(X, "feature_names", None), X.log_weights
+            X = X.samples
+        else:
+            names = arguments.columns_of(X)
+        X = arguments.as_draws(X, "X")
+        weights = arguments.as_weights(sample_weight, log_weights, len(X))
+        energy = None if energy_fn is None else Energy(energy_fn, X.shape[1], None, torch.Generator().manual_seed(0))
+        names = feature_names if feature_names is not None else names
+        return cls._computed(X, weights, names, features, reference, energy, log_evidence, grid_size, None).plot(
+            ax=ax, **plot_options
+        )
+
+    @classmethod
+    def _computed(cls, X, weights, names, features, reference, energy, log_evidence, grid_size, bounds):
+        """The display with what it stores; without plotting it."""
+        n_features = X.shape[1]
+        names = checked_names(names, n_features, "feature_names")
+        columns = arguments.chosen_features(features, names)
+        X, weights = arguments.finite_rows(X, weights)
+        if reference is not None:
+            reference = arguments.as_draws(reference, "reference")
+            if reference.shape[1] != n_features:
+                raise ValueError(f"reference has {reference.shape[1]} features, and the draws have {n_features}.")
+            reference, _ = arguments.finite_rows(reference, None, "reference")
+            reference = reference[:, columns]
+        display = cls(
+            X[:, columns], weights=weights, feature_names=names[columns], reference=reference, n_features=n_features
+        )
+        if energy is not None and len(columns) == n_features <= 2:
+            size = check_count((1000, 200)[n_features - 1] if grid_size is None else grid_size, "grid_size", 2)
+            box = [(-np.inf, np.inf) if bounds is None else tuple(bounds[j]) for j in columns]
+            display.grid = [
+                arguments.axis_within(window, limits, size)
+                for window, limits in zip(display._windows(MARGINS["plane"]), box, strict=True)
+            ]
+            display.log_density = grids.log_density_on(energy, display.grid, columns)
+            display.log_evidence = log_evidence
+        return display
+
+    def _windows(self, margin: float) -> list[tuple[float, float]]:
+        """Limits of every feature."""
+        found = []
+        for j in range(self.samples.shape[1]):
+            columns = [(self.samples[:, j], self.weights)]
+            if self.reference is not None:
+                columns.append((self.reference[:, j], None))
+            found.append(grids.window(columns, 0.0025, margin))
+        return found
+
+    # ---------------------------------------------------------------- plotting
+
+    def plot(
+        self, ax=None, *, kind="auto", masses=None, bins=None, color=None, label=None, reference_label="reference"
+    ) -> "SamplerDisplay":
+        """Plot what is stored.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, or ndarray of them of shape (d, d), default=None
+            Axes to plot in; by default those of a new figure. A corner plot takes the place of a single one, or goes
+            over that of another display when given its ``axes_``.
+        kind : {"auto", "scatter", "histogram", "corner"}, default="auto"
+            How to show two features: as points up to 20 000 draws and as a histogram above; "corner" adds the
+            histogram of each. One feature is always a histogram, three and more a corner plot.
+        masses : sequence of float, default=None
+            Shares of the mass that the highest-density regions hold; by default .5, .8, .95 and, with two features,
+            .99.
+        bins : int, default=None
+            Bins of a histogram along each axis; by default by the square root of the effective number of draws.
+        color : matplotlib color, default=None
+            Of the draws.
+        label : str, default=None
+            Of the draws in the legend; by default "draws" or "weighted draws".
+        reference_label : str, default="reference"
+            Of the other draws in the legend.
+
+        Returns
+        -------
+        SamplerDisplay
+            Itself.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        ValueError
+            When an argument is out of its range.
+        """
+        require_matplotlib("SamplerDisplay.plot")
+        d = self.samples.shape[1]
+        style = panels.Style(kind, masses, bins, color or BLUE, label or self._default_label(), reference_label, d)
+        self.ax_: Any = None
+        self.axes_: Any = None
+        self.draws_: list = []
+        self.contours_: list = []
+        self.reference_: list = []
+        if style.kind == "corner":
+            self._plot_corner(ax, style)
+        elif d == 1:
+            self._plot_line(ax, style)
+        else:
+            self._plot_plane(ax, style)
+        return self
+
+    def _default_label(self) -> str:
+        return "draws" if self.weights is None else "weighted draws"
+
+    @property
+    def _names(self) -> list[str]:
+        names = self.feature_names
+        return [f"x{j}" for j in range(self.samples.shape[1])] if names is None else [str(name) for name in names]
+
+    @property
+    def _n_hidden(self) -> int:
+        return (self.n_features or self.samples.shape[1]) - self.samples.shape[1]
+
+    def _plot_line(self, ax, style) -> None:
+        """One feature."""
+        ax, self.figure_ = axes_for(ax, (5.4, 3.6))
+        self.ax_ = ax
+        low, high = self._windows(MARGINS["plane"])[0]
+        bins = style.bins or grids.bins_for(self.samples[:, 0], (low, high), self.weights, 0.5)
+        edges = grids.edges_of((low, high), bins)
+        heights = panels.heights_of(self.samples[:, 0], edges, self.weights)
+        self.draws_ = [
+            ax.stairs(heights, edges, fill=True, color=style.color, alpha=0.3, linewidth=0, label=style.label),
+            ax.stairs(heights, edges, color=style.color, linewidth=1, alpha=0.8),
+        ]
+        top = heights.max()
+        if self.reference is not None:
+            heights = panels.heights_of(self.reference[:, 0], edges, None)
+            self.reference_ = [
+                ax.stairs(heights, edges, color=INK, linewidth=1, linestyle="--", label=style.reference_label)
+            ]
+            top = max(top, heights.max())
+        if self.log_density is not None:
+            density = self._normalised_density()
+            self.contours_ = ax.plot(self.grid[0], density, color=INK, linewidth=1.2, label="exp(−energy) / Z")
+            top = max(top, min(density.max(), TALLEST * top))
+        ax.set(xlabel=self._names[0], ylabel="density", xlim=(low, high), ylim=(0, 1.06 * top))
+        tidy(ax)
+        self.legend_ = panels.legend_above(ax)
+
+    def _normalised_density(self) -> np.ndarray:
+        log_density = np.asarray(self.log_density)
+        if self.log_evidence is not None:
+            return np.exp(log_density - self.log_evidence)
+        density = np.exp(log_density - log_density.max())
+        return density / (density.sum() * (self.grid[0][1] - self.grid[0][0]))
+
+    def _plot_plane(self, ax, style) -> None:
+        """Two features."""
+        from matplotlib.patches import Patch
+
+        ax, self.figure_ = axes_for(ax, (5.2, 5.0))
+        self.ax_ = ax
+        windows = self._windows(MARGINS["plane"])
+        entries = []
+        if self.log_density is not None and np.isfinite(self.log_density).any():
+            self.contours_ = panels.draw_regions(ax, self.grid, np.asarray(self.log_density), style.masses)
+            shares = ", ".join(f"{100 * mass:.3g}" for mass in style.masses)
+            entries.append(
+                Patch(
+                    facecolor=panels.GREYS[2], edgecolor=GREY, linewidth=THIN, label=f"{shares} % regions of the energy"
+                )
+            )
+        if style.scatters(len(self.samples)):
+            self.draws_ = [panels.draw_points(ax, self.samples, self.weights, style)]
+        else:
+            self.draws_ = [panels.draw_histogram(ax, self.samples, windows, self.weights, style)]
+        if self.reference is not None:
+            bins = style.bins or grids.pair_bins(self.reference, windows, None, REFERENCE_IN_A_CELL)
+            edges = [grids.edges_of(limits, bins) for limits in windows]
+            self.reference_ = panels.outline(ax, self.reference, edges, style.masses)
+        ax.set(xlabel=self._names[0], ylabel=self._names[1], xlim=windows[0], ylim=windows[1])
+        tidy(ax, ("left", "bottom"))
+        self.legend_ = panels.legend_above(ax, [style.entry(), *entries, *style.reference_entry(self.reference)])
+
+    def _plot_corner(self, ax, style) -> None:
+        """Histograms on the diagonal, regions below it."""
+        d = self.samples.shape[1]
+        self.axes_, self.figure_ = panels.corner_axes(ax, d)
+        windows = self._windows(MARGINS["corner"])
+        for i in range(d):
+            self._plot_diagonal(self.axes_[i, i], i, windows[i], style)
+            for j in range(i):
+                self._plot_pair(self.axes_[i, j], [j, i], [windows[j], windows[i]], style)
+        panels.label_corner(self.axes_, self._names, windows, self.figure_)
+        self._explain_corner(style)
+
+    def _plot_diagonal(self, ax, j, limits, style) -> None:
+        bins = style.bins or grids.bins_for(self.samples[:, j], limits, self.weights, 0.35)
+        edges = grids.edges_of(limits, bins)
+        heights = panels.heights_of(self.samples[:, j], edges, self.weights)
+        self.draws_ += [
+            ax.stairs(heights, edges, fill=True, color=style.color, alpha=0.3, linewidth=0),
+            ax.stairs(heights, edges, color=style.color, linewidth=1),
+        ]
+        top = heights.max()
+        if self.reference is not None:
+            heights = panels.heights_of(self.reference[:, j], edges, None)
+            self.reference_.append(ax.stairs(heights, edges, color=INK, linewidth=0.9, linestyle="--"))
+            top = max(top, heights.max())
+        ax.set_ylim(0, max(1.1 * top, 0.0 if ax.get_autoscaley_on() else ax.get_ylim()[1]))
+
+    def _plot_pair(self, ax, pair, windows, style) -> None:
+        edges = self._pair_edges(pair, windows, style)
+        self.draws_ += panels.fill_regions(ax, self.samples[:, pair], edges, self.weights, style.masses, style.color)
+        if self.reference is not None:
+            self.reference_ += panels.outline(ax, self.reference[:, pair], edges, style.masses)
+
+    def _pair_edges(self, pair, windows, style) -> list[np.ndarray]:
+        """Bins of both axes, the same for draws and reference: what smooths one smooths the other."""
+        bins = style.bins or grids.pair_bins(self.samples[:, pair], windows, self.weights, panels.DRAWS_IN_A_CELL)
+        if self.reference is not None and style.bins is None:
+            bins = min(bins, grids.pair_bins(self.reference[:, pair], windows, None, panels.DRAWS_IN_A_CELL))
+        return [grids.edges_of(limits, bins) for limits in windows]
+
+    def _explain_corner(self, style) -> None:
+        ax = self.axes_[0, 0]
+        shares = ", ".join(f"{100 * mass:.3g}" for mass in style.masses)
+        title = f"regions with\n{shares} % of the mass"
+        if self._n_hidden:
+            title = f"{self.samples.shape[1]} of {self.n_features} features\n{title}"
+        entries = [*panels.entries_of(ax), style.entry(), *style.reference_entry(self.reference)]
+        self.legend_ = ax.legend(
+            handles=entries, title=title, loc="upper left", bbox_to_anchor=(1.08, 1.0), borderaxespad=0, frameon=False,
+            fontsize="medium", title_fontsize="small", alignment="left", labelcolor=INK,
+        )  # fmt: skip
+        self.legend_.get_title().set_color(GREY)
+        self.legend_.set_in_layout(False)
