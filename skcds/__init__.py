@@ -5,20 +5,25 @@ __all__ = [
     "ConsistentSamplerScratch",
     "Diagnosis",
     "DiffusionSampler",
+    "EvidenceDisplay",
     "ModelFileError",
     "PolishedSample",
+    "SamplerDisplay",
+    "TrainingDisplay",
     "WeightedSample",
+    "adapters",
     "load",
     "metrics",
     "targets",
 ]
 __version__ = "0.1.0.dev0"
 
-from . import metrics, targets
+from . import adapters, metrics, targets
 from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
 from .diagnosis import Diagnosis
 from .importance import WeightedSample
 from .persistence import ModelFileError, load
+from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from .polish import PolishedSample
