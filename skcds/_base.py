@@ -198,12 +198,11 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     # ---------------------------------------------------------------- sampling
 
-    def _chunks(self, n: int, random_state, chunks=None) -> Iterator[tuple[slice, Callable]]:
+    def _chunks(self, n: int, seed: int, chunks=None) -> Iterator[tuple[slice, Callable]]:
         """Slices of n draws and ``normal(k)``, standard normal draws (rows, d) float32 of stream k for each slice.
 
         A prefix of the draws is a draw of fewer: the streams of a chunk are its own, whichever chunks are asked for.
         """
-        seed = seed_of(random_state)
         for chunk in range(-(-n // CHUNK_ROWS)) if chunks is None else chunks:
             rows = slice(chunk * CHUNK_ROWS, min(n, (chunk + 1) * CHUNK_ROWS))
             yield rows, _normal_streams(seed, int(chunk), (rows.stop - rows.start, self.n_features_in_))
@@ -219,12 +218,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def _sample(self, n: int, random_state, options: dict, out=None, as_frame: bool = False):
         """As `_draws`, with the options of `sample`, by several workers where joblib has them."""
         plan, n = self._plan(**options), check_count(n, "n", 0)
-        n_chunks = -(-n // CHUNK_ROWS)
+        n_chunks, seed = -(-n // CHUNK_ROWS), seed_of(random_state)
         if not in_parallel(self.n_jobs, n_chunks):
-            return self._draws(n, self._drawn_chunks(n, random_state, plan), out, as_frame)
+            return self._draws(n, self._drawn_chunks(n, seed, plan), out, as_frame)
         if self._needs_energy(**options) and options.get("energy_fn") is None and self._energy is not None:
             options = {**options, "energy_fn": self._energy.energy_fn, "grad_fn": self._energy.grad_fn}
-        chunks = drawn_in_parallel(self, n, seed_of(random_state), options, n_chunks)
+        chunks = drawn_in_parallel(self, n, seed, options, n_chunks)
         return self._draws(n, chunks, out, as_frame)
 
     def _draws(self, n: int, chunks: Iterator[tuple[slice, np.ndarray]], out=None, as_frame: bool = False):
@@ -236,8 +235,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             X[rows] = chunk
         return to_frame(X, self.feature_names_out_) if as_frame else X
 
-    def _drawn_chunks(self, n: int, random_state, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
-        for rows, normal in self._chunks(n, random_state, chunks):
+    def _drawn_chunks(self, n: int, seed: int, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
+        for rows, normal in self._chunks(n, seed, chunks):
             with torch.no_grad():
                 chunk = self._unstandardize(draw(normal))
             yield rows, chunk
@@ -278,7 +277,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         n, batch_size = check_count(n, "n", 0), check_count(batch_size, "batch_size", 1)
-        return self._batches(self._drawn_chunks(n, random_state, self._plan(**options)), n, batch_size)
+        return self._batches(self._drawn_chunks(n, seed_of(random_state), self._plan(**options)), n, batch_size)
 
     def _batches(self, chunks, n: int, batch_size: int) -> Iterator[np.ndarray]:
         """The rows of chunks in batches of another size; a batch is an array of its own."""
@@ -298,7 +297,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     ) -> WeightedSample:
         """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
-        for rows, normal in self._chunks(n, random_state):
+        for rows, normal in self._chunks(n, seed_of(random_state)):
             z, log_weight = draw(normal)
             X[rows], log_weights[rows] = self._unstandardize(z), log_weight.numpy()
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}

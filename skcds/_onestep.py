@@ -7,6 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseSampler, check_count
+from ._forks import seed_of
 from ._warnings import warn_user
 from .energy import StandardizedTarget
 from .importance import WeightedSample
@@ -67,7 +68,7 @@ class OneStepSampler(BaseSampler):
         def draw(normal):
             return polish(self._model, target, normal, n_moves, independence, langevin)
 
-        samples = self._draws(n, self._drawn_chunks(n, random_state, draw))
+        samples = self._draws(n, self._drawn_chunks(n, seed_of(random_state), draw))
         evals = target.energy.n_energy_evals
         return PolishedSample(samples, n_moves, independence.rate, langevin.rate, evals)
 

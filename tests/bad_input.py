@@ -17,6 +17,7 @@ from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
 from skcds.energy import InvalidEnergyError
 
 D = 3
+FORMAT = rb"\"format\": %d"
 
 
 def quadratic(x):
@@ -143,6 +144,11 @@ CASES = [
     parameter("n_particles", 10),
     parameter("path_share", 1.5),
     parameter("langevin", "yes"),
+    parameter("bounds", (1, 0), "lower bound below"),
+    parameter("bounds", [(0, 1)], "one pair"),
+    parameter("feature_names", ["a", "b"], "3 different names"),
+    parameter("n_init", 0),
+    parameter("n_jobs", 1.5),
     parameter("network", "transformer", kind="ConsistentSamplerDistiller"),
     parameter("n_steps", 12, "power of two", kind="ConsistentSamplerScratch"),
     Case("parameter", "``loss='kl'`` without a gradient",
@@ -179,7 +185,7 @@ CASES = [
     file("one bit flipped", overwrite(lambda raw: raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]), "SHA-256"),
     file("a renamed pickle", overwrite(lambda raw: b"\x80\x04cos\nsystem\n"), "cut off|no safetensors"),
     file("of another program", overwrite(lambda raw: b"\x89PNG" + bytes(96)), "cut off|no safetensors"),
-    file("of a newer format", overwrite(lambda raw: raw.replace(rb'\"format\": 1', rb'\"format\": 7')), "update skcds"),
+    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 2, FORMAT % 7)), "update skcds"),
 ]  # fmt: skip
 
 
