@@ -1,8 +1,9 @@
 """What each part of the recipe gives: one row a variant, over targets and seeds.
 
-    python benchmarks/ablation.py --targets gmm9 mw54 --seeds 0 1 2
+    python benchmarks/ablation.py --targets gmm9 mw54 --seeds 0 1 2 --max-time 40
 
-Variants of the teacher: step variances learned or fixed, the target's score read or not, log-variance iterations.
+Variants of the teacher: step variances learned or fixed, the target's score read or not, log-variance iterations, no pilot.
+With ``--max-time`` all fits take as long: the learning rate anneals over the time.
 Variants of the student: consistency and likelihood together, either alone, the paper's method as published, and the row
 to beat: the same flow fitted to the pilot's particles without any teacher.
 """
@@ -27,7 +28,8 @@ TEACHERS = {
     "teacher": {},
     "teacher, fixed variance (paper)": {"variance": "fixed"},
     "teacher, 10 % log-variance iterations": {"path_share": 0.1},
-    "teacher, no log-variance iterations": {"path_share": 0.0},
+    "teacher, score not read": {"langevin": False},
+    "teacher, no pilot (paper)": {"init": "prior", "variance": "fixed"},
 }
 FLOW = "flow without teacher"
 N_DRAWS = 20_000
@@ -40,7 +42,7 @@ STUDENTS = {
 }
 
 
-def flow_without_teacher(target, seed, max_iter=2000):
+def flow_without_teacher(target, seed, max_time=None, max_iter=2000):
     """The student's map and refinement on the pilot's particles: draws, log weights, seconds, evaluations."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     energy = Energy(target, target.n_features, generator=generator)
@@ -62,7 +64,7 @@ def flow_without_teacher(target, seed, max_iter=2000):
         population.correct(*averaged.call_and_log_weight(latent, standard), 0.05)
 
     callbacks = {int(share * max_iter): refine for share in (0.4, 0.6, 0.8)}
-    budget = Budget(None, None, energy)
+    budget = Budget(max_time, None, energy, start)
     model, _ = train(
         model, loss, max_iter=max_iter, budget=budget, learning_rate=4e-3, weight_decay=1e-2, ema_decay=0.99,
         callbacks=callbacks,
@@ -83,21 +85,21 @@ def row(name, target, seed, weighted, seconds, n_evals):
     print(text, flush=True)
 
 
-def variants(target, seed, only):
+def variants(target, seed, only, max_time):
     """Name, weighted draws, seconds and evaluations of every variant wanted; students share the default teacher."""
     teacher = None
     for name, options in TEACHERS.items():
         if name == "teacher" or name in only:
-            fitted = DiffusionSampler(random_state=seed, **options).fit(target)
+            fitted = DiffusionSampler(random_state=seed, max_time=max_time, **options).fit(target)
             teacher = teacher or fitted
             if name in only:
                 yield name, fitted.sample_weighted(N_DRAWS, random_state=seed), fitted.fit_time_, fitted.n_energy_evals_
     for name, options in STUDENTS.items():
         if name in only:
-            fitted = ConsistentSamplerDistiller(teacher, random_state=seed, **options).fit(target)
+            fitted = ConsistentSamplerDistiller(teacher, random_state=seed, max_time=max_time, **options).fit(target)
             yield name, fitted.sample_weighted(N_DRAWS, random_state=seed), fitted.fit_time_, fitted.n_energy_evals_
     if FLOW in only:
-        yield FLOW, *flow_without_teacher(target, seed)
+        yield FLOW, *flow_without_teacher(target, seed, max_time)
 
 
 def main():
@@ -106,6 +108,7 @@ def main():
     parser.add_argument("--targets", nargs="*", default=["gmm9", "mw54"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=every, choices=every, help="variants to run")
+    parser.add_argument("--max-time", type=float, default=None, help="seconds for each fit")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in args.targets:
@@ -114,7 +117,7 @@ def main():
         print("| variant | seed | fit s | energy evals | ESS | log Z | ELBO | bound | Pareto k | mode TV |")
         print("|---|---|---|---|---|---|---|---|---|---|")
         for seed in args.seeds:
-            for variant, weighted, seconds, n_evals in variants(target, seed, args.only):
+            for variant, weighted, seconds, n_evals in variants(target, seed, args.only, args.max_time):
                 row(variant, target, seed, weighted, seconds, n_evals)
 
 
