@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py --targets gmm9 mw54 --seeds 0 1 2 --max-time 40
 
-Variants of the teacher: step variances learned or fixed, the target's score read or not, log-variance iterations, no pilot.
-With ``--max-time`` all fits take as long: the learning rate anneals over the time.
+Variants of the teacher: step variances learned or fixed, the target's score read or not, log-variance iterations, no
+pilot. With ``--max-time`` all fits take as long: the learning rate anneals over the time.
 Variants of the student: consistency and likelihood together, either alone, the paper's method as published, and the row
 to beat: the same flow fitted to the pilot's particles without any teacher.
 """
