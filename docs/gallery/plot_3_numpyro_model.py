@@ -1,0 +1,47 @@
+"""
+A NumPyro model
+===============
+
+Eight schools: a hierarchical model written in NumPyro, sampled in one step, and back in its own parameters.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+from skcds import ConsistentSamplerScratch
+from skcds.adapters import from_numpyro
+
+y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
+sigma = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
+
+
+def schools(y, sigma):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("schools", len(y)):
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(numpyro.deterministic("theta", mu + tau * z), sigma), obs=y)
+
+
+# %%
+# The adapter gives an energy of the unconstrained coordinates, with their names and the Jacobian of the transforms.
+
+energy = from_numpyro(schools, y, sigma)
+print(energy.feature_names)
+sampler = ConsistentSamplerScratch(n_particles=2000, max_iter=100, random_state=0).fit(energy)
+weighted = sampler.sample_weighted(10_000, random_state=1)
+print(weighted)
+
+# %%
+# ``constrain`` leads back: ``tau`` is positive again, and ``theta`` is there, which the model computes.
+
+draws = energy.constrain(weighted.resample(4000, random_state=2))
+print({name: values.shape for name, values in draws.items()})
+
+fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+ax.boxplot(draws["theta"], whis=(5, 95), showfliers=False)
+ax.plot(np.arange(1, 9), y, "x", color="C3", label="what each school reported")
+ax.set(xlabel="school", ylabel="effect", title="effects shrink towards their common mean")
+ax.legend()
