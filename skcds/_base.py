@@ -309,6 +309,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def to_arviz(self, n, random_state=None, *, resample=True, energy_fn=None, grad_fn=None):
         """Weighted draws as an ArviZ posterior, for example for ``arviz.summary``.
 
+        The variables are the features, or the model's constrained parameters where the energy has a method
+        ``constrain`` (`skcds.adapters`).
+
         Parameters
         ----------
         n : int
@@ -328,7 +331,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """
         seed = seed_of(random_state)
         weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
-        return weighted.to_arviz(resample, seed)
+        if energy_fn is None and self._energy is not None:
+            energy_fn = self._energy.energy_fn
+        return weighted.to_arviz(resample, seed, getattr(energy_fn, "constrain", None))
 
     # ---------------------------------------------------------------- judgement
 

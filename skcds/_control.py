@@ -94,7 +94,7 @@ class ControlledSampler(BaseSampler):
         return pilot, model, target, population
 
     def _start_from_prior(self, energy, generator):
-        standardization = Standardization(energy.n_features)
+        standardization = Standardization(energy.n_features, full=False)
         width = torch.full((energy.n_features,), PRIOR_INIT_SCALE)
         model = self._new_model(standardization, width, energy.has_gradient, generator)
         return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None

@@ -22,7 +22,7 @@ from .consistency import (
     levels_to_target,
 )
 from .energy import StandardizedTarget
-from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
+from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales, in_parts
 from .mcmc import Population
 from .networks import seeded
 from .process import noise_levels
@@ -379,7 +379,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
                 if k:
                     a, s = noise_levels(level)
                     z = a * z + s * normal(k)
-                z = self._model.map(z, level.expand(len(z)))
+                z = in_parts(lambda part, level=level: self._model.map(part, level.expand(len(part))), z)
             return z
 
         return draw

@@ -12,7 +12,7 @@ from ._onestep import OneStepSampler
 from .consistency import LikelihoodLoss
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
-from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
+from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales, in_parts
 from .mcmc import Population, effective_share
 from .shortcut import SelfConsistencyLoss, ShortcutModel
 from .training import train
@@ -353,7 +353,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         if check_count(polish, "polish", 0):
             return self._polish_plan(polish, n_steps, energy_fn, grad_fn)
         if n_steps == 1 or method == "map":
-            return lambda normal: self._model.walk(normal(0), n_steps)
+            return lambda normal: in_parts(lambda z: self._model.walk(z, n_steps), normal(0))
         target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
         return lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
 

@@ -32,8 +32,8 @@ def to_frame(X: np.ndarray, names, **columns: np.ndarray):
     return pandas.DataFrame(X, columns=list(names)).assign(**columns)
 
 
-def to_arviz(X: np.ndarray, names, attrs: dict, **sample_stats: np.ndarray):
-    """Draws (n, d) as an ArviZ posterior with one variable a feature, and statistics (n,) of the draws.
+def to_arviz(variables: dict[str, np.ndarray], attrs: dict, **sample_stats: np.ndarray):
+    """Draws of variables, (n, ...) each, as an ArviZ posterior, and statistics (n,) of the draws.
 
     Returns
     -------
@@ -49,13 +49,14 @@ def to_arviz(X: np.ndarray, names, attrs: dict, **sample_stats: np.ndarray):
         import arviz
     except ImportError as error:
         raise ImportError('to_arviz needs ArviZ: pip install "skcds[arviz]".') from error
-    n_chains = N_CHAINS if len(X) % N_CHAINS == 0 and len(X) > N_CHAINS else 1
+    n = len(next(iter(variables.values())))
+    n_chains = N_CHAINS if n % N_CHAINS == 0 and n > N_CHAINS else 1
 
     def in_chains(values):
-        return values.reshape(n_chains, -1)
+        return values.reshape(n_chains, n // n_chains, *values.shape[1:])
 
     groups = {
-        "posterior": {name: in_chains(column) for name, column in zip(names, X.T, strict=True)},
+        "posterior": {name: in_chains(values) for name, values in variables.items()},
         "sample_stats": {name: in_chains(column) for name, column in sample_stats.items()},
     }
     groups = {name: group for name, group in groups.items() if group}

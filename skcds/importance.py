@@ -424,7 +424,7 @@ class WeightedSample:
         """
         return to_frame(self.samples, self.feature_names, log_weight=self.log_weights)
 
-    def to_arviz(self, resample=True, random_state=None):
+    def to_arviz(self, resample=True, random_state=None, constrain=None):
         """The draws as an ArviZ posterior.
 
         ArviZ takes the draws of a posterior to be equally good, so that by default there are as many draws resampled in
@@ -434,10 +434,13 @@ class WeightedSample:
         Parameters
         ----------
         resample : bool, default=True
-            Whether to resample. Otherwise the draws are those of the sampler, which `ArviZ` summarises without their
+            Whether to resample. Otherwise the draws are those of the sampler, which ArviZ summarises without their
             weights, with ``log_weight`` among the statistics of the draws.
         random_state : int, RandomState or None, default=None
             For the resampling.
+        constrain : callable, default=None
+            Maps draws (n, d) to a dictionary of arrays (n, ...), which then are the variables, as the method
+            ``constrain`` of energies of models does (`skcds.adapters`). By default the variables are the features.
 
         Returns
         -------
@@ -454,9 +457,14 @@ class WeightedSample:
             "ess": self.ess, "pareto_k": self.pareto_k, "log_evidence": self.log_evidence,
             "log_evidence_se": self.log_evidence_se,
         }  # fmt: skip
+
+        def variables(X):
+            assert self.feature_names is not None  # since __post_init__
+            return dict(zip(self.feature_names, X.T, strict=True)) if constrain is None else constrain(X)
+
         if resample:
-            return to_arviz(self.resample(len(self.samples), random_state), self.feature_names, attrs)
-        return to_arviz(self.samples, self.feature_names, attrs, log_weight=self.log_weights)
+            return to_arviz(variables(self.resample(len(self.samples), random_state)), attrs)
+        return to_arviz(variables(self.samples), attrs, log_weight=self.log_weights)
 
     def expectation(self, fn, return_se=False):
         """Estimate E[fn(x)] under the normalised target by the self-normalised weighted mean.

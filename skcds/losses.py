@@ -91,12 +91,12 @@ class LogVarianceLoss:
         Trajectories.
     generator : torch.Generator
         Source of randomness.
-    n_gradient_steps : int, default=16
+    n_gradient_steps : int, default=8
         Steps, drawn at random for every batch, that the gradient is taken over.
     """
 
     def __init__(
-        self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=16
+        self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=8
     ):
         self.model, self.target, self.generator = model, target, generator
         self.grid, self.batch_size = model.grid(n_steps), batch_size

@@ -16,6 +16,7 @@ from .splines import rational_quadratic_spline
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
 FINE_SIZES = {"hidden": 128, "n_layers": 2, "n_transforms": 6, "bins": 16}
+PART_NUMBERS, SMALLEST_PART = 65_536, 512  # of a sample that is mapped at once: numbers, and at least so many rows
 BATCH_SIZES = {False: 512, True: 1024}  # for a target with fine scales or not
 
 
@@ -235,6 +236,12 @@ class OneStepModel(nn.Module):
         """One-step images (n, d) of latents, and their exact log weights (n,) float64."""
         z, log_det = self.map.call_and_log_det(latent, self.start(len(latent)))
         return z, exact_log_weight(z, log_det, latent, target)
+
+
+def in_parts(step_map, z: Tensor) -> Tensor:
+    """A map of points (n, d), in parts of so many rows that the activations of high dimension stay in the cache."""
+    rows = max(SMALLEST_PART, PART_NUMBERS // z.shape[1])
+    return torch.cat([step_map(part) for part in z.split(rows)]) if len(z) > rows else step_map(z)
 
 
 def exact_log_weight(z: Tensor, log_det: Tensor, latent: Tensor, target) -> Tensor:

@@ -21,7 +21,11 @@ from skcds.energy import Energy, InvalidEnergyError
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-SCHOOLS = ["mu", "tau", *(f"z[{j}]" for j in range(8))]  # the unconstrained coordinates; that of tau is its logarithm
+SCHOOLS = [
+    "mu",
+    "tau (unconstrained)",
+    *(f"z[{j}]" for j in range(8)),
+]  # the unconstrained coordinates; that of tau is its logarithm
 D = len(SCHOOLS)
 LOG_2PI = np.log(2 * np.pi)
 Z = 5.6  # standard errors: 2e-8 two-sided
@@ -374,7 +378,7 @@ class TestStanWithoutStan:
         X = points(50, D + 2)
         expected = -schools_log_prob(X[:, :D]) + 0.5 * (X[:, D:] ** 2).sum(1)
         assert energy(X) == pytest.approx(expected)
-        assert energy.feature_names == [*SCHOOLS, "p[0]", "p[1]"]
+        assert energy.feature_names == [*SCHOOLS, "p[0] (unconstrained)", "p[1] (unconstrained)"]
 
     def test_the_dimension_is_found_in_few_calls(self):
         posterior = Posterior()

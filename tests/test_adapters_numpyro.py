@@ -1,11 +1,13 @@
 """NumPyro models as energies."""
 
 import random
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from test_adapters import (
     SCHOOLS,
     SIGMA,
@@ -26,6 +28,7 @@ from numpyro import handlers  # noqa: E402
 from numpyro.infer import util  # noqa: E402
 from numpyro.infer.reparam import LocScaleReparam  # noqa: E402
 
+from skcds import ConsistentSamplerScratch  # noqa: E402
 from skcds.adapters import from_numpyro  # noqa: E402
 from skcds.adapters._jax import double_precision  # noqa: E402
 
@@ -103,8 +106,9 @@ def test_the_log_jacobian_is_in_it():
 class TestConstrain:
     def test_shapes_and_names(self):
         energy = from_numpyro(shapes, 0.3)
-        assert energy.feature_names[:6] == ["share[0]", "share[1]", "factor[0]", "factor[1]", "factor[2]", "rate"]
-        assert energy.feature_names[6:] == [f"angle[{i}, {j}]" for i in range(3) for j in range(2)]
+        names = [name.removesuffix(" (unconstrained)") for name in energy.feature_names]
+        assert names[:6] == ["share[0]", "share[1]", "factor[0]", "factor[1]", "factor[2]", "rate"]
+        assert names[6:] == [f"angle[{i}, {j}]" for i in range(3) for j in range(2)]
         X = points(70, energy.n_features)
         values = energy.constrain(X)
         assert {name: value.shape for name, value in values.items()} == {
@@ -179,3 +183,17 @@ class TestModels:
             from_numpyro(observed)
         with pytest.raises(TypeError, match="model has to be a function"):
             from_numpyro({"y": Y})
+
+
+def test_arviz_has_the_model_s_parameters():
+    arviz = pytest.importorskip("arviz")
+    energy = from_numpyro(schools, Y, SIGMA)
+    sampler = ConsistentSamplerScratch(
+        n_steps=4, n_particles=200, hidden_features=16, n_transforms=2, max_iter=5, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        data = sampler.fit(energy).to_arviz(100, random_state=0)
+    assert set(data.posterior.data_vars) == {"mu", "tau", "z", "theta"}
+    assert (data.posterior["tau"] > 0).all() and data.posterior["theta"].shape == (4, 25, 8)
+    assert "tau" in arviz.summary(data).index

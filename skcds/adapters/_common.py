@@ -1,6 +1,6 @@
 """What energies from elsewhere share: tensors in and out, the one autograd function, names of coordinates."""
 
-__all__ = ["AdaptedEnergy", "ConstrainedEnergy", "names_of", "require"]
+__all__ = ["UNCONSTRAINED", "AdaptedEnergy", "ConstrainedEnergy", "names_of", "require"]
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -150,10 +150,16 @@ class _Gradient(torch.autograd.Function):
         )
 
 
-def names_of(shapes: dict[str, tuple]) -> list[str]:
-    """Names of the entries of arrays, C order: ``mu`` of a number, ``theta[0]`` and ``L[1, 0]`` of larger ones."""
+UNCONSTRAINED = " (unconstrained)"  # after the name of a coordinate that is not the parameter itself, but a transform
+
+
+def names_of(shapes: dict[str, tuple], transformed: Iterable[str] = ()) -> list[str]:
+    """Names of the entries of arrays, C order: ``mu`` of a number, ``theta[0]`` and ``L[1, 0]`` of larger ones.
+
+    Those of arrays in `transformed` are marked.
+    """
     return [
-        name + (f"[{', '.join(map(str, index))}]" if shape else "")
+        name + (f"[{', '.join(map(str, index))}]" if shape else "") + (UNCONSTRAINED if name in transformed else "")
         for name, shape in shapes.items()
         for index in np.ndindex(*shape)
     ]

@@ -29,7 +29,8 @@ def from_numpyro(model: Callable, *args, **kwargs) -> ConstrainedEnergy:
     Returns
     -------
     AdaptedEnergy
-        Takes tensors, with a gradient. Its `feature_names` follow the model's order, and its method `constrain` maps
+        Takes tensors, with a gradient. Its `feature_names` follow the model's order, with "(unconstrained)" after those
+        of transformed ones, and its method `constrain` maps
         draws (n, n_features) to a dictionary of the sites, deterministic ones included.
 
     Raises
@@ -65,7 +66,10 @@ class _NumPyroEnergy(ConstrainedEnergy, JaxEnergy):
             slices = zip(shapes, ends[:-1], ends[1:], strict=True)
             return {site: x[first:last].reshape(shapes[site]) for site, first, last in slices}
 
-        super().__init__(lambda x: -info.potential_fn(unravel(x)), ends[-1], False, names_of(shapes), name)
+        values = info.postprocess_fn(start)
+        transformed = {site for site in shapes if not _equal(start[site], values[site])}
+        names = names_of(shapes, transformed)
+        super().__init__(lambda x: -info.potential_fn(unravel(x)), ends[-1], False, names, name)
         self._sites = JaxFunction(jax.vmap(lambda x: info.postprocess_fn(unravel(x))))
         with_values = jax.eval_shape(lambda x: info.postprocess_fn(unravel(x)), np.zeros(ends[-1]))
         self.constrained_names = [site for site in sites if site in with_values]
@@ -73,6 +77,10 @@ class _NumPyroEnergy(ConstrainedEnergy, JaxEnergy):
     def _constrain(self, X: np.ndarray) -> dict[str, np.ndarray]:
         parts = self._sites(X)
         return {site: np.concatenate([part[site] for part in parts]) for site in self.constrained_names}
+
+
+def _equal(unconstrained, value) -> bool:
+    return np.shape(unconstrained) == np.shape(value) and np.array_equal(unconstrained, value)
 
 
 def _sites(model: Callable, key, args: tuple, kwargs: dict) -> dict[str, dict]:

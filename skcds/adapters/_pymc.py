@@ -35,7 +35,8 @@ def from_pymc(model, *, vectorize: bool = True) -> ConstrainedEnergy:
     Returns
     -------
     AdaptedEnergy
-        Takes tensors, with a gradient. Its `feature_names` follow the model's order, and its method `constrain` maps
+        Takes tensors, with a gradient. Its `feature_names` follow the model's order, with "(unconstrained)" after those
+        of transformed ones, and its method `constrain` maps
         draws (n, n_features) to a dictionary of the variables, deterministic ones included.
 
     Raises
@@ -61,7 +62,8 @@ class _PyMCEnergy(ConstrainedEnergy):
         pytensorf = import_module("pymc.pytensorf")
         variables = {model.rvs_to_values[rv]: rv.name for rv in model.free_RVs}
         self._inputs, self._point = list(variables), model.initial_point(random_seed=0)
-        names = names_of({name: np.shape(self._point[value.name]) for value, name in variables.items()})
+        shapes = {name: np.shape(self._point[value.name]) for value, name in variables.items()}
+        names = names_of(shapes, {rv.name for rv in model.free_RVs if model.rvs_to_transforms[rv] is not None})
         super().__init__(len(names), names, model.name or "model")
         self.constrained_names = [variable.name for variable in (*model.free_RVs, *model.deterministics)]
         self._outputs = {variable.name: variable for variable in model.unobserved_value_vars}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._warnings import warn_user
-from ._common import ConstrainedEnergy
+from ._common import UNCONSTRAINED, ConstrainedEnergy
 
 WRONG_SIZE = "number of parameters does not match"  # what Stan says to a point of the wrong dimension
 BASE, SHIFT = 0.1, 0.5  # of the unconstrained coordinates that are shifted one by one to see what becomes of them
@@ -41,9 +41,9 @@ def from_stan(posterior, *, n_features: int | None = None) -> ConstrainedEnergy:
     -------
     AdaptedEnergy
         Takes tensors, with a gradient; points that Stan rejects are outside the support, and the first is warned of.
-        Indices in its `feature_names` start from 0. Its method `constrain` maps draws (n, n_features) to a dictionary
-        of parameters and transformed parameters. Generated quantities are left out: PyStan draws their random numbers
-        anew from the same seed for each point.
+        In its `feature_names` indices start from 0, and "(unconstrained)" is after those of transformed ones. Its
+        method `constrain` maps draws (n, n_features) to a dictionary of parameters and transformed parameters.
+        Generated quantities are left out: PyStan draws their random numbers anew from the same seed for each point.
 
     Raises
     ------
@@ -117,10 +117,12 @@ class _StanEnergy(ConstrainedEnergy):
         entries = [constrained_names[which[0]].split(".") for which in moved]
         several = {name for (name, *_), which in zip(entries, moved, strict=True) if len(which) > 1}
         names, counts = [], dict.fromkeys(several, 0)
-        for name, *index in entries:
+        plain = [len(which) == 1 and base[which[0]] == BASE for which in moved]
+        for (name, *index), is_plain in zip(entries, plain, strict=True):
             if name in several:
                 index, counts[name] = [counts[name] + 1], counts[name] + 1
-            names.append(name + (f"[{', '.join(str(int(i) - 1) for i in index)}]" if index else ""))
+            name += f"[{', '.join(str(int(i) - 1) for i in index)}]" if index else ""
+            names.append(name + ("" if is_plain else UNCONSTRAINED))
         return names
 
 
