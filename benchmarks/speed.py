@@ -145,7 +145,7 @@ def bare(sampler, n):
     latent = torch.randn(CHUNK_ROWS, sampler.n_features_in_, generator=torch.Generator().manual_seed(0))
     for start in range(0, n, CHUNK_ROWS):
         rows = min(CHUNK_ROWS, n - start)
-        sampler._model.map(latent[:rows], sampler._model.start(rows))
+        sampler._model.map(latent[:rows], sampler._model.start())
 
 
 def measure_overhead(settings):

@@ -1,6 +1,7 @@
 """ConsistentSamplerDistiller: a one-step sampler distilled from a diffusion sampler."""
 
 import copy
+import functools
 import numbers
 from collections.abc import Callable
 
@@ -22,9 +23,9 @@ from .consistency import (
     levels_to_target,
 )
 from .energy import StandardizedTarget
-from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales, in_parts
+from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
 from .mcmc import Population
-from .networks import seeded
+from .networks import in_parts, seeded
 from .process import noise_levels
 from .training import train
 
@@ -379,7 +380,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
                 if k:
                     a, s = noise_levels(level)
                     z = a * z + s * normal(k)
-                z = in_parts(lambda part, level=level: self._model.map(part, level.expand(len(part))), z)
+                z = in_parts(functools.partial(self._model.map, log_snr=level[None]), z)
             return z
 
         return draw

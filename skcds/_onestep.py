@@ -27,7 +27,7 @@ class OneStepSampler(BaseSampler):
         """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
         latent = torch.randn(N_HELD_OUT, model.n_features, generator=generator)
         z, log_weights = model.call_and_log_weight(latent, target)
-        share = _violation_share(model.map, latent, model.start(N_INJECTIVITY))
+        share = _violation_share(model.map, latent, model.start())
         return WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), not share), share
 
     def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
@@ -103,7 +103,7 @@ class OneStepSampler(BaseSampler):
             return call_and_log_weight(latent, target)
 
         weighted = self._weighted_draws(n, random_state, target, draw, is_bound=True)
-        share = _violation_share(step_map, first[0], self._model.start(N_INJECTIVITY))
+        share = _violation_share(step_map, first[0], self._model.start())
         share = max(share, 0.0 if step_map.invertible else self.violation_share_)
         if not share:
             return weighted
@@ -118,4 +118,4 @@ class OneStepSampler(BaseSampler):
 def _violation_share(step_map, latent, level) -> float:
     if step_map.invertible:
         return 0.0
-    return check_injectivity(step_map, latent[: len(level)], level[: len(latent)]).violation_share
+    return check_injectivity(step_map, latent[:N_INJECTIVITY], level).violation_share

@@ -12,8 +12,9 @@ from ._onestep import OneStepSampler
 from .consistency import LikelihoodLoss
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
-from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales, in_parts
+from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
 from .mcmc import Population, effective_share
+from .networks import in_parts
 from .shortcut import SelfConsistencyLoss, ShortcutModel
 from .training import train
 

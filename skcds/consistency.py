@@ -189,7 +189,7 @@ class LikelihoodLoss:
         if iteration % self.exchange_every == self.exchange_every - 1:
             exchange_images(self.population, self.model, len(self.population) // 2)
         n, half = self.batch_size, max(1, self.batch_size // 2)
-        population, start = self.population, self.model.start(1)
+        population, start = self.population, self.model.start()
         particles, log_p = population.draw_with_log_prob(n)
         parts = [(particles, start.expand(n), torch.full((n,), torch.inf))]  # states at `to`, from, to
         if self.leaps is not None:
@@ -265,5 +265,5 @@ class ReverseKLLoss:
     def __call__(self, iteration: int) -> Tensor:
         """A scalar with the gradient of the loss: the score of the target stands in for a graph through the energy."""
         latent = torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
-        z, log_det = self.model.map.call_and_log_det(latent, self.model.start(self.batch_size))
+        z, log_det = self.model.map.call_and_log_det(latent, self.model.start())
         return reparametrised_loss(z, log_det, self.target)

@@ -56,7 +56,7 @@ class DiffusionModel(nn.Module):
     def noise(self, x: Tensor, log_snr: Tensor, target: StandardizedTarget | None) -> tuple[Tensor, Tensor | None]:
         """Estimate of eps and its variance at states (n, d) and levels (n,) or ()."""
         score = target.log_prob_and_score(x)[1] if self.needs_score and target is not None else None
-        return self.network(x, log_snr.expand(len(x)), score)
+        return self.network(x, log_snr.reshape(-1), score)
 
     @torch.no_grad()
     def simulate(self, x: Tensor, grid: Grid, target: StandardizedTarget | None, noise_source, keep: bool = False):

@@ -50,7 +50,7 @@ def check_injectivity(
     latent : Tensor
         Prior draws (n, d).
     level : Tensor
-        Log signal-to-noise ratios (n,).
+        Log signal-to-noise ratios (n,), or (1,) for all rows.
     n_search : int, default=500
         Draws searched for second preimages.
     n_starts : int, default=4

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
 from .energy import Standardization
-from .networks import ResidualMLP, TimeFeatures, note_evaluations
+from .networks import ResidualMLP, TimeFeatures, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 from .splines import rational_quadratic_spline
 
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
 FINE_SIZES = {"hidden": 128, "n_layers": 2, "n_transforms": 6, "bins": 16}
-PART_NUMBERS, SMALLEST_PART = 65_536, 512  # of a sample that is mapped at once: numbers, and at least so many rows
 BATCH_SIZES = {False: 512, True: 1024}  # for a target with fine scales or not
 
 
@@ -47,7 +46,7 @@ class SplineCoupling(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
-        phi = gate * self.conditioner(torch.cat([x[:, self.fixed], time], 1))
+        phi = gate * self.conditioner(x[:, self.fixed], time)
         phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
         y, log_slope = rational_quadratic_spline(x[:, self.moving], phi, self.bound, inverse=inverse)
         return x.index_copy(1, self.moving, y), log_slope.sum(1)
@@ -77,8 +76,12 @@ class _LevelMap(nn.Module):
         self.n_time = self.time.n_out * (1 + two_levels)
 
     def condition(self, log_snr: Tensor, to: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (n, n_time), cosine (n, 1) and sine (n, 1) of the angle between levels (n,) and `to` (n,)."""
+        """Features (n, n_time), cosine (n, 1) and sine (n, 1) of the angle between levels (n,) and `to` (n,).
+
+        Here and in the maps n may be 1 for a level that all points have.
+        """
         to = torch.full_like(log_snr, torch.inf) if to is None else to
+        log_snr, to = torch.broadcast_tensors(log_snr, to)
         (a, s), (a_to, s_to) = noise_levels(log_snr), noise_levels(to)
         sine = (s * a_to - a * s_to)[:, None]
         features = [self.time(level) for level in ((log_snr, to) if self.two_levels else (log_snr,))]
@@ -167,8 +170,8 @@ class ResidualMap(_LevelMap):
     def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
         """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
         note_evaluations(x)
-        time, cosine, sine = self.condition(log_snr, to)
-        return cosine * x + sine * self.body(torch.cat([x, time], 1))
+        time, cosine, sine = self.condition(log_snr.expand(len(x)), to)  # by row, as in `jacobian`: the same images
+        return cosine * x + sine * self.body(x, time)
 
     def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States (n, d) at levels (n,) to states at levels `to`, and log |det J| (n,)."""
@@ -177,7 +180,8 @@ class ResidualMap(_LevelMap):
 
     def jacobian(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images (n, d) and Jacobians (n, d, d) by d forward-mode products."""
-        return jacobians(self, x, log_snr, torch.full_like(log_snr, torch.inf) if to is None else to)
+        log_snr = log_snr.expand(len(x))
+        return jacobians(self, x, log_snr, torch.full_like(log_snr, torch.inf) if to is None else to.expand(len(x)))
 
 
 def jacobians(function, x: Tensor, *conditions: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,9 +222,9 @@ class OneStepModel(nn.Module):
         self.standardization = Standardization(n_features, full)
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 
-    def start(self, n: int) -> Tensor:
-        """Log signal-to-noise ratios (n,) of the prior end."""
-        return torch.full((n,), LOG_SNR_MIN)
+    def start(self) -> Tensor:
+        """Log signal-to-noise ratio (1,) of the prior end."""
+        return torch.full((1,), LOG_SNR_MIN)
 
     def levels(self, n_steps: int) -> Tensor:
         """Log signal-to-noise ratios (n_steps,) that multi-step sampling starts its steps from."""
@@ -228,20 +232,14 @@ class OneStepModel(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""
-        latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)))
+        latent, log_det = self.map.inverse_and_log_det(z, self.start())
         return log_det + standard_normal_log_prob(latent)
 
     @torch.no_grad()
     def call_and_log_weight(self, latent: Tensor, target) -> tuple[Tensor, Tensor]:
         """One-step images (n, d) of latents, and their exact log weights (n,) float64."""
-        z, log_det = self.map.call_and_log_det(latent, self.start(len(latent)))
+        z, log_det = in_parts(lambda part: self.map.call_and_log_det(part, self.start()), latent)
         return z, exact_log_weight(z, log_det, latent, target)
-
-
-def in_parts(step_map, z: Tensor) -> Tensor:
-    """A map of points (n, d), in parts of so many rows that the activations of high dimension stay in the cache."""
-    rows = max(SMALLEST_PART, PART_NUMBERS // z.shape[1])
-    return torch.cat([step_map(part) for part in z.split(rows)]) if len(z) > rows else step_map(z)
 
 
 def exact_log_weight(z: Tensor, log_det: Tensor, latent: Tensor, target) -> Tensor:

@@ -7,14 +7,16 @@ __all__ = [
     "ResidualMLP",
     "TimeFeatures",
     "count_evaluations",
+    "in_parts",
     "note_evaluations",
     "seeded",
 ]
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,10 @@ from torch import Tensor, nn
 
 from .process import LOG_SNR_MIN, noise_levels
 
+PART_NUMBERS, PART_ROWS = (
+    65_536,
+    (512, 2048),
+)  # of what is mapped at once: numbers, but so many rows at least and at most
 LANGEVIN_CLIP = 10.0  # of the target's part of the noise estimate, in standard deviations of the noise
 
 
@@ -83,6 +89,29 @@ class TimeFeatures(nn.Module):
         return torch.cat([a[:, None], s[:, None], angle.sin(), angle.cos()], 1)
 
 
+def in_parts(function: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """A function of points (n, d), in parts of so many rows that the activations stay in the cache.
+
+    It returns a tensor of n rows, or a tuple of them.
+    """
+    smallest, largest = PART_ROWS
+    rows = min(max(PART_NUMBERS // x.shape[1], smallest), largest)
+    if len(x) <= rows:
+        return function(x)
+    results = [function(part) for part in x.split(rows)]
+    if isinstance(results[0], Tensor):
+        return torch.cat(results)
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+
+
+def first_layer(layer: nn.Linear, x: Tensor, condition: Tensor) -> Tensor:
+    """A layer of x (n, .) beside a condition (n, .), or one of (1, .) for all rows, which is then part of the bias."""
+    if len(condition) == len(x):
+        return layer(torch.cat([x, condition], 1))
+    of_x, of_condition = layer.weight.split([x.shape[1], condition.shape[1]], 1)
+    return torch.addmm(F.linear(condition, of_condition, layer.bias), x, of_x.T)
+
+
 class ResidualMLP(nn.Module):
     """SiLU layers of equal width with residual connections; the output layer starts at zero."""
 
@@ -94,9 +123,9 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, n_in) to (n, n_out)."""
-        h = F.silu(self.input(x))
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """A part (n, .) of the input and the rest, (n, .) or (1, .) for all rows, to (n, n_out)."""
+        h = F.silu(first_layer(self.input, x, condition))
         for layer in self.hidden:
             h = h + F.silu(layer(h))
         return self.output(h)
@@ -119,12 +148,12 @@ class GatedMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, n_in) to (n, n_out)."""
-        h = F.silu(self.input(x))
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """A part (n, .) of the input and the rest, (n, .) or (1, .) for all rows, to (n, n_out)."""
+        h = F.silu(first_layer(self.input, x, condition))
         for norm, layer in zip(self.norms, self.hidden, strict=True):
             gate, value = layer(norm(h)).chunk(2, 1)
-            h = h + F.silu(gate) * value
+            h = torch.addcmul(h, F.silu(gate), value)
         return self.output(h)
 
 
@@ -164,14 +193,19 @@ class NoiseNetwork(nn.Module):
         self.body = GatedMLP(n_in, n_out, hidden, n_layers)
 
     def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels (n,) and target scores."""
+        """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels and target scores (n, d).
+
+        The levels are (n,), or (1,) for one that all rows have.
+        """
         note_evaluations(x)
         a, s = (t[:, None] for t in noise_levels(log_snr))
         inputs = [x]
         if score is not None:
             f = self.width**2 / ((a * self.width) ** 2 + s**2)
             inputs.append(-(s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP) - s * f * x)
-        out = self.body(torch.cat([*inputs, self.time(log_snr)], 1)).split(self.n_features, 1)
+        time, points = self.time(log_snr), torch.cat(inputs, 1)
+        out = in_parts(lambda part: self.body(part, time), points) if len(time) == 1 else self.body(points, time)
+        out = out.split(self.n_features, 1)
         noise = s * x * (1 + out[0]) + out[1]
         if score is not None:
             noise = noise + inputs[1] * out[2]

@@ -84,7 +84,7 @@ def polish(model, target, normal: Callable, n_moves: int, independence: Acceptan
         """Log density (n,) of latents under the target, and its gradient (n, d)."""
         with torch.enable_grad():
             latent = latent.detach().requires_grad_(target.has_gradient)
-            z, log_det = model.map.call_and_log_det(latent, model.start(len(latent)))
+            z, log_det = model.map.call_and_log_det(latent, model.start())
             log_prob, score = target.log_prob_and_score(z.detach())
             log_density = log_prob + log_det.detach().double()
             if not target.has_gradient:
@@ -115,4 +115,4 @@ def polish(model, target, normal: Callable, n_moves: int, independence: Acceptan
                 density, latent, log_density, gradient, step, noise, log_uniform
             )
             langevin.count(accepted)
-    return model.map(latent, model.start(n))
+    return model.map(latent, model.start())

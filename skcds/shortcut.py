@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .consistency import pseudo_huber
 from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
-from .networks import note_evaluations
+from .networks import in_parts, note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
 
 LARGEST_CHAIN_STEP = 2  # of the finest, for steps after a leap
@@ -40,7 +40,7 @@ class FinestStepControl(nn.Module):
         a, s = (t[:, None] for t in noise_levels(log_snr))
         following = torch.searchsorted(self.log_snr[:-1], log_snr + 1e-4)
         time, _, _ = self.map[0].condition(log_snr, self.log_snr[following])
-        return s * x - a * self.map[0].body(torch.cat([x, time], 1)), None
+        return s * x - a * self.map[0].body(x, time), None
 
 
 class ShortcutModel(DiffusionModel):
@@ -75,19 +75,19 @@ class ShortcutModel(DiffusionModel):
             "n_transforms": n_transforms, "bins": bins,
         }  # fmt: skip
 
-    def start(self, n: int) -> Tensor:
-        """Log signal-to-noise ratios (n,) of the prior end."""
-        return torch.full((n,), LOG_SNR_MIN)
+    def start(self) -> Tensor:
+        """Log signal-to-noise ratio (1,) of the prior end."""
+        return torch.full((1,), LOG_SNR_MIN)
 
     def log_prob(self, z: Tensor, to: Tensor | None = None) -> Tensor:
         """Log density (n,) of steps from the prior to levels `to` (n,), by default one-step draws, at points (n, d)."""
-        latent, log_det = self.map.inverse_and_log_det(z, self.start(len(z)), to)
+        latent, log_det = self.map.inverse_and_log_det(z, self.start(), to)
         return log_det + standard_normal_log_prob(latent)
 
     def walk(self, z: Tensor, n_steps: int) -> Tensor:
         """Latents (n, d) to the target in equal steps of the map."""
         for level, to in self.steps.pairs(n_steps):
-            z = self.map(z, level.expand(len(z)), to.expand(len(z)))
+            z = self.map(z, level[None], to[None])
         return z
 
     def walker(self, n_steps: int) -> "Walker":
@@ -97,7 +97,7 @@ class ShortcutModel(DiffusionModel):
     @torch.no_grad()
     def call_and_log_weight(self, latent: Tensor, target, n_steps: int = 1) -> tuple[Tensor, Tensor]:
         """Images (n, d) of latents after equal steps, and their exact log weights (n,) float64."""
-        z, log_det = self._walk_and_log_det(latent, n_steps)
+        z, log_det = in_parts(lambda part: self._walk_and_log_det(part, n_steps), latent)
         return z, exact_log_weight(z, log_det, latent, target)
 
     def _walk_and_log_det(self, z, n_steps):
@@ -106,7 +106,7 @@ class ShortcutModel(DiffusionModel):
             return z, torch.linalg.slogdet(jacobian)[1]
         total = z.new_zeros(len(z))
         for level, to in self.steps.pairs(n_steps):
-            z, log_det = self.map.call_and_log_det(z, level.expand(len(z)), to.expand(len(z)))
+            z, log_det = self.map.call_and_log_det(z, level[None], to[None])
             total = total + log_det
         return z, total
 
@@ -127,7 +127,7 @@ class ShortcutModel(DiffusionModel):
         prior's: with the log density of the ends it is the log path weight.
         """
         level, grid = self.leap(n_steps)
-        x, log_det = self.map.call_and_log_det(latent, self.start(len(latent)), level.expand(len(latent)))
+        x, log_det = self.map.call_and_log_det(latent, self.start(), level[None])
         z, log_ratio = self.simulate(x, grid, target, noise_source)
         density_ratio = 0.5 * (latent.double() ** 2 - x.double() ** 2).sum(1) + log_det.double()
         return z, log_ratio + density_ratio

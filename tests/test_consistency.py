@@ -379,7 +379,7 @@ class TestLikelihoodLoss:
         return LikelihoodLoss(model, Particles(self.x), n, teacher or exact_teacher(), None, levels, order=order)
 
     def at_prior_end(self, model):
-        latent, log_det = model.map.inverse_and_log_det(self.x, model.start(64))
+        latent, log_det = model.map.inverse_and_log_det(self.x, model.start())
         return -(Normal(0.0, 1.0).log_prob(latent).sum(1) + log_det).mean()
 
     def at_other_levels(self, model, levels=to_target, n=32):
@@ -433,7 +433,7 @@ class TestLikelihoodLoss:
         loss.leaps = level
         difference = loss(1) - without
         noisy, to = loss.population.noised(32, level), level.expand(32)
-        latent, log_det = model.map.inverse_and_log_det(noisy, model.start(32), to)
+        latent, log_det = model.map.inverse_and_log_det(noisy, model.start(), to)
         truth = -0.5 * (Normal(0.0, 1.0).log_prob(latent).sum(1) + log_det).mean()
         assert difference.item() == pytest.approx(truth.item(), rel=1e-4)
         torch.testing.assert_close(gradient(model, difference), gradient(model, truth), rtol=1e-3, atol=1e-4)
@@ -494,7 +494,7 @@ class TestReverseKLLoss:
     def explicit(self, model, log_prob, n, seed):
         """The loss with a graph through the energy."""
         latent = torch.randn(n, 2, generator=generator(seed))
-        z, log_det = model.map.call_and_log_det(latent, model.start(n))
+        z, log_det = model.map.call_and_log_det(latent, model.start())
         return -(log_prob(z) + log_det), z
 
     @pytest.mark.parametrize("seed", range(2))
@@ -555,7 +555,7 @@ class TestReverseKLLoss:
                 return self.loc + self.scale * x, self.scale.log().sum().expand(len(x))
 
         def loss(loc, scale):
-            model = SimpleNamespace(map=Affine(loc, scale), n_features=2, start=lambda n: torch.zeros(n))
+            model = SimpleNamespace(map=Affine(loc, scale), n_features=2, start=lambda: torch.zeros(1))
             return ReverseKLLoss(model, target, 20, generator(1))(0), model.map
 
         value, exact = loss(MEAN, SD)

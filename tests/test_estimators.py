@@ -365,12 +365,13 @@ class TestOneStep:
         sampler.sample(100, n_steps=2, random_state=0, **({"method": "map"} if "Scratch" in kind else {}))
         assert calls == []
 
-    def test_one_network_call_a_chunk(self, kind):
-        sampler, calls = fitted(kind), []
-        handle = sampler._model.map.register_forward_hook(lambda *_: calls.append(1))
+    def test_one_network_evaluation_a_draw(self, kind):
+        sampler, rows = fitted(kind), []
+        handle = sampler._model.map.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
         sampler.sample(CHUNK_ROWS + 1, random_state=0)
+        sampler.sample(100, random_state=0)
         handle.remove()
-        assert len(calls) == 2
+        assert sum(rows[:-1]) == CHUNK_ROWS + 1 and rows[-1] == 100
 
     def test_weighted_draws_are_the_draws(self, kind):
         assert np.array_equal(

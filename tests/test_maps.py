@@ -303,7 +303,7 @@ class TestTwoLevels:
         step, x = random_map("residual", 2, seed, two_levels=True), points(5, 2, seed)
         (a, s), (a_to, s_to) = noise_levels(level), noise_levels(to)
         sine, cosine = (s * a_to - a * s_to)[:, None], (a * a_to + s * s_to)[:, None]  # of a difference of angles
-        body = step.body(torch.cat([x, step.time(level), step.time(to)], 1))
+        body = step.body(x, torch.cat([step.time(level), step.time(to)], 1))
         torch.testing.assert_close(step(x, level, to), cosine * x + sine * body)
         y, jacobian = step.jacobian(x, level, to)
         torch.testing.assert_close(y, step(x, level, to))
@@ -317,7 +317,7 @@ class TestTwoLevels:
         x_0, eps = points(20, 2, seed=1), points(20, 2, seed=2)
         step = random_map("residual", 2, two_levels=True)
         (a, s), (a_to, s_to) = ((t[:, None] for t in noise_levels(at(level, 20))) for level in (-1.0, 2.0))
-        step.body.forward = lambda inputs: s * x_0 - a * eps
+        step.body.forward = lambda x, condition: s * x_0 - a * eps
         moved = step(a * x_0 + s * eps, at(-1.0, 20), at(2.0, 20))
         torch.testing.assert_close(moved, a_to * x_0 + s_to * eps)
 
@@ -328,7 +328,7 @@ class TestLevels:
         model = OneStepModel("residual", 1, log_snr_max, False, hidden=1, n_layers=1)
         starts = model.levels(n_steps)
         assert starts.shape == (n_steps,)
-        assert starts[0] == LOG_SNR_MIN == model.start(1)[0]
+        assert starts[0] == LOG_SNR_MIN == model.start()[0]
         assert (starts.diff() > 0).all() and starts[-1] < log_snr_max
         spacing = (log_snr_max - LOG_SNR_MIN) / n_steps
         torch.testing.assert_close(starts, LOG_SNR_MIN + spacing * torch.arange(n_steps), rtol=0, atol=1e-5)
@@ -338,7 +338,7 @@ class TestLevels:
         copy = OneStepModel(**model.config)
         copy.load_state_dict(model.state_dict())
         x = torch.randn(10, 3, generator=generator())
-        assert torch.equal(copy.map(x, copy.start(10)), model.map(x, model.start(10)))
+        assert torch.equal(copy.map(x, copy.start()), model.map(x, model.start()))
 
     def test_unknown_kind(self):
         with pytest.raises(KeyError):
@@ -363,7 +363,7 @@ class TestLogProb:
     def test_change_of_variables(self):
         model = random_model("coupling", 3).double()
         latent = points(50, 3, scale=1)
-        image, log_det = model.map.call_and_log_det(latent, model.start(50))
+        image, log_det = model.map.call_and_log_det(latent, model.start())
         truth = torch.distributions.Normal(0, 1).log_prob(latent).sum(1) - log_det
         torch.testing.assert_close(model.log_prob(image), truth, rtol=0, atol=1e-8)
 
@@ -372,7 +372,7 @@ class TestLogProb:
         x = torch.linspace(-9, 9, 40_001, dtype=torch.float64)[:, None]
         mass = model.log_prob(x).exp()
         cumulative = torch.cumulative_trapezoid(mass, x[:, 0])
-        latent = model.map.inverse_and_log_det(x, model.start(len(x)))[0][1:, 0]
+        latent = model.map.inverse_and_log_det(x, model.start())[0][1:, 0]
         torch.testing.assert_close(cumulative, torch.special.ndtr(latent), rtol=0, atol=1e-5)
 
     def test_untrained_is_the_prior(self):
@@ -392,8 +392,8 @@ class PlusIdentity(torch.nn.Module):
         super().__init__()
         self.body = body
 
-    def forward(self, inputs):
-        return inputs[:, :1] + self.body(inputs)
+    def forward(self, x, condition):
+        return x + self.body(x, condition)
 
 
 def gaussian_target(model, loc, sd):
@@ -424,7 +424,7 @@ class TestExactWeight:
         model = random_model("coupling", d, seed, scale)
         latent = torch.randn(n, d, generator=generator(100 + seed))
         log_weights = model.call_and_log_weight(latent, gaussian_target(model, 0.0, 1.0))[1] - LOG_Z
-        log_det = model.map.call_and_log_det(latent, model.start(n))[1]
+        log_det = model.map.call_and_log_det(latent, model.start())[1]
         weights = (log_weights + (sign - 1) * log_det.double()).exp()
         assert sign == -1 or weights.std() < 2
         return float((weights.mean() - 1) / weights.std() * n**0.5)

@@ -14,6 +14,7 @@ from skcds.networks import (
     ResidualMLP,
     TimeFeatures,
     count_evaluations,
+    in_parts,
     seeded,
 )
 from skcds.process import LOG_SNR_MIN, noise_levels
@@ -99,12 +100,15 @@ class TestTimeFeatures:
         assert (out.diff(dim=0).abs().amax(1) > 0.01).all()
 
 
+INPUT = normal(7, 5).split([3, 2], 1)  # and a condition
+
+
 class TestResidualMLP:
     @pytest.mark.parametrize("n_layers", [1, 2, 4])
     def test_starts_at_zero(self, n_layers):
         with seeded(0):
             body = ResidualMLP(5, 2, 8, n_layers)
-        assert torch.equal(body(normal(7, 5)), torch.zeros(7, 2))
+        assert torch.equal(body(*INPUT), torch.zeros(7, 2))
         assert len(body.hidden) == n_layers - 1
         assert sum(p.numel() for p in body.parameters()) == 48 + (n_layers - 1) * 72 + 18
 
@@ -119,13 +123,13 @@ class TestResidualMLP:
         for i in range(2):
             h = h + silu(h @ weights[f"hidden.{i}.weight"].T + weights[f"hidden.{i}.bias"])
         expected = h @ weights["output.weight"].T + weights["output.bias"]
-        np.testing.assert_allclose(body(normal(7, 5)).detach(), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(body(*INPUT).detach(), expected, rtol=1e-4, atol=1e-5)
 
     def test_leaves_the_start(self):
         """A zero output layer has a gradient of its own, so that training starts."""
         with seeded(0):
             body = ResidualMLP(5, 2, 8, 2)
-        (body(normal(7, 5)) - 1).square().sum().backward()
+        (body(*INPUT) - 1).square().sum().backward()
         assert body.output.weight.grad.abs().max() > 0 and body.output.bias.grad.abs().max() > 0
 
 
@@ -134,7 +138,7 @@ class TestGatedMLP:
     def test_starts_at_zero(self, n_layers):
         with seeded(0):
             body = GatedMLP(5, 2, 8, n_layers)
-        assert torch.equal(body(normal(7, 5)), torch.zeros(7, 2))
+        assert torch.equal(body(*INPUT), torch.zeros(7, 2))
         assert sum(p.numel() for p in body.parameters()) == 48 + (n_layers - 1) * (8 + 144) + 18
 
     def test_formula(self):
@@ -151,20 +155,33 @@ class TestGatedMLP:
             both += weights[f"hidden.{i}.bias"]
             h = h + silu(both[:, :8]) * both[:, 8:]
         expected = h @ weights["output.weight"].T + weights["output.bias"]
-        np.testing.assert_allclose(body(normal(7, 5)).detach(), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(body(*INPUT).detach(), expected, rtol=1e-4, atol=1e-5)
 
     def test_far_out_it_grows_no_faster_than_its_input(self):
         """Products of products would grow as the 16th power: a chain that strays would not come back."""
         body = randomise(GatedMLP(5, 2, 8, 5))
-        near, far = (float(body(scale * normal(7, 5)).detach().abs().max()) for scale in (1e3, 1e6))
+        near, far = (float(body(*(scale * part for part in INPUT)).detach().abs().max()) for scale in (1e3, 1e6))
         assert far < 2e3 * near
 
 
 @pytest.mark.parametrize("kind", [ResidualMLP, GatedMLP])
 def test_every_layer_is_trained(kind):
     body = randomise(kind(5, 2, 8, 4))
-    body(normal(7, 5)).square().sum().backward()
+    body(*INPUT).square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in body.parameters())
+
+
+@pytest.mark.parametrize("kind", [ResidualMLP, GatedMLP])
+def test_one_condition_for_all_rows(kind):
+    """Images and gradients are those of the condition repeated."""
+    body = randomise(kind(5, 2, 8, 3))
+    x, condition = INPUT[0], INPUT[1][:1]
+    once, repeated = body(x, condition), body(x, condition.expand(7, 2))
+    torch.testing.assert_close(once, repeated, rtol=1e-4, atol=1e-5)
+    parameters = list(body.parameters())
+    grads = [torch.autograd.grad(out.square().sum(), parameters) for out in (once, repeated)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("learned_variance", [True, False])
@@ -181,6 +198,15 @@ class TestEveryNoiseNetwork:
             assert variance.shape == (6, 3) and variance.isfinite().all() and (variance > 0).all()
         else:
             assert variance is None
+
+    def test_one_level_for_all_rows(self, langevin, learned_variance, trained):
+        net = network(3, langevin, learned_variance)
+        net = randomise(net) if trained else net
+        x, score = normal(6, 3), normal(6, 3, seed=1) if langevin else None
+        once, repeated = net(x, LEVELS[:1], score), net(x, LEVELS[:1].expand(6), score)
+        torch.testing.assert_close(once[0], repeated[0], rtol=1e-4, atol=1e-5)
+        if learned_variance:
+            torch.testing.assert_close(once[1], repeated[1], rtol=1e-4, atol=1e-5)
 
     def test_rows_are_independent(self, langevin, learned_variance, trained):
         net = network(3, langevin, learned_variance)
@@ -306,3 +332,18 @@ class TestCountEvaluations:
             network(x, level, None)
         network(x, level, None)
         assert (count.rows, inner.rows) == (10, 2)
+
+
+class TestInParts:
+    @pytest.mark.parametrize("n", [0, 1, 2048, 2049, 5000])
+    def test_is_the_function_of_all(self, n):
+        x = normal(n, 3)
+        assert torch.equal(in_parts(lambda part: 2 * part, x), 2 * x)
+        doubled, total = in_parts(lambda part: (2 * part, part.sum(1)), x)
+        assert torch.equal(doubled, 2 * x) and torch.equal(total, x.sum(1))
+
+    @pytest.mark.parametrize("d, rows", [(1, 2048), (32, 2048), (64, 1024), (10_000, 512)])
+    def test_sizes(self, d, rows):
+        sizes = []
+        in_parts(lambda part: sizes.append(len(part)) or part, torch.zeros(3000, d))
+        assert max(sizes) == rows and sum(sizes) == 3000
