@@ -77,7 +77,8 @@ class LogVarianceLoss:
     """Variance of the log path weight over simulated trajectories (Richter & Berner 2024), at constant memory.
 
     Trajectories are simulated without a graph; the gradient of the variance is that of a weighted sum of step log
-    densities, of which a random subset of steps is back-propagated.
+    densities, of which a random subset of steps is back-propagated. A batch of trajectories serves several calls in a
+    row: the loss is one over any reference paths, and the weights of a few gradient steps ago are close to those of now.
 
     Parameters
     ----------
@@ -92,34 +93,41 @@ class LogVarianceLoss:
     generator : torch.Generator
         Source of randomness.
     n_gradient_steps : int, default=8
-        Steps, drawn at random for every batch, that the gradient is taken over.
+        Steps, drawn at random at every call, that the gradient is taken over.
+    n_uses : int, default=2
+        Calls that a batch of trajectories serves.
     """
 
     def __init__(
-        self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=8
-    ):
-        self.model, self.target, self.generator = model, target, generator
+        self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=8,
+        n_uses=2,
+    ):  # fmt: skip
+        self.model, self.target, self.generator, self.n_uses = model, target, generator, n_uses
+        self.path, self.log_weights, self.uses_left = None, None, 0
         self.grid, self.batch_size = model.grid(n_steps), batch_size
         self.n_gradient_steps = min(n_gradient_steps, n_steps)
 
     def state_dict(self) -> dict:
-        """What `load_state_dict` puts back: the trajectories that `states` draws from."""
-        return {"path": getattr(self, "path", None)}
+        """What `load_state_dict` puts back: the trajectories in use."""
+        return {"path": self.path, "log_weights": self.log_weights, "uses_left": self.uses_left}
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
-        self.path = state["path"]
+        self.path, self.log_weights, self.uses_left = state["path"], state["log_weights"], state["uses_left"]
+
+    def _simulate(self) -> None:
+        def normal(k):
+            return torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
+
+        self.path, log_ratio = self.model.simulate(normal(0), self.grid, self.target, normal, keep=True)
+        self.log_weights, self.uses_left = log_ratio + self.target.log_prob(self.path[-1]), self.n_uses
 
     def __call__(self, iteration: int) -> Tensor:
-        """A scalar whose gradient estimates that of the variance, and whose value is the batch's variance."""
-        shape = (self.batch_size, self.model.n_features)
-
-        def normal(k):
-            return torch.randn(shape, generator=self.generator)
-
-        path, log_ratio = self.model.simulate(normal(0), self.grid, self.target, normal, keep=True)
-        self.path = path
-        log_weights = log_ratio + self.target.log_prob(path[-1])
+        """A scalar whose gradient estimates that of the variance, and whose value is the batch's variance when simulated."""
+        if not self.uses_left:
+            self._simulate()
+        self.uses_left -= 1
+        path, log_weights = self.path, self.log_weights
         finite = log_weights.isfinite()
         if not finite.any():
             return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0

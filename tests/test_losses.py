@@ -352,6 +352,31 @@ class TestLogVarianceLoss:
         loss = LogVarianceLoss(model, self.target, N_STEPS, 500, generator())(0)
         assert loss.item() > 0.01 and gradient(model, loss).abs().max() > 0.1
 
+    @pytest.mark.parametrize("n_uses", [1, 2, 3])
+    def test_trajectories_serve_several_calls(self, n_uses):
+        model = random_model(0.1)
+        loss = LogVarianceLoss(model, self.target, N_STEPS, 32, generator(), n_uses=n_uses)
+        calls, simulate = [], model.simulate
+        model.simulate = lambda *args, **kwargs: calls.append(1) or simulate(*args, **kwargs)
+        gradients, values = zip(*((gradient(model, value), value.item()) for value in map(loss, range(6))), strict=True)
+        assert len(calls) == 6 / n_uses and len({round(v, 5) for v in values}) == 6 / n_uses
+        assert len({float(g.norm()) for g in gradients}) == 6  # every call draws its own steps
+
+    @pytest.mark.parametrize("n_calls", [0, 1, 2])
+    def test_state(self, n_calls):
+        def values(loss, n):
+            return [(value.item(), float(gradient(model, value).norm())) for value in map(loss, range(n))]
+
+        model = random_model(0.1)
+        loss = LogVarianceLoss(model, self.target, N_STEPS, 32, generator())
+        values(loss, n_calls)
+        state, source = loss.state_dict(), loss.generator.get_state()
+        expected = values(loss, 5)
+        again = LogVarianceLoss(model, self.target, N_STEPS, 32, generator(9))
+        again.load_state_dict(state)
+        again.generator.set_state(source)
+        assert values(again, 5) == expected
+
     def test_descends(self):
         model = random_model(0.1)
         loss = LogVarianceLoss(model, self.target, N_STEPS, 256, generator())
