@@ -267,7 +267,7 @@ LOSSES = {"plain": PlainLogVarianceLoss, "ours": LogVarianceLoss}
 
 
 def iteration(kind, model, target, n_steps, batch_size, seed=0):
-    """`ITERATIONS` of training as a function, which gives the last loss. With learning rate 0: all are of one network."""
+    """`ITERATIONS` as a function, which gives the last loss. Their learning rate is 0: all are of one network."""
     model = copy.deepcopy(model)
     loss = LOSSES[kind](model, target, n_steps, batch_size, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(model.parameters(), 0.0, fused=True)

@@ -78,7 +78,7 @@ class LogVarianceLoss:
 
     Trajectories are simulated without a graph; the gradient of the variance is that of a weighted sum of step log
     densities, of which a random subset of steps is back-propagated. A batch of trajectories serves several calls in a
-    row: the loss is one over any reference paths, and the weights of a few gradient steps ago are close to those of now.
+    row: the loss may be over any paths, and the weights of a gradient step ago are close to those of now.
 
     Parameters
     ----------
@@ -98,18 +98,21 @@ class LogVarianceLoss:
         Calls that a batch of trajectories serves.
     """
 
+    path: Tensor  # (N + 1, n, d) states of the trajectories in use
+    log_weights: Tensor  # (n,) theirs
+
     def __init__(
         self, model: DiffusionModel, target: StandardizedTarget, n_steps, batch_size, generator, n_gradient_steps=8,
         n_uses=2,
     ):  # fmt: skip
         self.model, self.target, self.generator, self.n_uses = model, target, generator, n_uses
-        self.path, self.log_weights, self.uses_left = None, None, 0
+        self.uses_left = 0
         self.grid, self.batch_size = model.grid(n_steps), batch_size
         self.n_gradient_steps = min(n_gradient_steps, n_steps)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` puts back: the trajectories in use."""
-        return {"path": self.path, "log_weights": self.log_weights, "uses_left": self.uses_left}
+        return {name: getattr(self, name, None) for name in ("path", "log_weights", "uses_left")}
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
@@ -123,7 +126,7 @@ class LogVarianceLoss:
         self.log_weights, self.uses_left = log_ratio + self.target.log_prob(self.path[-1]), self.n_uses
 
     def __call__(self, iteration: int) -> Tensor:
-        """A scalar whose gradient estimates that of the variance, and whose value is the batch's variance when simulated."""
+        """A scalar whose gradient estimates that of the variance, and whose value is its batch's."""
         if not self.uses_left:
             self._simulate()
         self.uses_left -= 1

@@ -355,11 +355,11 @@ class TestLogVarianceLoss:
     @pytest.mark.parametrize("n_uses", [1, 2, 3])
     def test_trajectories_serve_several_calls(self, n_uses):
         model = random_model(0.1)
-        loss = LogVarianceLoss(model, self.target, N_STEPS, 32, generator(), n_uses=n_uses)
+        loss = LogVarianceLoss(model, self.target, 64, 32, generator(), n_uses=n_uses)
         calls, simulate = [], model.simulate
         model.simulate = lambda *args, **kwargs: calls.append(1) or simulate(*args, **kwargs)
         gradients, values = zip(*((gradient(model, value), value.item()) for value in map(loss, range(6))), strict=True)
-        assert len(calls) == 6 / n_uses and len({round(v, 5) for v in values}) == 6 / n_uses
+        assert len(calls) == 6 / n_uses and len({round(v, 3) for v in values}) == 6 / n_uses
         assert len({float(g.norm()) for g in gradients}) == 6  # every call draws its own steps
 
     @pytest.mark.parametrize("n_calls", [0, 1, 2])
