@@ -24,10 +24,7 @@ from torch import Tensor, nn
 
 from .process import LOG_SNR_MIN, noise_levels
 
-PART_NUMBERS, PART_ROWS = (
-    65_536,
-    (512, 2048),
-)  # of what is mapped at once: numbers, but so many rows at least and at most
+PART_NUMBERS, PART_ROWS = 65_536, (512, 2048)  # that a thread maps at once: numbers, or rows within these limits
 LANGEVIN_CLIP = 10.0  # of the target's part of the noise estimate, in standard deviations of the noise
 
 
@@ -95,7 +92,7 @@ def in_parts(function: Callable[[Tensor], Any], x: Tensor) -> Any:
     It returns a tensor of n rows, or a tuple of them.
     """
     smallest, largest = PART_ROWS
-    rows = min(max(PART_NUMBERS // x.shape[1], smallest), largest)
+    rows = min(max(PART_NUMBERS // x.shape[1], smallest), largest) * torch.get_num_threads()
     if len(x) <= rows:
         return function(x)
     results = [function(part) for part in x.split(rows)]

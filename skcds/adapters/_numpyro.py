@@ -30,8 +30,8 @@ def from_numpyro(model: Callable, *args, **kwargs) -> ConstrainedEnergy:
     -------
     AdaptedEnergy
         Takes tensors, with a gradient. Its `feature_names` follow the model's order, with "(unconstrained)" after those
-        of transformed ones, and its method `constrain` maps
-        draws (n, n_features) to a dictionary of the sites, deterministic ones included.
+        of transformed ones, and its method `constrain` maps draws (n, n_features) to a dictionary of the sites,
+        deterministic ones included.
 
     Raises
     ------
