@@ -64,6 +64,8 @@ class Settings:
     max_time: float = 60.0
     ladder: tuple = (10.0, 20.0, 30.0, 40.0, 55.0, 60.0)
     student_ladder: tuple = (40.0, 75.0, 110.0, 120.0)
+    targets: tuple = ("gmm9", "mw54", "ionosphere", "breast cancer")
+    fits: tuple = ("default", "on-policy", "one step, with its teacher")
 
     def short(self, **options):
         """Parameters of a teacher that is fitted for its speed alone."""
@@ -122,7 +124,8 @@ def posterior(data):
 def problems(settings):
     """Names and targets of parts b, d and e."""
     found = [("gmm9", targets.gmm9())]
-    return found if settings.quick else [*found, ("mw54", targets.mw54()), posterior(settings.data)]
+    found += [] if settings.quick else [("mw54", targets.mw54()), posterior(settings.data)]
+    return [(name, target) for name, target in found if name in settings.targets]
 
 
 @functools.cache
@@ -350,6 +353,8 @@ def measure_fits(settings):
     for name, target in problems(settings):
         rows = [row for seed in settings.seeds for row in climb(name, target, seed, settings)]
         yield from rows
+        if not {"on-policy", "default"} <= set(settings.fits):
+            continue
         slow, fast = ([row for row in rows if row["fit"] == fit] for fit in ("on-policy", "default"))
         pairs = [(s["took"] or s["limit"], f["took"]) for s, f in zip(slow, fast, strict=True) if f["took"]]
         if pairs:
@@ -360,8 +365,8 @@ def measure_fits(settings):
 
 def climb(name, target, seed, settings):
     """A row for each kind of fit of a target and a seed: the ladder is climbed by all, in turn."""
-    ladders = {fit: settings.student_ladder if "one step" in fit else settings.ladder for fit in FITS}
-    tries: dict[str, list] = {fit: [] for fit in FITS}
+    ladders = {fit: settings.student_ladder if "one step" in fit else settings.ladder for fit in settings.fits}
+    tries: dict[str, list] = {fit: [] for fit in ladders}
     for rung in range(max(map(len, ladders.values()))):
         for fit, ladder in ladders.items():
             if rung < len(ladder) and not any(t["enough"] for t in tries[fit]):
@@ -535,6 +540,10 @@ def main(arguments=None):
     parser.add_argument("--max-time", type=float, default=Settings.max_time, help="seconds of each fit of part c")
     parser.add_argument("--ladder", nargs="+", type=float, default=list(Settings.ladder), help="seconds, part e")
     parser.add_argument("--student-ladder", nargs="+", type=float, default=list(Settings.student_ladder))
+    parser.add_argument(
+        "--targets", nargs="+", default=list(Settings.targets), choices=Settings.targets, help="parts b, d, e"
+    )
+    parser.add_argument("--fits", nargs="+", default=list(Settings.fits), choices=Settings.fits, help="part e")
     parser.add_argument("--data", help="folder with ionosphere.csv")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--json")
@@ -547,7 +556,7 @@ def main(arguments=None):
         return
     settings = Settings(
         args.rounds, tuple(args.seeds), args.data, args.quick, args.max_time, tuple(sorted(args.ladder)),
-        tuple(sorted(args.student_ladder)),
+        tuple(sorted(args.student_ladder)), tuple(args.targets), tuple(args.fits),
     )  # fmt: skip
     rows = []
     for part in args.parts:
