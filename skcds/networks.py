@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .process import LOG_SNR_MIN, noise_levels
 
-PART_NUMBERS, PART_ROWS = 65_536, (512, 2048)  # that a thread maps at once: numbers, or rows within these limits
+PART_NUMBERS, PART_ROWS = 65_536, (512, 4096)  # that a thread maps at once: numbers, or rows within these limits
 LANGEVIN_CLIP = 10.0  # of the target's part of the noise estimate, in standard deviations of the noise
 
 

@@ -236,7 +236,7 @@ class FakeFit:
 
 def fits(monkeypatch, ladder=(10.0, 20.0, 40.0), **found):
     monkeypatch.setattr(speed, "FITS", found)
-    settings = speed.Settings(quick=True, ladder=ladder, student_ladder=(50.0,), seeds=(0, 1))
+    settings = speed.Settings(quick=True, ladder=ladder, student_ladder=(50.0,), seeds=(0, 1), fits=tuple(found))
     return list(speed.measure_fits(settings))
 
 
