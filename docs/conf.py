@@ -30,6 +30,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "abort_on_example_error": True,
     "matplotlib_animations": False,
+    "capture_repr": ("_repr_html_",),
 }
 default_role = "py:obj"
 

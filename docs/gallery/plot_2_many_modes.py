@@ -9,10 +9,11 @@ sampler that has lost one, though its own weights do not.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skcds import ConsistentSamplerScratch, SamplerDisplay, WeightedSample, metrics, targets
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, SamplerDisplay, WeightedSample, metrics, targets
 
 target = targets.gmm9()
-sampler = ConsistentSamplerScratch(n_particles=4000, max_iter=200, random_state=0).fit(target)
+teacher = DiffusionSampler(n_steps=16, n_particles=4000, max_iter=60, random_state=0).fit(target)
+sampler = ConsistentSamplerDistiller(teacher, max_iter=300, random_state=0).fit(target)
 print(f"log Z {sampler.log_evidence_:+.3f} ± {sampler.log_evidence_se_:.3f}, true {target.log_evidence}")
 
 # %%

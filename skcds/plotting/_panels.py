@@ -14,6 +14,8 @@ MASSES = {"plane": (0.5, 0.8, 0.95, 0.99), "corner": (0.5, 0.8, 0.95)}  # of the
 GREYS = ("0.955", "0.91", "0.85", "0.77")  # of the regions, from the outside
 MAX_POINTS = 20_000  # drawn one by one; more as a histogram
 KINDS = ("auto", "scatter", "histogram", "corner")
+CHARACTERS_AN_INCH = 12  # of a legend, its markers included
+LEGEND_DROP = 36  # points from the axes to the legend below: tick labels and the name of the axis
 DRAWS_IN_A_CELL = 14.0  # of a histogram that regions are found from, on average
 
 
@@ -123,12 +125,17 @@ def outline(ax, xy, edges, masses) -> list:
     return [ax.contour(*middles, surface, levels=levels, colors=INK, linewidths=0.9, linestyles="--", zorder=3)]
 
 
-def legend_above(ax, handles=None):
-    """A row above the axes, or two, where it covers nothing."""
+def legend_below(ax, handles=None):
+    """Below the label of the horizontal axis, where it covers nothing and leaves room for a title."""
+    from matplotlib.transforms import ScaledTranslation
+
     handles = ax.get_legend_handles_labels()[0] if handles is None else [*entries_of(ax), *handles]
     n_characters = sum(len(handle.get_label()) for handle in handles)
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    fits = max(1, int(inches * CHARACTERS_AN_INCH / max(n_characters, 1) * len(handles)))
+    below = ax.transAxes + ScaledTranslation(0, -LEGEND_DROP / 72, ax.figure.dpi_scale_trans)
     return ax.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.01), ncols=3 if n_characters <= 45 else 2,
+        handles=handles, loc="upper left", bbox_to_anchor=(0.0, 0.0), bbox_transform=below, ncols=min(fits, 3),
         frameon=False, borderaxespad=0, fontsize="small", handlelength=1.4, columnspacing=1.2, handletextpad=0.5,
         labelcolor=INK,
     )  # fmt: skip

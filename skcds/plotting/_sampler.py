@@ -355,7 +355,7 @@ class SamplerDisplay:
             top = max(top, min(density.max(), TALLEST * top))
         ax.set(xlabel=self._names[0], ylabel="density", xlim=(low, high), ylim=(0, 1.06 * top))
         tidy(ax)
-        self.legend_ = panels.legend_above(ax)
+        self.legend_ = panels.legend_below(ax)
 
     def _normalised_density(self) -> np.ndarray:
         log_density = np.asarray(self.log_density)
@@ -390,7 +390,7 @@ class SamplerDisplay:
             self.reference_ = panels.outline(ax, self.reference, edges, style.masses)
         ax.set(xlabel=self._names[0], ylabel=self._names[1], xlim=windows[0], ylim=windows[1])
         tidy(ax, ("left", "bottom"))
-        self.legend_ = panels.legend_above(ax, [style.entry(), *entries, *style.reference_entry(self.reference)])
+        self.legend_ = panels.legend_below(ax, [style.entry(), *entries, *style.reference_entry(self.reference)])
 
     def _plot_corner(self, ax, style) -> None:
         """Histograms on the diagonal, regions below it."""
