@@ -30,12 +30,12 @@ print(f"log Z {np.log(density.sum() * (4 / 800) * (2 * np.pi / 800)):.3f}")
 # A short fit, so that there is something to see.
 
 sampler = ConsistentSamplerScratch(
-    n_features=2, n_steps=16, n_particles=2000, batch_size=256, max_iter=250, random_state=0
+    n_features=2, n_steps=16, n_particles=3000, batch_size=256, max_iter=300, random_state=0
 ).fit(energy)
 
 # %%
-# Effective share, log Z and the tail of the weights with the number of steps, and what a draw takes. A one-step map of a
-# short fit hardly reaches the ends of the crescent, and Pareto's k tells: above .7 weights cannot be relied on.
+# Effective share, log Z and the tail of the weights with the number of steps, and what a draw takes. The one-step map of
+# a short fit hardly reaches the ends of the crescent, and Pareto's k tells: above .7 weights cannot be relied on.
 
 for n_steps in (1, 4, 16):
     start = time.perf_counter()
