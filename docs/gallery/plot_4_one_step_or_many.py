@@ -34,8 +34,8 @@ sampler = ConsistentSamplerScratch(
 ).fit(energy)
 
 # %%
-# Effective share, log Z and the tail of the weights with the number of steps, and what a draw takes. The one-step map of
-# a short fit hardly reaches the ends of the crescent, and Pareto's k tells: above .7 weights cannot be relied on.
+# Effective share, log Z and the tail of the weights with the number of steps, and what a draw takes. The one-step map
+# of a short fit hardly reaches the ends of the crescent, and Pareto's k tells: above .7 weights cannot be relied on.
 
 for n_steps in (1, 4, 16):
     start = time.perf_counter()
