@@ -272,7 +272,8 @@ class DiffusionSampler(ControlledSampler):
         trained = copy.deepcopy(model).requires_grad_(True)
         loss = PATH_LOSSES[self.loss](trained, target, self.n_steps, self.path_batch_size, generator)
         return train(
-            trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98, verbose=self.verbose,
+            trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98,
+            stateful=[loss] if hasattr(loss, "state_dict") else [], verbose=self.verbose,
             description=self.loss.replace("_", " "),
         )  # fmt: skip
 

@@ -92,6 +92,7 @@ class TestGoesOn:
         "kind, params",
         [
             *((kind, {}) for kind in KINDS),
+            ("DiffusionSampler", {"init": "prior"}),
             pytest.param("DiffusionSampler", {"init": "prior", "loss": "kl"}, marks=pytest.mark.slow),
             pytest.param("ConsistentSamplerDistiller", {"network": "residual"}, marks=pytest.mark.slow),
             ("ConsistentSamplerScratch", {"network": "residual", "init": "prior", "objective": "joint"}),
