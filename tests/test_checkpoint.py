@@ -92,7 +92,6 @@ class TestGoesOn:
         "kind, params",
         [
             *((kind, {}) for kind in KINDS),
-            ("DiffusionSampler", {"init": "prior"}),
             pytest.param("DiffusionSampler", {"init": "prior", "loss": "kl"}, marks=pytest.mark.slow),
             pytest.param("ConsistentSamplerDistiller", {"network": "residual"}, marks=pytest.mark.slow),
             ("ConsistentSamplerScratch", {"network": "residual", "init": "prior", "objective": "joint"}),
@@ -132,6 +131,18 @@ class TestGoesOn:
         assert Checkpoint(tmp_path / "a").seed == seed
         other = small("DiffusionSampler", random_state=None).fit(quadratic)
         assert sampler.loss_curve_ != other.loss_curve_
+
+    @pytest.mark.parametrize("at", [15, 16])
+    @pytest.mark.usefixtures("often")
+    def test_trajectories_in_use(self, at, tmp_path, monkeypatch):
+        """Stopped before the first and before the second of the two steps that share trajectories."""
+        uninterrupted = small("DiffusionSampler", init="prior").fit(quadratic)
+        monkeypatch.setattr("skcds.checkpoint.INTERVAL", 0.0)
+        press_at(monkeypatch, [at], Stop)
+        with pytest.raises(Stop):
+            small("DiffusionSampler", init="prior").fit(quadratic, checkpoint=tmp_path / "a")
+        sampler = small("DiffusionSampler", init="prior").fit(quadratic, checkpoint=tmp_path / "a")
+        assert result(sampler) == result(uninterrupted)
 
     @pytest.mark.usefixtures("often")
     def test_time_goes_on(self, tmp_path, monkeypatch):
