@@ -82,7 +82,7 @@ class DiffusionSampler(ControlledSampler):
     max_iter : int, default=3000
         Optimiser iterations.
     max_time : float, default=None
-        Seconds that a fit may take, the pilot included.
+        Seconds after which training ends, the pilot included. The judgement on held-out draws comes on top.
     max_energy_evals : int, default=None
         Energy evaluations after which training stops; the pilot runs to its end.
     n_init : int, default=1

@@ -79,7 +79,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     max_iter : int, default=2000
         Optimiser iterations.
     max_time : float, default=None
-        Seconds that a fit may take, that of an unfitted teacher included.
+        Seconds after which training ends, that of an unfitted teacher included. The judgement on held-out draws comes
+        on top.
     max_energy_evals : int, default=None
         Energy evaluations after which training stops.
     n_init : int, default=1
