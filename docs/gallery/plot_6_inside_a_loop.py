@@ -39,7 +39,7 @@ def decide(item, sampler, seed):
     return chance.mean() - 2 * (1 - chance.mean())
 
 
-items = rng.standard_normal((60, 3))
+items = rng.standard_normal((40, 3))
 utilities, latencies = {}, {}
 for name, sampler in {"student": student, "teacher": teacher}.items():
     decide(items[0], sampler, 0)  # warm-up
