@@ -190,6 +190,13 @@ def test_states_of_one_trajectory_have_one_end(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS[1:])
+def test_the_report_passes_a_default_fit(kind):
+    """Its control is the next test."""
+    assert default_fit(kind, 11).diagnose(random_state=0).verdict == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_lost_mode_is_found_by_the_report(kind):
     """A fit passes, and with the map of a fit to one of its two modes it fails, of which its own weights see nothing.
 
