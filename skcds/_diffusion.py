@@ -292,7 +292,7 @@ class DiffusionSampler(ControlledSampler):
         n_steps : int, default=None
             Steps of the chain; by default those of the fit.
         random_state : int, RandomState instance or None, default=None
-            Seed. The first rows of a larger sample are those of a smaller one.
+            Seed. The first rows of a larger sample are those of a smaller one, to single precision.
         method : {"sde", "ode"}, default="sde"
             The stochastic chain, or the probability-flow ODE by Heun's method.
         energy_fn, grad_fn : callable, optional

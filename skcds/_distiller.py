@@ -349,7 +349,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
             Calls of the network: after the first, each noises the draw to a lower level and maps it again (multistep
             consistency sampling, Algorithm 4 of the paper).
         random_state : int, RandomState instance or None, default=None
-            Seed. The first rows of a larger sample are those of a smaller one.
+            Seed. The first rows of a larger sample are those of a smaller one, to single precision.
         polish : int, default=0
             Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
             accepted. They need the energy.

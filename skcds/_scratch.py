@@ -322,7 +322,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         n_steps : int, default=1
             A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper.
         random_state : int, RandomState instance or None, default=None
-            Seed. The first rows of a larger sample are those of a smaller one.
+            Seed. The first rows of a larger sample are those of a smaller one, to single precision.
         method : {"map", "chain"}, default=None
             How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
             map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
