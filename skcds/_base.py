@@ -23,6 +23,7 @@ from ._forks import seed_of
 from ._warnings import warn_user
 from .bounds import Bounds
 from .checkpoint import Checkpoint, identity_of
+from .devices import find_device, generator_on, loading_device, to_numpy
 from .diagnosis import diagnose, subset
 from .energy import Energy, StandardizedTarget
 from .export import checked_names, to_frame
@@ -63,6 +64,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "batch_size": [positive_integer],
         "n_init": [positive_integer],
         "n_jobs": [numbers.Integral, None],
+        "device": [str],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
@@ -111,7 +113,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
             seed = state.seed  # of the fit that goes on
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_on(find_device(self.device), seed)
         n_features = self._find_n_features(energy_fn)
         names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
         energy = Energy(energy_fn, n_features, grad_fn, generator, bounds)
@@ -153,13 +155,14 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         seed = seed_of(self.random_state)
         n_features = self._find_n_features(energy_fn)
         energy = Energy(  # which finds fault with the function before any worker starts
-            energy_fn, n_features, grad_fn, torch.Generator().manual_seed(seed), self._find_bounds(n_features)
+            energy_fn, n_features, grad_fn, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
         )
         best, fits = best_fit(self, energy_fn, grad_fn, checkpoint, seed)
         fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
         for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
             fitted[count] = sum(getattr(fit, count) for fit in fits)
-        energy.bounds = Bounds.from_fitted(best)
+        bounds = Bounds.from_fitted(best)
+        energy.bounds = bounds and bounds.to(energy.device)
         self.__dict__.update(
             fitted, _energy=energy, _energy_name=None, _lost_energy=None, fit_time_=time.perf_counter() - start
         )
@@ -205,7 +208,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """
         for chunk in range(-(-n // CHUNK_ROWS)) if chunks is None else chunks:
             rows = slice(chunk * CHUNK_ROWS, min(n, (chunk + 1) * CHUNK_ROWS))
-            yield rows, _normal_streams(seed, int(chunk), (rows.stop - rows.start, self.n_features_in_))
+            yield (
+                rows,
+                _normal_streams(seed, int(chunk), (rows.stop - rows.start, self.n_features_in_), self._model.device),
+            )
 
     @abstractmethod
     def _plan(self, *args, **options) -> Callable:
@@ -243,13 +249,14 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def _unstandardize(self, z: torch.Tensor) -> np.ndarray:
         """Standardised points (n, d) in the user's coordinates."""
-        x, bounds = self._model.standardization(z), Bounds.from_fitted(self)
+        x, bounds = self._model.standardization(z).cpu(), Bounds.from_fitted(self)
         return (x if bounds is None else bounds(x)).numpy()
 
     def _standardize(self, x: np.ndarray) -> np.ndarray:
         """Points (n, d) in the user's coordinates in standardised ones."""
         points, bounds = torch.from_numpy(np.asarray(x, dtype=np.float64)), Bounds.from_fitted(self)
-        return self._model.standardization.inverse(points if bounds is None else bounds.inverse(points)).numpy()
+        points = (points if bounds is None else bounds.inverse(points)).to(self._model.device)
+        return to_numpy(self._model.standardization.inverse(points))
 
     def iter_samples(self, n, batch_size=CHUNK_ROWS, random_state=None, **options):
         """Draw in batches, for more draws than fit in memory.
@@ -299,7 +306,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
         for rows, normal in self._chunks(n, seed_of(random_state)):
             z, log_weight = draw(normal)
-            X[rows], log_weights[rows] = self._unstandardize(z), log_weight.numpy()
+            X[rows], log_weights[rows] = self._unstandardize(z), to_numpy(log_weight)
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
         weighted = WeightedSample(X, log_weights, **details)
         if n >= MIN_JUDGED:
@@ -399,11 +406,11 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         trained: Any = getattr(self, "teacher_", self)
         pilot = trained.pilot_
         particles, log_weights = subset(trained.particles_, n if pilot is not None else 0, seed), None
-        z = self._model.standardization.inverse(torch.from_numpy(particles).double())
+        z = self._model.standardization.inverse(torch.from_numpy(particles).double().to(self._model.device))
         if len(particles):
-            log_weights = self._weigh(z.float(), target, torch.Generator().manual_seed(seed))
+            log_weights = self._weigh(z.float(), target, generator_on(self._model.device, seed))
         return diagnose(
-            weighted, z.numpy(), log_weights if log_weights is None else log_weights.numpy(), self._standardize,
+            weighted, to_numpy(z), log_weights if log_weights is None else to_numpy(log_weights), self._standardize,
             pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
             target=target.energy.energy_fn,
         )  # fmt: skip
@@ -416,7 +423,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
         if energy_fn is not None:
             bounds = Bounds.from_fitted(self)
-            energy = Energy(energy_fn, self.n_features_in_, grad_fn, torch.Generator().manual_seed(0), bounds)
+            energy = Energy(energy_fn, self.n_features_in_, grad_fn, generator_on(self._model.device, 0), bounds)
         else:
             energy = self._kept_energy(what)
         return StandardizedTarget.reported(energy, self._model.standardization)
@@ -483,23 +490,26 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
                 UserWarning,
             )
         if "_model" in state:
-            state["_model"] = unpack(state["_model"])
+            state["_model"] = unpack(state["_model"]).to(loading_device(state.get("device", "auto")))
             names, energy = checked_names(None, state["n_features_in_"], ""), state["_energy"]
             state = {"feature_names_out_": names, **Bounds.as_fitted(None), **state, "_energy": None}
         super().__setstate__(state)
         if "_model" in state:
-            self._energy, self._lost_energy = _dereference(energy, self.n_features_in_, Bounds.from_fitted(self))
+            self._energy, self._lost_energy = _dereference(energy, self)
 
 
-def _normal_streams(seed: int, chunk: int, shape: tuple[int, int]) -> Callable:
-    """``normal(k)``, standard normal numbers of stream k of a chunk; the rows of fewer are the first ones of more."""
+def _normal_streams(seed: int, chunk: int, shape: tuple[int, int], device: torch.device) -> Callable:
+    """``normal(k)``, standard normal numbers of stream k of a chunk; the rows of fewer are the first ones of more.
+
+    They are the same on every device.
+    """
     streams: dict[int, np.random.Generator] = {}
 
     def normal(k, shape=shape):
         if k not in streams:
             key = (k, chunk) if chunk else (k,)
             streams[k] = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-        return torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32))
+        return torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32)).to(device)
 
     return normal
 
@@ -564,7 +574,7 @@ def register_model(cls):
 
 def pack(model: nn.Module) -> dict:
     """A model as its class name, configuration, and weights as NumPy arrays."""
-    weights = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+    weights = {name: to_numpy(tensor).copy() for name, tensor in model.state_dict().items()}
     return {"class": type(model).__name__, "config": dict(vars(model)["config"]), "weights": weights}
 
 
@@ -598,11 +608,12 @@ def _reference(energy: Energy | None) -> list | None:
     return None if any(f is not None and name is None for f, name in zip(functions, names, strict=True)) else names
 
 
-def _dereference(names: list | None, n_features: int, bounds: Bounds | None) -> tuple[Energy | None, str | None]:
+def _dereference(names: list | None, sampler: BaseSampler) -> tuple[Energy | None, str | None]:
     if names is None:
         return None, None
     try:
         energy_fn, grad_fn = (name and _import(*name) for name in names)
-        return Energy(energy_fn, n_features, grad_fn, torch.Generator().manual_seed(0), bounds), None
+        generator, bounds = generator_on(sampler._model.device, 0), Bounds.from_fitted(sampler)
+        return Energy(energy_fn, sampler.n_features_in_, grad_fn, generator, bounds), None
     except Exception as error:
         return None, f" (it could not be imported: {error})"

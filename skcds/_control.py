@@ -14,6 +14,7 @@ from torch import Tensor
 from ._base import MODELS, BaseSampler, positive_integer
 from ._warnings import note
 from .bounds import Bounds, same_bounds
+from .devices import randint, randn, to_numpy
 from .diffusion import DiffusionModel
 from .energy import Standardization, StandardizedTarget
 from .mcmc import CORRECTION_MOVES, Population
@@ -64,11 +65,12 @@ class ControlledSampler(BaseSampler):
         pilot = PilotResult(**found) if found else None
         model: Any = MODELS[stored["model"]["class"]](**stored["model"]["config"])
         model.load_state_dict(stored["model"]["weights"])
+        model.to(energy.device)
         if energy.bounds is not None:
-            energy.bounds.scale = stored["bounds_scale"]
+            energy.bounds.scale = stored["bounds_scale"].to(energy.device)
         target, population = StandardizedTarget(energy, model.standardization, energy.fast_dtype), None
         if stored["population"]:
-            population = Population(target, stored["population"]["particles"][0], generator)
+            population = Population(target, stored["population"]["particles"][0].to(energy.device), generator)
             population.load_state_dict(stored["population"])
         budget.checkpoint.rewind("start")
         return pilot, model, target, population
@@ -86,7 +88,7 @@ class ControlledSampler(BaseSampler):
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
-        standardization = pilot.standardization()
+        standardization = pilot.standardization().to(energy.device)
         target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         population = Population(target, standardization.inverse(x).float(), generator)
         population.move(CORRECTION_MOVES)
@@ -94,8 +96,8 @@ class ControlledSampler(BaseSampler):
         return pilot, model, target, population
 
     def _start_from_prior(self, energy, generator):
-        standardization = Standardization(energy.n_features, full=False)
-        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE)
+        standardization = Standardization(energy.n_features, full=False).to(energy.device)
+        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
         model = self._new_model(standardization, width, energy.has_gradient, generator)
         return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
 
@@ -108,10 +110,10 @@ class ControlledSampler(BaseSampler):
         known = Bounds.from_fitted(self)
         if not same_bounds(known, energy.bounds):
             raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
-        energy.bounds = known
-        model = copy.deepcopy(self._model)
+        energy.bounds = known and known.to(energy.device)
+        model = copy.deepcopy(self._model).to(energy.device)
         target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
-        x = torch.from_numpy(self.particles_)
+        x = torch.from_numpy(self.particles_).to(energy.device)
         population = (
             Population(target, model.standardization.inverse(x).float(), generator) if self.init == "pilot" else None
         )
@@ -119,8 +121,9 @@ class ControlledSampler(BaseSampler):
 
     def _new_model(self, standardization, width, has_gradient, generator):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
-        with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
+        with seeded(int(randint(generator, 0, 2**31 - 1))):
             model = self._build_model(standardization, log_snr_max, self.langevin and has_gradient)
+        model.to(generator.device)
         model.standardization = standardization
         model.network.width = width
         return model
@@ -135,14 +138,14 @@ def _as_tensor(value):
 
 
 def _as_array(value):
-    return value.numpy() if isinstance(value, Tensor) else value
+    return to_numpy(value) if isinstance(value, Tensor) else value
 
 
 def weighted_paths(model, target, n_steps, n, generator):
     """Ends (n, d) of n trajectories and their log path weights (n,)."""
 
     def normal(k):
-        return torch.randn(n, model.n_features, generator=generator)
+        return randn(generator, n, model.n_features)
 
     return model.simulate_weighted(normal(0), model.grid(n_steps), target, normal)
 
@@ -152,9 +155,7 @@ def exchange_paths(population, model, target, n_steps, z, log_weights, generator
 
     def weigh(x):
         """Of paths with their law under the target, which end at particles x."""
-        _, log_ratio = model.noise_back(
-            x, model.grid(n_steps), target, lambda k: torch.randn(x.shape, generator=generator)
-        )
+        _, log_ratio = model.noise_back(x, model.grid(n_steps), target, lambda k: randn(generator, x.shape))
         return target.log_prob(x) + log_ratio
 
     population.exchange(z, log_weights, weigh)

@@ -4,12 +4,12 @@ import copy
 import math
 import numbers
 
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, register_model
 from ._control import MIN_ITER_REFRESH, REFRESHES, ControlledSampler, exchange_paths, weighted_paths
+from .devices import randn, to_numpy
 from .diffusion import DiffusionModel
 from .energy import InvalidEnergyError, StandardizedTarget
 from .importance import WeightedSample
@@ -91,6 +91,10 @@ class DiffusionSampler(ControlledSampler):
     n_jobs : int, default=None
         Workers that several fits, and the chunks of large samples, are shared among by joblib; None is 1 unless in a
         `joblib.parallel_config` context, and -1 all processors. The results do not depend on it.
+    device : str, default="auto"
+        Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
+        that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
+        numbers on every device; those of training are not.
     warm_start : bool, default=False
         Whether to go on from the earlier fit's network and particles.
     verbose : int, default=0
@@ -160,7 +164,7 @@ class DiffusionSampler(ControlledSampler):
         self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, reference="dis", loss="log_variance",
         init="pilot", variance="learned", langevin=True, path_share=0.0, n_particles=20_000, hidden_features=128,
         n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None,
-        max_energy_evals=None, n_init=1, n_jobs=None, warm_start=False, verbose=0, random_state=None,
+        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
@@ -184,6 +188,7 @@ class DiffusionSampler(ControlledSampler):
         self.max_energy_evals = max_energy_evals
         self.n_init = n_init
         self.n_jobs = n_jobs
+        self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -221,11 +226,11 @@ class DiffusionSampler(ControlledSampler):
             population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
         else:
             exchange_paths(population, model, target, self.n_steps, z, log_weights, generator)
-        weighted = WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), True)
+        weighted = WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), True)
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": model.standardization(population.x).float().numpy(),
+            "particles_": to_numpy(model.standardization(population.x).float()),
             **judge_fit(
                 type(self).__name__,
                 losses,
@@ -356,9 +361,7 @@ class DiffusionSampler(ControlledSampler):
         )  # fmt: skip
 
     def _weigh(self, z, target, generator):
-        _, log_ratio = self._model.noise_back(
-            z, self._grid(None), target, lambda k: torch.randn(z.shape, generator=generator)
-        )
+        _, log_ratio = self._model.noise_back(z, self._grid(None), target, lambda k: randn(generator, z.shape))
         return target.log_prob(z) + log_ratio
 
     def _grid(self, n_steps):

@@ -22,6 +22,7 @@ from .consistency import (
     TrajectoryBank,
     levels_to_target,
 )
+from .devices import placed, randint
 from .energy import StandardizedTarget
 from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
 from .mcmc import Population
@@ -89,6 +90,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
     n_jobs : int, default=None
         Workers that several fits, and the chunks of large samples, are shared among by joblib; None is 1 unless in a
         `joblib.parallel_config` context, and -1 all processors. The results do not depend on it.
+    device : str, default="auto"
+        Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
+        that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
+        numbers on every device; those of training are not.
     warm_start : bool, default=False
         Whether to go on from the earlier fit's map (with the same teacher).
     verbose : int, default=0
@@ -161,7 +166,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def __init__(
         self, teacher=None, *, n_features=None, bounds=None, feature_names=None, network="coupling", refine=True,
         consistency_weight=0.3, hidden_features=None, n_layers=None, n_transforms=None, n_bins=None, batch_size=None,
-        learning_rate=4e-3, max_iter=2000, max_time=None, max_energy_evals=None, n_init=1, n_jobs=None,
+        learning_rate=4e-3, max_iter=2000, max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto",
         warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
@@ -182,6 +187,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         self.max_energy_evals = max_energy_evals
         self.n_init = n_init
         self.n_jobs = n_jobs
+        self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -221,16 +227,19 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _fit(self, energy, budget, generator):
         teacher, spent = self._fitted_teacher(energy, budget, generator)
-        energy.bounds = Bounds.from_fitted(teacher)
-        target = StandardizedTarget(energy, teacher._model.standardization, energy.fast_dtype)
-        population = Population(
-            target, target.standardization.inverse(torch.from_numpy(teacher.particles_)).float(), generator
-        )
+        bounds = Bounds.from_fitted(teacher)
+        energy.bounds = bounds and bounds.to(energy.device)
+        control = placed(teacher._model, energy.device)
+        target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
+        x = torch.from_numpy(teacher.particles_).to(energy.device)
+        population = Population(target, target.standardization.inverse(x).float(), generator)
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
         losses: list[float] = []
-        model = self._start_model(teacher, generator)
+        model = self._start_model(control, generator)
         if self.max_iter > n_kl:
-            model, losses = self._distil(model, teacher, target, population, self.max_iter - n_kl, budget, generator)
+            model, losses = self._distil(
+                model, control, teacher.n_steps, target, population, self.max_iter - n_kl, budget, generator
+            )
         if n_kl and len(losses) == self.max_iter - n_kl:
             model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
             losses += more
@@ -255,7 +264,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         teacher = _unwrap(self.teacher)
         if hasattr(teacher, "_model"):
             return teacher, {}
-        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        seed = int(randint(generator, 0, 2**31 - 1))
         teacher = clone(teacher) if teacher is not None else DiffusionSampler(random_state=seed)
         limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
         limits["bounds"] = energy.bounds and energy.bounds.to_array()
@@ -278,10 +287,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
             "n_network_evals_before": teacher.n_network_evals_,
         }
 
-    def _start_model(self, teacher, generator):
+    def _start_model(self, control, generator):
         if self.warm_start and hasattr(self, "_model"):
-            return copy.deepcopy(self._model)
-        log_snr_max = teacher._model.log_snr_max
+            return copy.deepcopy(self._model).to(generator.device)
+        log_snr_max = control.log_snr_max
         if self.network == "coupling":
             sizes = coupling_sizes(
                 log_snr_max, hidden=self.hidden_features, n_layers=self.n_layers, n_transforms=self.n_transforms,
@@ -289,15 +298,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
             )  # fmt: skip
         else:
             sizes = {"hidden": self.hidden_features or 128, "n_layers": self.n_layers or 4}
-        standardization = teacher._model.standardization
-        with seeded(int(torch.randint(2**31 - 1, (), generator=generator))):
-            model = OneStepModel(
-                self.network, standardization.loc.numel(), teacher._model.log_snr_max, standardization.full, **sizes
-            )
+        standardization = control.standardization
+        with seeded(int(randint(generator, 0, 2**31 - 1))):
+            model = OneStepModel(self.network, standardization.loc.numel(), log_snr_max, standardization.full, **sizes)
         model.standardization = standardization
-        return model
+        return model.to(generator.device)
 
-    def _distil(self, model, teacher, target, population, n_iter, budget, generator):
+    def _distil(self, model, control, n_steps, target, population, n_iter, budget, generator):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
         model.requires_grad_(True)
         batch_size = self._batch_size(model)
@@ -306,10 +313,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
         stateful: list = [population]
         if calibrate:
             levels = levels_to_target(model.log_snr_max, generator)
-            terms.append((1.0, LikelihoodLoss(model, population, batch_size, teacher._model, target, levels)))
+            terms.append((1.0, LikelihoodLoss(model, population, batch_size, control, target, levels)))
         weight = self.consistency_weight if calibrate else 1.0
         if weight:
-            bank = TrajectoryBank(teacher._model, target, teacher.n_steps, BANK_SIZE, generator)
+            bank = TrajectoryBank(control, target, n_steps, BANK_SIZE, generator)
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
             consistency = ConsistencyLoss(model, bank, n_pairs, n_iter)
             terms.append((weight, consistency))

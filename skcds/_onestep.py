@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import BaseSampler, check_count
 from ._forks import seed_of
 from ._warnings import warn_user
+from .devices import randn, to_numpy
 from .energy import StandardizedTarget
 from .importance import WeightedSample
 from .injectivity import check_injectivity
@@ -25,10 +26,10 @@ class OneStepSampler(BaseSampler):
 
     def _hold_out(self, model, target, generator) -> tuple[WeightedSample, float]:
         """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
-        latent = torch.randn(N_HELD_OUT, model.n_features, generator=generator)
+        latent = randn(generator, N_HELD_OUT, model.n_features)
         z, log_weights = model.call_and_log_weight(latent, target)
         share = _violation_share(model.map, latent, model.start())
-        return WeightedSample(model.standardization(z).numpy(), log_weights.numpy(), not share), share
+        return WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), not share), share
 
     def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
         """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.

@@ -10,6 +10,7 @@ from ._base import check_count, judge_fit, positive_integer, register_model
 from ._control import MIN_ITER_REFRESH, ControlledSampler, exchange_paths, weighted_paths
 from ._onestep import OneStepSampler
 from .consistency import LikelihoodLoss
+from .devices import randn, to_numpy
 from .energy import StandardizedTarget
 from .losses import DenoisingLoss, LogVarianceLoss
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
@@ -91,6 +92,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     n_jobs : int, default=None
         Workers that several fits, and the chunks of large samples, are shared among by joblib; None is 1 unless in a
         `joblib.parallel_config` context, and -1 all processors. The results do not depend on it.
+    device : str, default="auto"
+        Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
+        that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
+        numbers on every device; those of training are not.
     warm_start : bool, default=False
         Whether to go on from the earlier fit's networks and particles.
     verbose : int, default=0
@@ -165,7 +170,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         objective="separate", refine=True, init="pilot", variance="learned", langevin=True, consistency_weight=0.3,
         n_particles=20_000, hidden_features=128, n_layers=4, map_features=None, map_layers=None, n_transforms=None,
         n_bins=None, batch_size=2048, map_batch_size=None, path_batch_size=512, learning_rate=4e-3, max_iter=4000,
-        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, warm_start=False, verbose=0, random_state=None,
+        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0,
+        random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
@@ -194,6 +200,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         self.max_energy_evals = max_energy_evals
         self.n_init = n_init
         self.n_jobs = n_jobs
+        self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -215,7 +222,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": model.standardization(population.x).float().numpy(),
+            "particles_": to_numpy(model.standardization(population.x).float()),
             "violation_share_": violation_share,
             **judge_fit(
                 type(self).__name__,
@@ -268,7 +275,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
                 exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
                 return
             if averaged.map.invertible:
-                latent = torch.randn(REFRESH_DRAWS, averaged.n_features, generator=generator)
+                latent = randn(generator, REFRESH_DRAWS, averaged.n_features)
                 images = averaged.call_and_log_weight(latent, target)
                 z, log_weights = max((z, log_weights), images, key=lambda draws: effective_share(draws[1]))
             population.correct(z, log_weights, min_share=0.0)
@@ -296,7 +303,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             start, size = model.steps.draw(n, generator)
             return model.steps.log_snr[start], model.steps.log_snr[start + size]
 
-        leaps = torch.tensor([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
+        leaps = torch.stack([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
         likelihood = LikelihoodLoss(model, population, map_batch, model, target, levels, leaps)
 
         def loss(iteration):

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .devices import to_numpy
+
 FARTHEST = 37.0  # of an unconstrained coordinate, beyond which the density counts as zero: as far as doubles reach
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -74,16 +76,20 @@ class Bounds:
         low, high = torch.from_numpy(np.array(sampler.bounds_, dtype=np.float64)).T
         return cls(low, high, torch.from_numpy(np.array(sampler.bounds_scale_, dtype=np.float64)))
 
+    def to(self, device: torch.device) -> "Bounds":
+        """The same box on a device."""
+        return Bounds(self.low.to(device), self.high.to(device), self.scale.to(device))
+
     @staticmethod
     def as_fitted(bounds: "Bounds | None") -> dict:
         """Fitted attributes that `from_fitted` reads."""
         if bounds is None:
             return {"bounds_": None, "bounds_scale_": None}
-        return {"bounds_": bounds.to_array(), "bounds_scale_": bounds.scale.numpy()}
+        return {"bounds_": bounds.to_array(), "bounds_scale_": to_numpy(bounds.scale)}
 
     def to_array(self) -> np.ndarray:
         """Lower and upper bounds, (d, 2)."""
-        return torch.stack([self.low, self.high], 1).numpy()
+        return to_numpy(torch.stack([self.low, self.high], 1))
 
     @property
     def one_sided(self) -> bool:

@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .devices import generator_on, randn, to_numpy
+
 FORMAT = 1
 INTERVAL = 30.0  # seconds of training between two writes
 N_PROBES = 16  # points at which the energy is compared with that of the file
-FREE = {"verbose", "max_time", "max_energy_evals", "n_jobs"}  # parameters that may be others when a fit goes on
+# Parameters that may be others when a fit goes on; the kind of device may not.
+FREE = {"verbose", "max_time", "max_energy_evals", "n_jobs", "device"}
 
 
 class Checkpoint:
@@ -53,7 +56,7 @@ class Checkpoint:
 
     def _read(self, path: Path) -> None:
         try:
-            content = torch.load(path, weights_only=True)  # which runs no code
+            content = torch.load(path, weights_only=True, map_location="cpu")  # which runs no code
             version = content["format"]
             if version == FORMAT:
                 self.entries, self.seed, self.identity = content["entries"], content["seed"], content["identity"]
@@ -128,7 +131,7 @@ class Checkpoint:
 
 def identity_of(sampler, energy) -> dict:
     """What a fit has to have in common with one that it goes on from: class, parameters, dimension and energy."""
-    probes = torch.randn(N_PROBES, energy.n_features, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    probes = randn(generator_on("cpu", 0), N_PROBES, energy.n_features, dtype=torch.float64).to(energy.device)
     counts = energy.n_energy_evals, energy.n_grad_evals, energy.n_invalid
     values = [round_off(value) for value in energy.log_prob(probes).neg().tolist()]
     energy.n_energy_evals, energy.n_grad_evals, energy.n_invalid = counts
@@ -138,6 +141,7 @@ def identity_of(sampler, energy) -> dict:
         **{f"parameter {name}": value for name, value in _parameters(sampler).items()},
         **start,
         "dimension": energy.n_features,
+        "device": energy.device.type,
         "energy at fixed points": values,
         "gradient": energy.has_gradient,
     }
@@ -164,7 +168,7 @@ def weights_hash(sampler) -> str | None:
         return None
     digest = hashlib.sha256()
     for name, tensor in sampler._model.state_dict().items():
-        digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
+        digest.update(name.encode() + np.ascontiguousarray(to_numpy(tensor)).tobytes())
     return digest.hexdigest()
 
 

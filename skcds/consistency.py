@@ -12,8 +12,10 @@ __all__ = [
 ]
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .devices import rand, randint, randn
 from .losses import reparametrised_loss
 from .maps import standard_normal_log_prob
 from .mcmc import Population
@@ -49,23 +51,23 @@ class TrajectoryBank:
     def __init__(self, teacher, target, n_steps: int, size: int, generator):
         self.teacher, self.target, self.generator = teacher, target, generator
         self.grid = teacher.grid(n_steps)
-        self.log_snr = torch.cat([self.grid.log_snr, torch.full((1,), torch.inf)])  # the last level is free of noise
+        self.log_snr = F.pad(self.grid.log_snr, (0, 1), value=torch.inf)  # the last level is free of noise
         self.paths, self.next = self._simulate(size), 0
 
     def _simulate(self, n: int) -> Tensor:
-        x = torch.randn(n, self.teacher.n_features, generator=self.generator)
+        x = randn(self.generator, n, self.teacher.n_features)
         return self.teacher.flow(x, self.grid, self.target, keep=True)
 
     def refresh(self, n: int) -> None:
         """Replace the n oldest trajectories by new ones."""
-        rows = (self.next + torch.arange(n)) % self.paths.shape[1]
+        rows = (self.next + torch.arange(n, device=self.paths.device)) % self.paths.shape[1]
         self.paths[:, rows], self.next = self._simulate(n), int(rows[-1]) + 1
 
     def draw(self, n: int, gap: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States (n, d) and levels (n,) `gap` grid steps apart on one trajectory; half start at the prior end."""
-        k = torch.randint(self.grid.n_steps - gap + 1, (n,), generator=self.generator)
+        k = randint(self.generator, 0, self.grid.n_steps - gap + 1, (n,))
         k[: n // 2] = 0
-        rows = torch.randint(self.paths.shape[1], (n,), generator=self.generator)
+        rows = randint(self.generator, 0, self.paths.shape[1], (n,))
         return self.paths[k, rows], self.log_snr[k], self.paths[k + gap, rows], self.log_snr[k + gap]
 
 
@@ -115,7 +117,7 @@ class ConsistencyLoss:
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
         self.averaged.load_state_dict(state["averaged"])
-        self.bank.paths, self.bank.next = state["paths"], state["next"]
+        self.bank.paths, self.bank.next = state["paths"].to(self.bank.paths.device), state["next"]
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
@@ -189,12 +191,12 @@ class LikelihoodLoss:
         if iteration % self.exchange_every == self.exchange_every - 1:
             exchange_images(self.population, self.model, len(self.population) // 2)
         n, half = self.batch_size, max(1, self.batch_size // 2)
-        population, start = self.population, self.model.start()
+        population, start = self.population, self.model.start().expand(n)
         particles, log_p = population.draw_with_log_prob(n)
-        parts = [(particles, start.expand(n), torch.full((n,), torch.inf))]  # states at `to`, from, to
+        parts = [(particles, start, torch.full_like(start, torch.inf))]  # states at `to`, from, to
         if self.leaps is not None:
-            to = self.leaps[torch.randint(len(self.leaps), (half,), generator=population.generator)]
-            parts.append((population.noised(half, to), start.expand(half), to))
+            to = self.leaps[randint(population.generator, 0, len(self.leaps), (half,))]
+            parts.append((population.noised(half, to), start[:half], to))
         level, to = self.levels(half)
         parts.append((population.noised(half, to), level, to))
         x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -216,7 +218,7 @@ def truncated_weights(log_weights: Tensor) -> Tensor:
     """Weights (n,) float32 of mean 1, truncated at `LARGEST_COUNT` times their median; ``-inf`` is a weight of zero."""
     finite = log_weights > -torch.inf
     if not finite.any():
-        return torch.ones(len(log_weights))
+        return torch.ones_like(log_weights, dtype=torch.float32)
     weights = (log_weights - log_weights[finite].median()).exp().clamp(max=LARGEST_COUNT)
     return (weights / weights.mean()).float()
 
@@ -229,7 +231,7 @@ def exchange_images(population: Population, model, n: int) -> float:
     def weigh(z):
         return target.log_prob(z) - model.log_prob(z).double()
 
-    latent = torch.randn(n, model.n_features, generator=population.generator)
+    latent = randn(population.generator, n, model.n_features)
     z, log_weights = model.call_and_log_weight(latent, target)
     return population.exchange(z, log_weights, weigh)
 
@@ -238,8 +240,8 @@ def levels_to_target(log_snr_max: float, generator):
     """Sampler of pairs of levels: from one uniform in log signal-to-noise to the target."""
 
     def levels(n: int) -> tuple[Tensor, Tensor]:
-        uniform = torch.rand(n, generator=generator)
-        return LOG_SNR_MIN + (log_snr_max - LOG_SNR_MIN) * uniform, torch.full((n,), torch.inf)
+        uniform = rand(generator, n)
+        return LOG_SNR_MIN + (log_snr_max - LOG_SNR_MIN) * uniform, torch.full_like(uniform, torch.inf)
 
     return levels
 
@@ -264,6 +266,6 @@ class ReverseKLLoss:
 
     def __call__(self, iteration: int) -> Tensor:
         """A scalar with the gradient of the loss: the score of the target stands in for a graph through the energy."""
-        latent = torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
+        latent = randn(self.generator, self.batch_size, self.model.n_features)
         z, log_det = self.model.map.call_and_log_det(latent, self.model.start())
         return reparametrised_loss(z, log_det, self.target)

@@ -45,13 +45,18 @@ class DiffusionModel(nn.Module):
         self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
 
     @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.standardization.loc.device
+
+    @property
     def needs_score(self) -> bool:
         """Whether the network reads the score of the target."""
         return self.network.langevin
 
     def grid(self, n_steps: int) -> Grid:
         """Noise levels for a number of steps."""
-        return GRIDS[self.reference](n_steps, self.log_snr_max)
+        return GRIDS[self.reference](n_steps, self.log_snr_max).to(self.device)
 
     def noise(self, x: Tensor, log_snr: Tensor, target: StandardizedTarget | None) -> tuple[Tensor, Tensor | None]:
         """Estimate of eps and its variance at states (n, d) and levels (n,) or ()."""
@@ -132,12 +137,12 @@ class DiffusionModel(nn.Module):
         log_ratio : Tensor
             (n,) float64, as of `simulate` for the same path.
         """
-        log_ratio, path = torch.zeros(len(z), dtype=torch.float64), [z]
+        log_ratio, path = z.new_zeros(len(z), dtype=torch.float64), [z]
         for k in reversed(range(grid.n_steps)):
             eps = noise_source(k)
             x = grid.b[k] * path[-1] + grid.v[k].sqrt() * eps
             score = target.log_prob_and_score(x)[1] if self.needs_score and target is not None else None
-            log_prob = self.step_log_prob(grid, torch.full((len(z),), k), x, path[-1], score)
+            log_prob = self.step_log_prob(grid, torch.full((len(z),), k, device=z.device), x, path[-1], score)
             log_ratio -= (log_prob + 0.5 * (eps**2 + grid.v[k].log()).sum(1)).double()
             path = [*(path if keep else ()), x]
         x = path[-1]

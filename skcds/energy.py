@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._warnings import note, warn_user
 from .bounds import Bounds
+from .devices import randn, to_numpy
 
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
@@ -32,7 +33,8 @@ class Energy:
     torch tensor to a torch tensor is used as such, and differentiated by autograd when its result has a graph; any
     other callable is given NumPy arrays, with `grad_fn` for the gradient. The highest precision that the callable
     accepts (float64, else float32) is `dtype`, for numbers that are reported; training may use `fast_dtype`, float32
-    where it gives the same energies.
+    where it gives the same energies. A callable that does not take tensors of the generator's device is given tensors
+    on the CPU, or NumPy arrays, at the price of copies.
 
     ``+inf`` means outside the support. NaN and ``-inf`` rows are dropped (treated as outside the support), counted in
     `n_invalid` and warned of once; more than half of a batch of them is an error.
@@ -46,13 +48,15 @@ class Energy:
     grad_fn : callable, optional
         Maps ``(n, n_features)`` to the gradient of the energy, ``(n, n_features)``.
     generator : torch.Generator, optional
-        Source of the probe points.
+        Source of the probe points. What the methods take and return is on its device.
     bounds : Bounds, optional
         The box that the density lives in. The methods then take unconstrained coordinates, and speak of the density of
         these, the Jacobian of the bijection included; the callables are given points in the box.
 
     Attributes
     ----------
+    device, call_device : torch.device
+        Where points and results are, and where the callables are given theirs.
     has_gradient : bool
         Whether `log_prob_and_score` is available.
     n_energy_evals, n_grad_evals : int
@@ -79,23 +83,25 @@ class Energy:
             )
         if grad_fn is not None and not callable(grad_fn):
             raise TypeError(f"grad_fn has to be a function or None; got {type(grad_fn).__name__}.")
-        self.energy_fn, self.grad_fn, self.n_features, self.bounds = energy_fn, grad_fn, n_features, bounds
+        generator = torch.default_generator if generator is None else generator
+        self.energy_fn, self.grad_fn, self.n_features, self.device = energy_fn, grad_fn, n_features, generator.device
+        self.bounds = bounds and bounds.to(self.device)
         self.n_energy_evals = self.n_grad_evals = self.n_invalid = 0
-        self._probe(torch.randn(max(PROBE_SIZES), n_features, dtype=torch.float64, generator=generator))
+        self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64))
 
     def log_prob(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """``-E(x)`` for (n, d) points, as (n,) float64; ``-inf`` where the density is zero or the value invalid."""
         with torch.no_grad():
             x, log_det, _ = self._locate(x.detach())
             values = [self._call(chunk) for chunk in self._rows(x, dtype).split(CHUNK_ROWS)]
-            return self._screen(torch.cat(values), x) + log_det
+            return self._screen(torch.cat(values).to(x.device), x) + log_det
 
     def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""
         x, log_det, pull_back = self._locate(x.detach())
         pairs = [self._value_and_gradient(chunk) for chunk in self._rows(x, dtype).split(CHUNK_ROWS)]
         self.n_grad_evals += len(x)
-        energy, gradient = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        energy, gradient = (torch.cat(parts).to(x.device) for parts in zip(*pairs, strict=True))
         score = pull_back(-gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0))
         return self._screen(energy, x) + log_det, score.nan_to_num(0.0, 0.0, 0.0)
 
@@ -106,9 +112,10 @@ class Energy:
         return self.bounds.call_and_pull_back(x)
 
     def _rows(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """Points in the user's coordinates in another precision, inside the bounds still."""
+        """Points in the user's coordinates as the callables take them, inside the bounds still."""
         rows = x.to(dtype or self.dtype)
-        return rows if self.bounds is None else self.bounds.inside(rows)
+        rows = rows if self.bounds is None else self.bounds.inside(rows)
+        return rows.to(self.call_device)
 
     def _value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.grad_fn is not None:
@@ -143,7 +150,7 @@ class Energy:
         invalid = log_prob.isnan() | (log_prob == torch.inf)
         count = int(invalid.sum())
         if count:
-            example = np.array2string(x[invalid][0].detach().numpy(), precision=4, threshold=8)
+            example = np.array2string(to_numpy(x[invalid][0]), precision=4, threshold=8)
             if 2 * count > len(x) - int(lost.sum()):
                 raise InvalidEnergyError(
                     f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
@@ -169,7 +176,7 @@ class Energy:
                 "it has to be finite, or +inf outside the support of the density."
             )
         for size in PROBE_SIZES[1:]:
-            alone = self._call(points[:size].to(self.dtype)).detach()
+            alone = self._call(points[:size].to(self.call_device, self.dtype)).detach().to(points.device)
             tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
             if not torch.allclose(alone.double(), values[:size], rtol=tolerance, atol=tolerance, equal_nan=True):
                 raise InvalidEnergyError(
@@ -190,20 +197,26 @@ class Energy:
             return self.dtype
         finite = values.isfinite()
         try:
-            fast = self._call(points.float()).detach().double()
+            fast = self._call(points.to(self.call_device, torch.float32)).detach().to(points.device, torch.float64)
         except Exception:
             return self.dtype
         agrees = torch.allclose(fast[finite], values[finite], rtol=0, atol=FAST_TOLERANCE)
         return torch.float32 if agrees and torch.equal(fast.isfinite(), finite) else self.dtype
 
     def _find_framework(self, points: Tensor) -> Tensor:
-        """Try torch then NumPy (the other way round with a `grad_fn`), float64 then float32; keep what works."""
+        """Try torch then NumPy (the other way round with a `grad_fn`), float64 then float32; keep what works.
+
+        Torch is tried on the device of the points first, and then on the CPU.
+        """
         self.has_gradient = self.grad_fn is not None
         errors: list[Exception] = []
-        for framework in ("torch", "numpy") if self.grad_fn is None else ("numpy", "torch"):
+        cpu = torch.device("cpu")
+        places = [("torch", device) for device in dict.fromkeys((self.device, cpu))]
+        places = [*places, ("numpy", cpu)] if self.grad_fn is None else [("numpy", cpu), *places]
+        for framework, device in places:
             for dtype in (torch.float64, torch.float32):
-                self.framework, self.dtype = framework, dtype
-                x = points.to(dtype, copy=True)
+                self.framework, self.call_device, self.dtype = framework, device, dtype
+                x = points.to(device, dtype, copy=True)
                 try:
                     if framework == "numpy":
                         raw = self.energy_fn(x.numpy())
@@ -213,12 +226,14 @@ class Energy:
                     if isinstance(raw, Tensor) != (framework == "torch"):
                         raise TypeError(f"energy_fn returned {type(raw).__name__} for a {framework} input")
                     values = _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
+                    if values.device != x.device:
+                        raise TypeError(f"energy_fn returned a tensor on {values.device} for one on {x.device}")
                 except Exception as error:
                     errors.append(error)
                     continue
                 self.n_energy_evals += len(x)
                 self.has_gradient |= values.requires_grad
-                return values.detach().double()
+                return values.detach().to(points.device, torch.float64)
         shape_errors = [error for error in errors if isinstance(error, InvalidEnergyError)]
         first = (shape_errors or errors)[0]
         note(
@@ -296,7 +311,7 @@ class Standardization(torch.nn.Module):
 
         They are the moments of y where `tails` gives the center and width of the hyperbolic sine.
         """
-        standardization = cls(len(loc), full=covariance.ndim == 2)
+        standardization = cls(len(loc), full=covariance.ndim == 2).to(loc.device)
         standardization.loc, covariance = loc.double().clone(), covariance.double()
         standardization.scale = torch.linalg.cholesky(covariance) if standardization.full else covariance.sqrt()
         if tails is not None:

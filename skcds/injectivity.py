@@ -8,6 +8,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from .devices import to_numpy
+
 NEWTON_STEPS = 20
 TOLERANCE = 1e-4  # of images, in standardised units
 SEPARATION = 1e-2  # of latents that count as different
@@ -66,7 +68,7 @@ def check_injectivity(
     negative = float((torch.linalg.slogdet(jacobian)[0] <= 0).double().mean())
     n_search = min(n_search, len(latent))
     neighbours = _near_images_far_latents(images, latent, n_search, n_starts)
-    found = torch.zeros(n_search, dtype=torch.bool)
+    found = torch.zeros(n_search, dtype=torch.bool, device=latent.device)
     for start in neighbours.T:
         z = _newton(consistency_map, latent[start], images[:n_search], level[:n_search])
         residual = (consistency_map(z, level[:n_search]) - images[:n_search]).norm(dim=1)
@@ -79,8 +81,8 @@ def check_injectivity(
 def _near_images_far_latents(images: Tensor, latent: Tensor, n_search: int, n_starts: int) -> Tensor:
     """Indices (n_search, n_starts): of the draws with the nearest images, those whose latents are farthest away."""
     n_near = min(16, len(images))
-    _, near = cKDTree(images.numpy()).query(images[:n_search].numpy(), n_near)
-    near = torch.from_numpy(near).reshape(n_search, n_near)
+    _, near = cKDTree(to_numpy(images)).query(to_numpy(images[:n_search]), n_near)
+    near = torch.from_numpy(near).reshape(n_search, n_near).to(latent.device)
     distance = (latent[near] - latent[:n_search, None]).norm(dim=2)
     return near.gather(1, distance.argsort(1, descending=True)[:, : min(n_starts, n_near)])
 

@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from .devices import to_numpy
 from .energy import Energy, Standardization
 
 MAX_ITERATIONS = 2000  # of L-BFGS
@@ -33,7 +34,9 @@ def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Stan
     Standardization or None
         None where the search ends at no point with a positive definite Hessian.
     """
-    mode = _minimum(energy, torch.zeros(energy.n_features).double() if start is None else start.double())
+    if start is None:
+        start = torch.zeros(energy.n_features, device=energy.device)
+    mode = _minimum(energy, start.double())
     if mode is None:
         return None
     hessian = _hessian(energy, mode)
@@ -50,20 +53,21 @@ def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Stan
 
 def _minimum(energy: Energy, start: Tensor) -> Tensor | None:
     def value_and_gradient(x):
-        log_prob, score = energy.log_prob_and_score(torch.from_numpy(x)[None])
-        return -float(log_prob[0]), -score[0].numpy()
+        log_prob, score = energy.log_prob_and_score(torch.from_numpy(x)[None].to(start.device))
+        return -float(log_prob[0]), -to_numpy(score[0])
 
     with np.errstate(all="ignore"):
         found = minimize(
-            value_and_gradient, start.numpy(), jac=True, method="L-BFGS-B",
+            value_and_gradient, to_numpy(start), jac=True, method="L-BFGS-B",
             options={"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS},
         )  # fmt: skip
-    return torch.from_numpy(found.x) if np.isfinite(found.fun) and np.isfinite(found.x).all() else None
+    is_finite = np.isfinite(found.fun) and np.isfinite(found.x).all()
+    return torch.from_numpy(found.x).to(start.device) if is_finite else None
 
 
 def _hessian(energy: Energy, x: Tensor) -> Tensor:
     """Hessian of the energy (d, d) by central differences of its gradient."""
-    steps = DIFFERENCE * torch.eye(len(x), dtype=torch.float64)
+    steps = DIFFERENCE * torch.eye(len(x), dtype=torch.float64, device=x.device)
     ahead, behind = (energy.log_prob_and_score(x + sign * steps)[1] for sign in (1, -1))
     hessian = (behind - ahead) / (2 * DIFFERENCE)
     return 0.5 * (hessian + hessian.T)

@@ -5,6 +5,7 @@ __all__ = ["PATH_LOSSES", "DenoisingLoss", "LogVarianceLoss", "PathKLLoss"]
 import torch
 from torch import Tensor
 
+from .devices import rand, randint, randn, randperm
 from .diffusion import DiffusionModel
 from .energy import StandardizedTarget
 from .mcmc import Population
@@ -49,10 +50,10 @@ class DenoisingLoss:
         if iteration % self.move_every == 0:
             self.population.move()
         x_0, score_0 = self.population.draw(self.batch_size)
-        uniform = torch.rand(len(x_0), generator=self.generator)
+        uniform = rand(self.generator, len(x_0))
         log_snr = LOG_SNR_MIN + (self.model.log_snr_max - LOG_SNR_MIN) * uniform
         a, s = (t[:, None] for t in noise_levels(log_snr))
-        eps = torch.randn(x_0.shape, generator=self.generator)
+        eps = randn(self.generator, x_0.shape)
         x = a * x_0 + s * eps
         noise, noise_var = self.model.noise(x, log_snr, self.target)
         loss = (noise - self._regression_target(eps, score_0, a, s)).square().clamp(max=1e3).sum(1).mean()
@@ -116,11 +117,13 @@ class LogVarianceLoss:
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
-        self.path, self.log_weights, self.uses_left = state["path"], state["log_weights"], state["uses_left"]
+        self.uses_left = state["uses_left"]
+        if state["path"] is not None:
+            self.path, self.log_weights = (state[name].to(self.generator.device) for name in ("path", "log_weights"))
 
     def _simulate(self) -> None:
         def normal(k):
-            return torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
+            return randn(self.generator, self.batch_size, self.model.n_features)
 
         self.path, log_ratio = self.model.simulate(normal(0), self.grid, self.target, normal, keep=True)
         self.log_weights, self.uses_left = log_ratio + self.target.log_prob(self.path[-1]), self.n_uses
@@ -135,7 +138,7 @@ class LogVarianceLoss:
         if not finite.any():
             return torch.stack([p.sum() for p in self.model.parameters()]).sum() * 0.0
         centred = _winsorise(torch.where(finite, log_weights, log_weights[finite].min()))
-        k = torch.randperm(self.grid.n_steps, generator=self.generator)[: self.n_gradient_steps]
+        k = randperm(self.generator, self.grid.n_steps)[: self.n_gradient_steps]
         rows = k.repeat_interleave(self.batch_size)
         x, x_next = path[k].flatten(0, 1), path[k + 1].flatten(0, 1)
         score = self.target.log_prob_and_score(x)[1] if self.model.needs_score else None
@@ -147,7 +150,7 @@ class LogVarianceLoss:
     def states(self, n: int, log_snr: Tensor) -> Tensor:
         """States (n, d) of the trajectories simulated last, at levels (n,) of the grid."""
         k = torch.searchsorted(self.grid.log_snr, log_snr - 1e-4)
-        return self.path[k, torch.randint(self.batch_size, (n,), generator=self.generator)]
+        return self.path[k, randint(self.generator, 0, self.batch_size, (n,))]
 
 
 class PathKLLoss:
@@ -179,7 +182,7 @@ class PathKLLoss:
         """The loss of one batch; trajectories that end outside the support are left out."""
 
         def normal(k):
-            return torch.randn(self.batch_size, self.model.n_features, generator=self.generator)
+            return randn(self.generator, self.batch_size, self.model.n_features)
 
         z, log_ratio = self.model.simulate_differentiably(normal(0), self.grid, self.target, normal)
         return reparametrised_loss(z, log_ratio, self.target)

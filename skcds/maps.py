@@ -222,13 +222,18 @@ class OneStepModel(nn.Module):
         self.standardization = Standardization(n_features, full)
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.standardization.loc.device
+
     def start(self) -> Tensor:
         """Log signal-to-noise ratio (1,) of the prior end."""
-        return torch.full((1,), LOG_SNR_MIN)
+        return torch.full((1,), LOG_SNR_MIN, device=self.device)
 
     def levels(self, n_steps: int) -> Tensor:
         """Log signal-to-noise ratios (n_steps,) that multi-step sampling starts its steps from."""
-        return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1)[:-1]
+        return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1, device=self.device)[:-1]
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""

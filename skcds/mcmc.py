@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .devices import rand, randint, randn, randperm
 from .process import noise_levels
 
 CORRECTION_MOVES = 5  # moves that part the copies which resampling made
@@ -35,8 +36,8 @@ def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: 
     accepted : Tensor
         Boolean, (n,).
     """
-    noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)
-    log_uniform = torch.rand(len(x), dtype=torch.float64, generator=generator).log()
+    noise = randn(generator, x.shape, dtype=x.dtype)
+    log_uniform = rand(generator, len(x), dtype=torch.float64).log()
     return langevin_step(log_prob_and_score, x, log_prob, score, step, noise, log_uniform)
 
 
@@ -59,8 +60,8 @@ def langevin_step(log_prob_and_score: Callable, x: Tensor, log_prob, score, step
 
 def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
     """Indices (n,) of a systematic resampling by log weights (m,)."""
-    uniform = torch.rand(1, dtype=torch.float64, generator=generator)
-    positions = (torch.arange(n, dtype=torch.float64) + uniform) / n
+    uniform = rand(generator, 1, dtype=torch.float64)
+    positions = (torch.arange(n, dtype=torch.float64, device=uniform.device) + uniform) / n
     return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
 
 
@@ -120,7 +121,8 @@ class Population:
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
-        self.particles, self.step = tuple(state["particles"]), state["step"]
+        self.particles = tuple(part.to(self.generator.device) for part in state["particles"])
+        self.step = state["step"]
 
     def replace(self, x: Tensor) -> None:
         """Take other particles; density and score are evaluated."""
@@ -129,7 +131,7 @@ class Population:
     def move(self, n_moves: int = 1) -> None:
         """Move all the particles `n_moves` times and adapt the step size to the acceptance rate."""
         for _ in range(n_moves):
-            scale = torch.rand(len(self.x), 1, dtype=self.x.dtype, generator=self.generator)
+            scale = rand(self.generator, len(self.x), 1, dtype=self.x.dtype)
             step = self.step * 10 ** (-self.decades * scale)
             x, log_prob, score, accepted = mala_step(
                 self.target.log_prob_and_score, self.x, self.log_prob, self.score, step, self.generator
@@ -154,8 +156,8 @@ class Population:
         weigh : callable
             Maps particles (n, d) to their log weights (n,) under the same sampler, with the same constant.
         """
-        rows = torch.randperm(len(self), generator=self.generator)[: len(z)]
-        uniform = torch.rand(len(rows), dtype=torch.float64, generator=self.generator)
+        rows = randperm(self.generator, len(self))[: len(z)]
+        uniform = rand(self.generator, len(rows), dtype=torch.float64)
         accepted = uniform.log() < log_weights[: len(rows)] - weigh(self.x[rows])
         if accepted.any():
             rows, new = rows[accepted], z[: len(accepted)][accepted]
@@ -180,16 +182,16 @@ class Population:
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
         """Particles (n, d) picked at random with replacement, and their scores."""
-        index = torch.randint(len(self.x), (n,), generator=self.generator)
+        index = randint(self.generator, 0, len(self.x), (n,))
         return self.x[index], self.score[index]
 
     def draw_with_log_prob(self, n: int) -> tuple[Tensor, Tensor]:
         """Particles (n, d) picked at random with replacement, and their log densities (n,) up to a constant."""
-        index = torch.randint(len(self.x), (n,), generator=self.generator)
+        index = randint(self.generator, 0, len(self.x), (n,))
         return self.x[index], self.log_prob[index]
 
     def noised(self, n: int, log_snr: Tensor) -> Tensor:
         """Particles (n, d) picked at random and noised to levels (n,)."""
         a, s = (t[:, None] for t in noise_levels(log_snr))
         x = self.draw(n)[0]
-        return a * x + s * torch.randn(x.shape, generator=self.generator)
+        return a * x + s * randn(self.generator, x.shape)

@@ -26,6 +26,7 @@ from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
 from .bounds import Bounds
 from .checkpoint import replace_file
+from .devices import loading_device
 from .export import checked_names
 from .pilot import PilotResult
 
@@ -340,6 +341,7 @@ class _Reader:
                     "feature_names_out_": checked_names(None, d, ""),
                     **Bounds.as_fitted(None),
                 } | attributes
+                attributes["_model"].to(loading_device(sampler.device))
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
             self.built[place] = sampler
         return self.built[place]

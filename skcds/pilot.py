@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .bounds import FARTHEST as END_OF_BOUNDED
+from .devices import randn, to_numpy
 from .energy import FARTHEST, Energy, InvalidEnergyError, Standardization, StandardizedTarget
 from .laplace import laplace_standardization
 from .mcmc import Population, systematic_index
@@ -135,7 +136,7 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
         Number of temperatures.
     """
     path = _TemperedTarget(target, scale)
-    z = scale * torch.randn(n_particles, target.n_features, dtype=torch.float64, generator=generator)
+    z = scale * randn(generator, n_particles, target.n_features, dtype=torch.float64)
     log_evidence, step, n_temperatures = 0.0, 0.1, 0
     while path.beta < 1:
         log_prob = target.log_prob(z)
@@ -166,7 +167,7 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
         try:
             z, log_evidence, _ = temper(target, RACE_PARTICLES, scale, n_moves, generator, MIN_HITS)
         except InvalidEnergyError:
-            z, log_evidence = torch.empty(0), -math.inf
+            z, log_evidence = torch.empty(0, device=generator.device), -math.inf
         runs[scale] = log_evidence, z
 
     def best():
@@ -229,7 +230,8 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         found = _pilot_in_high_dimension(energy, n_particles, n_moves, generator)
         if found is not None:
             return found
-    plain = StandardizedTarget(energy, Standardization(energy.n_features, full=False), energy.fast_dtype)
+    identity = Standardization(energy.n_features, full=False).to(energy.device)
+    plain = StandardizedTarget(energy, identity, energy.fast_dtype)
     scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
     if energy.bounds is not None and energy.bounds.one_sided:
         energy.bounds = energy.bounds.centred(x)
@@ -285,12 +287,13 @@ def _check_directions(run: "_Run") -> None:
     """
     loc, covariance = _moments(run.x)
     d = run.x.shape[1]
-    axes = torch.eye(d, dtype=torch.float64)
+    axes = torch.eye(d, dtype=torch.float64, device=loc.device)
     if covariance.ndim == 2:
         axes = torch.cat([axes, torch.linalg.eigh(covariance)[1]], 1)
     along = (run.x - loc) @ axes
     deviations = along.std(0)
-    exact = torch.arange(len(deviations)) < d  # principal axes are less certain: looked along if the spread is suspect
+    # Principal axes are less certain: looked along if the spread is suspect.
+    exact = torch.arange(len(deviations), device=loc.device) < d
     doubtful = exact | (deviations > FAR[0] * deviations.min())
     if run.target.has_gradient:
         _, score = run.target.energy.log_prob_and_score(run.x, run.target.score_dtype)
@@ -328,7 +331,7 @@ def _growth(run: "_Run", steps: Tensor) -> Tensor:
                 ]
             )
     except Exception:
-        return torch.full((len(steps),), torch.inf, dtype=torch.float64)
+        return steps.new_full((len(steps),), torch.inf)
     finally:
         energy.n_invalid = n_invalid
     growth = here - there.view(len(steps), len(x))
@@ -372,7 +375,7 @@ class _Run:
 
     def result(self, found: Standardization, scale: float) -> PilotResult:
         """What is kept of the run, with the standardisation that its particles led to."""
-        loc, covariance, center, width = (t.numpy() for t in (found.loc, found.covariance, found.center, found.width))
+        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         return PilotResult(self.log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
 
     def smoothness(self) -> float:
@@ -386,7 +389,7 @@ class _Run:
 
 def _standardize(x: Tensor, tails: tuple[Tensor, Tensor]) -> Standardization:
     """Standardisation by the moments of particles (n, d) whose tails are tamed."""
-    identity = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
+    identity = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
     return Standardization.from_moments(*_moments(Standardization.from_moments(*identity, tails).tame(x)), tails)
 
 
@@ -412,5 +415,6 @@ def finest_scale(population: Population) -> Tensor:
     if population.target.has_gradient:
         scale = 1 / population.score.double().square().mean(0).sqrt().clamp(min=1e-12)
     else:
-        scale = torch.full((d,), math.sqrt(2 * population.step * 10 ** (-population.decades / 2) * d) / 2.4)
+        step = population.step * 10 ** (-population.decades / 2)
+        scale = torch.full((d,), math.sqrt(2 * step * d) / 2.4, device=population.x.device)
     return scale.clamp(max=1.0).to(population.x.dtype)

@@ -57,6 +57,14 @@ class Grid:
         """`keep`, `gain`, and ``1 - b keep`` without cancellation, of the mean ``(x - v eps / s) / b``."""
         return 1 / b, v / (b * s), torch.zeros_like(b)
 
+    def to(self, device: torch.device) -> "Grid":
+        """The grid on a device."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
     def tail(self, n_steps: int, size: int) -> "Grid":
         """The grid of the last `n_steps` steps of `size` steps of this one each."""
         part = copy.copy(self)
@@ -66,7 +74,7 @@ class Grid:
     def _set(self, log_snr: Tensor) -> None:
         self.n_steps, self._log_snr = len(log_snr), log_snr
         a, s = noise_levels(log_snr)
-        a, s = torch.cat([a, torch.ones(1).double()]), torch.cat([s, torch.zeros(1).double()])
+        a, s = torch.cat([a, a.new_ones(1)]), torch.cat([s, s.new_zeros(1)])
         b = a[:-1] / a[1:]
         v = (s[:-1] ** 2 - b**2 * s[1:] ** 2).clamp(min=1e-30)  # 1 - b^2 without cancellation
         self.log_snr, self.a, self.s, self.b, self.v = (t.float() for t in (log_snr, a, s, b, v))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .consistency import pseudo_huber
+from .devices import rand, randint
 from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
 from .networks import in_parts, note_evaluations
@@ -28,10 +29,12 @@ class FinestStepControl(nn.Module):
 
     langevin = False
     width: Tensor
+    log_snr: Tensor
 
     def __init__(self, step_map: ResidualMap, log_snr: Tensor):
         super().__init__()
-        self.map, self.log_snr = [step_map], log_snr  # in a list: the map's parameters are registered by the model
+        self.map = [step_map]  # in a list: the map's parameters are registered by the model
+        self.register_buffer("log_snr", log_snr, persistent=False)
         self.register_buffer("width", torch.ones(step_map.body.output.out_features))
 
     def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None = None) -> tuple[Tensor, None]:
@@ -77,7 +80,7 @@ class ShortcutModel(DiffusionModel):
 
     def start(self) -> Tensor:
         """Log signal-to-noise ratio (1,) of the prior end."""
-        return torch.full((1,), LOG_SNR_MIN)
+        return torch.full((1,), LOG_SNR_MIN, device=self.device)
 
     def log_prob(self, z: Tensor, to: Tensor | None = None) -> Tensor:
         """Log density (n,) of steps from the prior to levels `to` (n,), by default one-step draws, at points (n, d)."""
@@ -148,7 +151,7 @@ class Walker:
         return jacobians(self, z)
 
 
-class DyadicSteps:
+class DyadicSteps(nn.Module):
     """Steps of every power of two on a grid of N steps.
 
     Parameters
@@ -159,10 +162,14 @@ class DyadicSteps:
         Of the grid.
     """
 
+    log_snr: Tensor
+
     def __init__(self, n_steps: int, log_snr_max: float):
+        super().__init__()
         self.n_steps = n_steps
         self.numbers = [2**j for j in range(n_steps.bit_length())]  # of equal steps, and sizes of a step
-        self.log_snr = torch.cat([Grid(n_steps, log_snr_max).log_snr, torch.full((1,), torch.inf)])
+        levels = torch.cat([Grid(n_steps, log_snr_max).log_snr, torch.full((1,), torch.inf)])
+        self.register_buffer("log_snr", levels, persistent=False)
 
     def pairs(self, n_steps: int) -> list[tuple[Tensor, Tensor]]:
         """Levels that each of `n_steps` equal steps goes from and to."""
@@ -171,8 +178,8 @@ class DyadicSteps:
 
     def draw(self, n: int, generator, first: int = 0) -> tuple[Tensor, Tensor]:
         """Start indices and sizes (n,) of steps: sizes uniform over the powers of two from 2^first, then starts."""
-        size = 2 ** torch.randint(first, len(self.numbers), (n,), generator=generator)
-        start = (torch.rand(n, generator=generator) * (self.n_steps // size)).long() * size
+        size = 2 ** randint(generator, first, len(self.numbers), (n,))
+        start = (rand(generator, n) * (self.n_steps // size)).long() * size
         return start, size
 
 

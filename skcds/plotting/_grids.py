@@ -124,7 +124,7 @@ def log_density_on(energy: Energy, grid: list[np.ndarray], columns: list[int]) -
     mesh = np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, len(grid))
     points = np.empty_like(mesh)
     points[:, columns] = mesh
-    rows = torch.from_numpy(points).to(energy.dtype)
+    rows = torch.from_numpy(points).to(energy.call_device, energy.dtype)
     with torch.no_grad():
         values = torch.cat([energy._call(chunk).detach().double() for chunk in rows.split(CHUNK_ROWS)]).cpu().numpy()
     values = np.where(np.isnan(values) | np.isneginf(values), np.inf, values)
