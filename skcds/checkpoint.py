@@ -121,7 +121,7 @@ class Checkpoint:
             "n_rollbacks": self.budget.n_rollbacks,
             "elapsed": time.perf_counter() - self.budget.start,
         }
-        self.entries[name] = {"state": copy.deepcopy(state), "moment": moment}
+        self.entries[name] = {"state": _copied(state), "moment": moment}
         buffer = io.BytesIO()
         content = {"format": FORMAT, "seed": self.seed, "identity": self.identity, "entries": self.entries}
         torch.save(content, buffer)
@@ -129,11 +129,20 @@ class Checkpoint:
         self.written = time.perf_counter()
 
 
+def _copied(state):
+    """A deep copy with its tensors on the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    return type(state)(map(_copied, state)) if isinstance(state, list | tuple) else copy.deepcopy(state)
+
+
 def identity_of(sampler, energy) -> dict:
     """What a fit has to have in common with one that it goes on from: class, parameters, dimension and energy."""
     probes = randn(generator_on("cpu", 0), N_PROBES, energy.n_features, dtype=torch.float64).to(energy.device)
     counts = energy.n_energy_evals, energy.n_grad_evals, energy.n_invalid
-    values = [round_off(value) for value in energy.log_prob(probes).neg().tolist()]
+    values = [round_off(-value) for value in to_numpy(energy.log_prob(probes)).tolist()]
     energy.n_energy_evals, energy.n_grad_evals, energy.n_invalid = counts
     start = {"earlier fit": weights_hash(sampler)} if sampler.warm_start else {}
     return {

@@ -226,8 +226,6 @@ class Energy:
                     if isinstance(raw, Tensor) != (framework == "torch"):
                         raise TypeError(f"energy_fn returned {type(raw).__name__} for a {framework} input")
                     values = _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
-                    if values.device != x.device:
-                        raise TypeError(f"energy_fn returned a tensor on {values.device} for one on {x.device}")
                 except Exception as error:
                     errors.append(error)
                     continue

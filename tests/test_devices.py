@@ -1,0 +1,244 @@
+import pickle
+
+import numpy as np
+import pretend
+import pytest
+import torch
+
+import skcds
+from skcds import devices, pilot
+from skcds.energy import Energy
+from skcds.networks import GatedMLP
+
+QUICK = {"n_features": 2, "n_steps": 4, "n_particles": 100, "batch_size": 128, "random_state": 0}
+TEACHER = {**QUICK, "max_iter": 220}  # long enough for particles to be exchanged
+MEAN = torch.tensor([1.0, -2.0])
+
+
+def on_its_device(x):
+    return ((x - MEAN.to(x)) ** 2).sum(1) + 0.1 * x[:, 0] ** 4
+
+
+def on_the_cpu(x):
+    return ((x - MEAN.to(x.dtype)) ** 2).sum(1) + 0.1 * x[:, 0] ** 4
+
+
+def back_on_the_cpu(x):
+    return on_its_device(x).cpu()
+
+
+def in_numpy(x):
+    return np.sum((x - MEAN.numpy()) ** 2, axis=1) + 0.1 * x[:, 0] ** 4
+
+
+def gradient_in_numpy(x):
+    return 2 * (x - MEAN.numpy()) + np.stack([0.4 * x[:, 0] ** 3, 0 * x[:, 1]], 1)
+
+
+@pytest.fixture(params=[pretend.NAME, pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """A device that is not the CPU: one that is made up here, and a GPU where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if request.param == pretend.NAME:
+        try:
+            pretend.install()
+        except ImportError:
+            pytest.skip("this version of PyTorch has no devices in Python")
+        monkeypatch.setattr(torch, "Generator", pretend.Generator)
+        monkeypatch.setattr(pilot, "STARTING_SCALES", (1.0, 3.0))  # every operation costs as much as a launch on a GPU
+    return request.param
+
+
+def agrees(fitted, reference):
+    """The same fit on the pretend device, until rounding has grown; another one, but as good, on a GPU.
+
+    The tolerance of log Z is six standard errors of both, and a tenth for what a short fit leaves undone.
+    """
+    if fitted.device == pretend.NAME:
+        assert fitted.loss_curve_[:5] == pytest.approx(reference.loss_curve_[:5], rel=1e-4, abs=1e-4)
+    error = np.hypot(fitted.log_evidence_se_, reference.log_evidence_se_)
+    assert fitted.log_evidence_ == pytest.approx(reference.log_evidence_, abs=6 * error + 0.1)
+
+
+def skip_jacobians(device, network):
+    if (device, network) == (pretend.NAME, "residual"):
+        pytest.skip("torch.func crashes on devices in Python")
+
+
+def test_pretend_device_tells_what_is_elsewhere(device):
+    """Negative control: the mistakes that the tests below would catch."""
+    here = torch.zeros(3, 2, device=device)
+    with pytest.raises(RuntimeError):
+        here + torch.zeros(2)
+    with pytest.raises(RuntimeError):
+        torch.nn.Linear(2, 2)(here)
+    with pytest.raises((RuntimeError, TypeError)):
+        here.numpy()
+    assert (here + torch.tensor(1.0)).device == here.device and devices.to_numpy(here).shape == (3, 2)
+
+
+@pytest.mark.parametrize("energy", [on_its_device, back_on_the_cpu, on_the_cpu, in_numpy])
+def test_energy_is_called_where_it_works(device, energy):
+    found = Energy(energy, 2, generator=devices.generator_on(device, 0))
+    x = devices.randn(devices.generator_on(device, 1), 5, 2)
+    log_prob = found.log_prob(x)
+    assert log_prob.device == x.device and log_prob.dtype == torch.float64
+    assert devices.to_numpy(log_prob) == pytest.approx(-on_the_cpu(x.cpu().double()).numpy())
+    assert found.device.type == torch.device(device).type
+    assert found.call_device.type == ("cpu" if energy in (on_the_cpu, in_numpy) else device)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"langevin": False, "variance": "fixed"},
+        {"init": "prior", "max_iter": 30, "path_batch_size": 64},
+        {"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64},
+        {"path_share": 0.2, "reference": "pis", "max_iter": 30},
+        {"bounds": [(0, None), (-3, 1)], "max_iter": 30},
+    ],
+)
+def test_diffusion_sampler(device, options):
+    fitted, reference = (
+        skcds.DiffusionSampler(**TEACHER | options, device=place).fit(on_its_device) for place in (device, "cpu")
+    )
+    agrees(fitted, reference)
+    assert fitted._model.device.type == device
+    for method in ("sde", "ode"):
+        draws = fitted.sample(20, random_state=1, method=method)
+        assert isinstance(draws, np.ndarray) and draws.shape == (20, 2)
+        if device == pretend.NAME and fitted.init == "pilot":
+            assert draws == pytest.approx(reference.sample(20, random_state=1, method=method), abs=1e-2)
+    assert np.isfinite(fitted.sample_weighted(120, random_state=1).log_weights).all()
+    assert fitted.diagnose(200, random_state=0).verdict in ("ok", "suspect", "failed")
+
+
+@pytest.mark.parametrize("energy, grad", [(on_the_cpu, None), (in_numpy, gradient_in_numpy), (in_numpy, None)])
+def test_fit_to_an_energy_that_is_elsewhere(device, energy, grad):
+    fitted, reference = (
+        skcds.DiffusionSampler(**QUICK, max_iter=30, device=place).fit(energy, grad_fn=grad)
+        for place in (device, "cpu")
+    )
+    agrees(fitted, reference)
+
+
+@pytest.mark.parametrize("network", ["coupling", "residual"])
+def test_distiller(device, network):
+    skip_jacobians(device, network)
+    teacher = skcds.DiffusionSampler(**QUICK, max_iter=30).fit(on_its_device)  # on the CPU, or a GPU where there is one
+    where = teacher._model.device
+    options = {"network": network, "max_iter": 20, "batch_size": 64, "random_state": 0}
+    fitted, reference = (
+        skcds.ConsistentSamplerDistiller(teacher, **options, device=place).fit(on_its_device)
+        for place in (device, "cpu")
+    )
+    agrees(fitted, reference)
+    assert fitted._model.device.type == device and teacher._model.device == where
+    assert fitted.sample(20, n_steps=2, random_state=1).shape == (20, 2)
+    if network == "coupling":
+        polished = fitted.sample_polished(20, 4, random_state=1).samples
+        assert np.isfinite(polished).all()
+    fitted.set_params(warm_start=True, max_iter=2).fit(on_its_device)
+    assert fitted._model.device.type == device
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"network": "residual"}, {"init": "prior", "path_batch_size": 64, "max_iter": 18}]
+)
+def test_scratch(device, options):
+    skip_jacobians(device, options.get("network"))
+    fitted, reference = (
+        skcds.ConsistentSamplerScratch(**QUICK | {"max_iter": 40, "map_batch_size": 64} | options, device=place).fit(
+            on_its_device
+        )
+        for place in (device, "cpu")
+    )
+    agrees(fitted, reference)
+    assert fitted.sample(20, n_steps=4, random_state=1).shape == (20, 2)
+    assert fitted.sample_weighted(120, n_steps=4, random_state=1).samples.shape == (120, 2)
+
+
+def test_high_dimension(device):
+    """Laplace's approximation is sought by SciPy, on the CPU."""
+    fitted = skcds.DiffusionSampler(
+        n_features=300, max_iter=2, n_particles=100, n_steps=4, batch_size=16, random_state=0, device=device
+    ).fit(lambda x: 0.5 * (x**2).sum(1))
+    assert fitted._model.device.type == device and fitted.ess_ > 0.5
+
+
+def test_goes_on_from_a_checkpoint(device, tmp_path):
+    whole = skcds.DiffusionSampler(**QUICK, max_iter=20, device=device)
+    whole.fit(on_its_device, checkpoint=tmp_path / "state")
+    again = skcds.DiffusionSampler(**QUICK, max_iter=20, device=device)
+    again.fit(on_its_device, checkpoint=tmp_path / "state")
+    assert again.loss_curve_ == whole.loss_curve_
+    assert again.log_evidence_ == pytest.approx(whole.log_evidence_, abs=1e-6)
+    with pytest.raises(ValueError, match="its device is"):
+        skcds.DiffusionSampler(**QUICK, max_iter=20, device="cpu").fit(on_its_device, checkpoint=tmp_path / "state")
+
+
+def test_file_and_pickle_of_another_device(device, tmp_path, monkeypatch):
+    fitted = skcds.DiffusionSampler(**QUICK, max_iter=5, device=device).fit(on_its_device)
+    fitted.save(tmp_path / "sampler")
+    pickled = pickle.dumps(fitted)
+    draws = fitted.sample(5, random_state=0)
+    for loaded in (skcds.load(tmp_path / "sampler"), pickle.loads(pickled)):
+        assert loaded._model.device.type == device
+        assert loaded.sample(5, random_state=0, energy_fn=on_its_device) == pytest.approx(draws, abs=1e-6)
+
+    def missing(name):
+        raise ValueError(f"device={name!r} cannot be used here.")
+
+    monkeypatch.setattr(devices, "find_device", missing)
+    with pytest.warns(UserWarning, match="The sampler is on the CPU now"):
+        loaded = skcds.load(tmp_path / "sampler")
+    assert loaded._model.device.type == "cpu"
+    assert loaded.sample(5, random_state=0, energy_fn=on_its_device) == pytest.approx(draws, abs=1e-3)
+
+
+def test_density_is_shown(device):
+    pytest.importorskip("matplotlib").use("agg")
+    from skcds.plotting import SamplerDisplay
+
+    fitted = skcds.DiffusionSampler(**QUICK, max_iter=5, device=device).fit(on_its_device)
+    SamplerDisplay.from_estimator(fitted, n=200, random_state=0)
+
+
+def test_auto_is_cuda_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.find_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.find_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "cuda:-1"])
+def test_unknown_device(name):
+    with pytest.raises(ValueError, match=r"device has to be 'auto', 'cpu', 'cuda'"):
+        skcds.DiffusionSampler(n_features=2, device=name).fit(on_its_device)
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", pytest.param("cuda", id="cuda, where there is none")])
+def test_device_that_cannot_be_used(name, monkeypatch):
+    """Meta has no values, Apple's no double precision."""
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match=f"device='{name}' cannot be used here"):
+        skcds.ConsistentSamplerScratch(n_features=2, device=name).fit(on_its_device)
+
+
+def test_networks_on_meta():
+    """Shapes alone, on a device that every PyTorch has: nothing is made on the CPU."""
+    with torch.device("meta"):
+        network = GatedMLP(4, 3, 16, 3)
+    assert network(torch.zeros(5, 2, device="meta"), torch.zeros(1, 2, device="meta")).shape == (5, 3)
+
+
+def test_random_numbers_are_where_their_generator_is(device):
+    generator = devices.generator_on(device, 0)
+    for numbers in (
+        devices.randn(generator, 4, 2), devices.rand(generator, 4), devices.randint(generator, 0, 9, (4,)),
+        devices.randperm(generator, 4),
+    ):  # fmt: skip
+        assert numbers.device.type == device and len(numbers) == 4
