@@ -24,6 +24,9 @@ from .pilot import PilotResult, finest_scale, run_pilot
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
 PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
 REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
+PILOT_SHARE = 0.4  # of the evaluations allowed, for the pilot
+MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; half of it where scores are read
+HELD_OUT = 10_000  # paths that a fit is judged by
 MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
 
 
@@ -35,7 +38,7 @@ class ControlledSampler(BaseSampler):
         "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
         "init": [StrOptions({"pilot", "prior"})],
         "variance": [StrOptions({"learned", "fixed"})],
-        "langevin": ["boolean"],
+        "langevin": ["boolean", StrOptions({"auto"})],
         "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
         "hidden_features": [positive_integer],
         "n_layers": [positive_integer],
@@ -47,7 +50,7 @@ class ControlledSampler(BaseSampler):
         stored = budget.checkpoint.restore("start")
         if stored is not None:
             return self._restart(stored, energy, budget, generator)
-        pilot, model, target, population = self._start_anew(energy, generator)
+        pilot, model, target, population = self._start_anew(energy, budget, generator)
         budget.checkpoint.store(
             "start",
             {
@@ -75,16 +78,16 @@ class ControlledSampler(BaseSampler):
         budget.checkpoint.rewind("start")
         return pilot, model, target, population
 
-    def _start_anew(self, energy, generator):
+    def _start_anew(self, energy, budget, generator):
         if self.warm_start and hasattr(self, "_model"):
             return self._continue(energy, generator)
         if self.init == "pilot":
-            return self._start_from_pilot(energy, generator)
+            return self._start_from_pilot(energy, budget, generator)
         return self._start_from_prior(energy, generator)
 
-    def _start_from_pilot(self, energy, generator):
+    def _start_from_pilot(self, energy, budget, generator):
         try:
-            pilot, x = run_pilot(energy, self.n_particles, generator)
+            pilot, x = run_pilot(energy, self.n_particles, generator, PILOT_SHARE * budget.energy_evals_left())
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
@@ -92,13 +95,13 @@ class ControlledSampler(BaseSampler):
         target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         population = Population(target, standardization.inverse(x).float(), generator)
         population.move(CORRECTION_MOVES)
-        model = self._new_model(standardization, finest_scale(population), energy.has_gradient, generator)
+        model = self._new_model(standardization, finest_scale(population), self._reads_score(energy), generator)
         return pilot, model, target, population
 
     def _start_from_prior(self, energy, generator):
         standardization = Standardization(energy.n_features, full=False).to(energy.device)
         width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
-        model = self._new_model(standardization, width, energy.has_gradient, generator)
+        model = self._new_model(standardization, width, self._reads_score(energy), generator)
         return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
 
     def _continue(self, energy, generator):
@@ -119,10 +122,25 @@ class ControlledSampler(BaseSampler):
         )
         return self.pilot_, model, target, population
 
-    def _new_model(self, standardization, width, has_gradient, generator):
+    def _reads_score(self, energy) -> bool:
+        """Whether the control reads the target's score; "auto" weighs what that takes against the limit."""
+        if self.langevin != "auto" or self.max_energy_evals is None:
+            return bool(self.langevin) and energy.has_gradient
+        if self.init == "pilot":
+            paths = 3 * self.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
+            cost = self.max_iter * self.batch_size + paths * self.n_steps
+        else:
+            cost = self.max_iter * self.path_batch_size * self.n_steps / 2
+        return energy.has_gradient and self.max_energy_evals >= 2 * cost
+
+    def _moves_share(self, model) -> float:
+        """Share for moves of the particles, of the evaluations that are left after the pilot."""
+        return 0.5 * MOVES_SHARE if model.needs_score else MOVES_SHARE
+
+    def _new_model(self, standardization, width, reads_score, generator):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
         with seeded(int(randint(generator, 0, 2**31 - 1))):
-            model = self._build_model(standardization, log_snr_max, self.langevin and has_gradient)
+            model = self._build_model(standardization, log_snr_max, reads_score)
         model.to(generator.device)
         model.standardization = standardization
         model.network.width = width

@@ -8,12 +8,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, register_model
-from ._control import MIN_ITER_REFRESH, REFRESHES, ControlledSampler, exchange_paths, weighted_paths
+from ._control import HELD_OUT, MIN_ITER_REFRESH, REFRESHES, ControlledSampler, exchange_paths, weighted_paths
 from .devices import randn, to_numpy
 from .diffusion import DiffusionModel
 from .energy import InvalidEnergyError, StandardizedTarget
 from .importance import WeightedSample
-from .losses import PATH_LOSSES, DenoisingLoss
+from .losses import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
 from .mcmc import Population, effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
@@ -22,7 +22,6 @@ from .training import train
 register_model(DiffusionModel)
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
-N_HELD_OUT = 10_000  # draws; in high dimension no more than hold `MAX_NUMBERS`
 N_COMPARED = 500  # paths by which the control is compared with that before training
 MIN_RESAMPLED_SHARE = 0.1  # effective share of path weights that is good enough to resample their ends by
 SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
@@ -62,8 +61,9 @@ class DiffusionSampler(ControlledSampler):
         as in [1]_. The latter assumes a target of about unit scale and finds separate modes only by luck.
     variance : {"learned", "fixed"}, default="learned"
         Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
-    langevin : bool, default=True
-        Whether the control reads the target's score, which then is evaluated at every step of sampling, too.
+    langevin : bool or "auto", default="auto"
+        Whether the control reads the target's score, which then is evaluated at every step of sampling, too. "auto":
+        unless `max_energy_evals` is below twice what training with it takes.
     path_share : float, default=0.0
         Share of the iterations, the last ones, that go to `loss` with ``init="pilot"``; with ``init="prior"`` all do.
         On paths of its own a chain forgets tails that it reaches too seldom.
@@ -84,7 +84,9 @@ class DiffusionSampler(ControlledSampler):
     max_time : float, default=None
         Seconds after which training ends, the pilot included. The judgement on held-out draws comes on top.
     max_energy_evals : int, default=None
-        Energy evaluations after which training stops; the pilot runs to its end.
+        Energy evaluations that the fit is planned for: with fewer particles, fewer moves of them, and without scores of
+        the target where they are few. Training stops in any case when they are used up; the judgement on held-out
+        draws may come on top.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -162,7 +164,7 @@ class DiffusionSampler(ControlledSampler):
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, reference="dis", loss="log_variance",
-        init="pilot", variance="learned", langevin=True, path_share=0.0, n_particles=20_000, hidden_features=128,
+        init="pilot", variance="learned", langevin="auto", path_share=0.0, n_particles=20_000, hidden_features=128,
         n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None,
         max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
@@ -219,7 +221,7 @@ class DiffusionSampler(ControlledSampler):
             losses += more
         reported = StandardizedTarget.reported(energy, model.standardization)
         model = self._unspoiled(before, model, reported, generator)
-        n_held_out = min(N_HELD_OUT, max(N_COMPARED, MAX_NUMBERS // energy.n_features))
+        n_held_out = min(HELD_OUT, max(N_COMPARED, MAX_NUMBERS // energy.n_features))
         z, log_weights = weighted_paths(model, reported, self.n_steps, n_held_out, generator)
         if population is None:
             population = Population(target, z, generator)
@@ -257,7 +259,8 @@ class DiffusionSampler(ControlledSampler):
         return before if lower or math.isnan(bound_after) else after
 
     def _match_scores(self, model, target, population, n_iter, budget, generator):
-        loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
+        every = budget.spacing(MOVE_EVERY, len(population), n_iter, self._moves_share(model))
+        loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
 
         def refresh(averaged):
             """Exchange particles for ends of paths; whether the path weights are good enough to end the training."""

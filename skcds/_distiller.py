@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseSampler, check_count, checked_names, judge_fit, positive_integer, register_model
+from ._control import MOVES_SHARE
 from ._diffusion import DiffusionSampler
 from ._onestep import OneStepSampler
 from .bounds import Bounds, same_bounds
@@ -21,6 +22,7 @@ from .consistency import (
     ReverseKLLoss,
     TrajectoryBank,
     levels_to_target,
+    particle_spacing,
 )
 from .devices import placed, randint
 from .energy import StandardizedTarget
@@ -83,7 +85,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Seconds after which training ends, that of an unfitted teacher included. The judgement on held-out draws comes
         on top.
     max_energy_evals : int, default=None
-        Energy evaluations after which training stops.
+        Energy evaluations that the fit is planned for; see `DiffusionSampler`. An unfitted teacher has three
+        fifths of them.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -313,7 +316,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         stateful: list = [population]
         if calibrate:
             levels = levels_to_target(model.log_snr_max, generator)
-            terms.append((1.0, LikelihoodLoss(model, population, batch_size, control, target, levels)))
+            spacing = particle_spacing(budget, population, n_iter, MOVES_SHARE * (0.5 if control.needs_score else 1))
+            terms.append((1.0, LikelihoodLoss(model, population, batch_size, control, target, levels, **spacing)))
         weight = self.consistency_weight if calibrate else 1.0
         if weight:
             bank = TrajectoryBank(control, target, n_steps, BANK_SIZE, generator)

@@ -9,10 +9,10 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import check_count, judge_fit, positive_integer, register_model
 from ._control import MIN_ITER_REFRESH, ControlledSampler, exchange_paths, weighted_paths
 from ._onestep import OneStepSampler
-from .consistency import LikelihoodLoss
+from .consistency import LikelihoodLoss, particle_spacing
 from .devices import randn, to_numpy
 from .energy import StandardizedTarget
-from .losses import DenoisingLoss, LogVarianceLoss
+from .losses import MOVE_EVERY, DenoisingLoss, LogVarianceLoss
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
 from .mcmc import Population, effective_share
 from .networks import in_parts
@@ -85,7 +85,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     max_time : float, default=None
         Seconds after which training ends, the pilot included. The judgement on held-out draws comes on top.
     max_energy_evals : int, default=None
-        Energy evaluations after which training stops; the pilot runs to its end.
+        Energy evaluations that the fit is planned for; see `DiffusionSampler`.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -167,7 +167,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, network="coupling",
-        objective="separate", refine=True, init="pilot", variance="learned", langevin=True, consistency_weight=0.3,
+        objective="separate", refine=True, init="pilot", variance="learned", langevin="auto", consistency_weight=0.3,
         n_particles=20_000, hidden_features=128, n_layers=4, map_features=None, map_layers=None, n_transforms=None,
         n_bins=None, batch_size=2048, map_batch_size=None, path_batch_size=512, learning_rate=4e-3, max_iter=4000,
         max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0,
@@ -251,14 +251,17 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         on_particles = population is not None
         sampling: DenoisingLoss | LogVarianceLoss
         if population is not None:
-            sampling = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator)
+            share = 0.5 * self._moves_share(model)  # the other half is for the likelihood's
+            n_iter = self.max_iter // (1 + CONSISTENCY_STEPS[True]) if self.objective == "separate" else self.max_iter
+            every = budget.spacing(MOVE_EVERY, len(population), n_iter, share)
+            sampling = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
             states = population.noised
         else:
             sampling = LogVarianceLoss(model, target, self.n_steps, self.path_batch_size, generator)
             states = sampling.states
             ends, _ = weighted_paths(model, target, self.n_steps, self.n_particles, generator)
             population = Population(target, ends, generator)
-        map_loss, consistency = self._map_loss(model, target, population, states, generator)
+        map_loss, consistency = self._map_loss(model, target, population, states, budget, generator)
         stateful = [population, consistency, *([] if on_particles else [sampling])]
         cycle = 1 + CONSISTENCY_STEPS[on_particles]
 
@@ -290,7 +293,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         )  # fmt: skip
         return model, losses, population
 
-    def _map_loss(self, model, target, population, states, generator):
+    def _map_loss(self, model, target, population, states, budget, generator):
         """Self-consistency, with the likelihood beside it for a map that has one; and self-consistency alone."""
         calibrate = self.refine and model.map.invertible
         map_batch = self.map_batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
@@ -304,7 +307,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             return model.steps.log_snr[start], model.steps.log_snr[start + size]
 
         leaps = torch.stack([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
-        likelihood = LikelihoodLoss(model, population, map_batch, model, target, levels, leaps)
+        likelihood = LikelihoodLoss(
+            model, population, map_batch, model, target, levels, leaps,
+            **particle_spacing(budget, population, self.max_iter, 0.5 * self._moves_share(model)),
+        )  # fmt: skip
 
         def loss(iteration):
             total = likelihood(iteration)

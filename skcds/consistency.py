@@ -7,9 +7,12 @@ __all__ = [
     "TrajectoryBank",
     "exchange_images",
     "levels_to_target",
+    "particle_spacing",
     "pseudo_huber",
     "truncated_weights",
 ]
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,8 @@ from .maps import standard_normal_log_prob
 from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
+MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles
+EXCHANGE_SHARE = 0.25  # of the evaluations for both that exchanges may take
 LARGEST_COUNT = 10.0  # of a particle in the likelihood, in units of the median
 HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
 
@@ -177,8 +182,8 @@ class LikelihoodLoss:
         levels,
         leaps: Tensor | None = None,
         order: float = 1.5,
-        move_every: int = 8,
-        exchange_every: int = 50,
+        move_every: int = MOVE_EVERY,
+        exchange_every: int = EXCHANGE_EVERY,
     ):
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
@@ -212,6 +217,15 @@ class LikelihoodLoss:
             score = -noise / noise_levels(level)[1][:, None]
         surrogate = -((score * x).sum(1) + log_det).mean()
         return surrogate - surrogate.detach()
+
+
+def particle_spacing(budget, population: Population, n_iter: int, share: float) -> dict[str, Any]:
+    """`move_every` and `exchange_every` of a `LikelihoodLoss` that take a share of the evaluations left at most."""
+    n = len(population)  # exchanges evaluate half of them, as many images of the map, and those that come in
+    return {
+        "move_every": budget.spacing(MOVE_EVERY, n, n_iter, (1 - EXCHANGE_SHARE) * share),
+        "exchange_every": budget.spacing(EXCHANGE_EVERY, 3 * n // 2, n_iter, EXCHANGE_SHARE * share),
+    }
 
 
 def truncated_weights(log_weights: Tensor) -> Tensor:

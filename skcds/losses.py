@@ -11,6 +11,8 @@ from .energy import StandardizedTarget
 from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
+MOVE_EVERY = 10  # iterations of score matching between moves of the particles
+
 
 class DenoisingLoss:
     """Simulation-free score matching on particles that keep moving.
@@ -39,7 +41,14 @@ class DenoisingLoss:
     """
 
     def __init__(
-        self, model: DiffusionModel, target, population: Population, n_steps, batch_size, generator, move_every=10
+        self,
+        model: DiffusionModel,
+        target,
+        population: Population,
+        n_steps,
+        batch_size,
+        generator,
+        move_every=MOVE_EVERY,
     ):
         self.model, self.target, self.population = model, target, population
         self.batch_size, self.generator, self.move_every = batch_size, generator, move_every

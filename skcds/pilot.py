@@ -21,6 +21,11 @@ MAX_SCALE, MIN_SCALE = 1e7, 1e-7
 RACE_PARTICLES, RACE_MOVES = 1000, 3
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 MIN_ESS = 0.8  # of the incremental weights; sets the next temperature
+RACE_SHARE = 0.4  # of the evaluations that the pilot may make, for the race
+RUN_SHARE = 0.5  # of those left after it, for the run with all particles; the rest makes more of them
+GROWTH_MOVES = 3  # of the new ones, in units of those at a temperature
+RACE_COST = 400  # evaluations of the race for each of its particles: a guess, for how many are affordable
+MIN_RACE_PARTICLES = 100
 CLEAR_WIN = 1.0  # nats by which the widest scale has to win for wider ones to be tried: short runs are noisy
 MIN_HITS = 20  # particles of a scout run that have to meet the support
 HEAVY_KURTOSIS = 4.5  # of a coordinate, above which taming its tails is tried; a Gaussian's is 3
@@ -37,6 +42,8 @@ FAR = 30.0, 1e3, 1e6  # standard deviations away, at which the energy has to hav
 FAR_ROWS, FAR_STEPS = 16, 64  # particles from which that is looked at, directions at a time
 FULL_COVARIANCE_MAX = 256  # features; above, Laplace's approximation, or else a diagonal standardisation
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
+LAPLACE_TEMPERATURES = 4  # of a run from there: a guess, for how many particles are affordable
+MIN_AFFORDABLE = 200  # particles of a run, however few evaluations are allowed
 MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
 
 
@@ -156,19 +163,27 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
     return z, log_evidence, n_temperatures
 
 
-def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, Tensor]:
-    """Starting scale whose short run gives the largest log Z, with that run's particles.
+def _race(target: StandardizedTarget, n_moves: int, limit: float, generator) -> tuple[float, Tensor, float]:
+    """Starting scale whose short run gives the largest log Z, with that run's particles and evaluations for each.
 
-    Too narrow a start misses mass, too wide a one loses it on the way.
+    Too narrow a start misses mass, too wide a one loses it on the way. No run starts once the evaluations reach the
+    limit, but the first two.
     """
     runs: dict[float, tuple[float, Tensor]] = {}
+    costs: dict[float, float] = {}
+    n_particles = int(min(RACE_PARTICLES, max(MIN_RACE_PARTICLES, limit / RACE_COST)))
+    start = target.energy.n_energy_evals
+
+    def spent():
+        return target.energy.n_energy_evals - start
 
     def enter(scale):
+        before = spent()
         try:
-            z, log_evidence, _ = temper(target, RACE_PARTICLES, scale, n_moves, generator, MIN_HITS)
+            z, log_evidence, _ = temper(target, n_particles, scale, n_moves, generator, MIN_HITS)
         except InvalidEnergyError:
             z, log_evidence = torch.empty(0, device=generator.device), -math.inf
-        runs[scale] = log_evidence, z
+        runs[scale], costs[scale] = (log_evidence, z), (spent() - before) / n_particles
 
     def best():
         return max(runs, key=lambda scale: runs[scale][0])
@@ -177,7 +192,8 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
         return runs[scale][0] > CLEAR_WIN + max(log_evidence for s, (log_evidence, _) in runs.items() if s != scale)
 
     for scale in STARTING_SCALES:
-        enter(scale)
+        if len(runs) < 2 or spent() < limit:
+            enter(scale)
     scale = min(STARTING_SCALES)
     while runs[best()][0] == -math.inf and scale > MIN_SCALE:
         scale /= 10
@@ -187,12 +203,12 @@ def _race(target: StandardizedTarget, n_moves: int, generator) -> tuple[float, T
             "energy_fn was +inf or invalid at every point that the pilot tried, drawn from N(0, s^2 I) for s from "
             f"{min(runs):g} to {max(runs):g}; shift or scale the coordinates so that the density has mass near zero."
         )
-    while wins_clearly(max(runs)) and max(runs) < MAX_SCALE:
+    while wins_clearly(max(runs)) and max(runs) < MAX_SCALE and spent() < limit:
         enter(max(runs) * 10**0.5)
-    return best(), runs[best()][1]
+    return best(), runs[best()][1], costs[best()]
 
 
-def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult, Tensor]:
+def run_pilot(energy: Energy, n_particles: int, generator, max_evals: float = math.inf) -> tuple[PilotResult, Tensor]:
     """Find location, scale and particles of a density from its energy alone.
 
     Short tempered runs race over starting scales from 1 to 100 (and further out while the widest wins clearly, further
@@ -212,6 +228,8 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
         Number of particles of the final run; at most `MAX_NUMBERS` / d of them from Laplace's approximation.
     generator : torch.Generator
         Source of randomness.
+    max_evals : float, default=inf
+        Evaluations of the energy that are aimed at, by fewer particles, fewer starting scales, and no repetitions.
 
     Returns
     -------
@@ -227,21 +245,24 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
     """
     n_moves = MOVES[energy.has_gradient]
     if energy.n_features > FULL_COVARIANCE_MAX and energy.has_gradient:
-        found = _pilot_in_high_dimension(energy, n_particles, n_moves, generator)
+        found = _pilot_in_high_dimension(energy, n_particles, n_moves, generator, max_evals)
         if found is not None:
             return found
     identity = Standardization(energy.n_features, full=False).to(energy.device)
     plain = StandardizedTarget(energy, identity, energy.fast_dtype)
-    scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
+    last, race_moves = energy.n_energy_evals + max_evals, max(RACE_MOVES, n_moves // 3)
+    scale, x, cost = _race(plain, race_moves, RACE_SHARE * max_evals, generator)
     if energy.bounds is not None and energy.bounds.one_sided:
         energy.bounds = energy.bounds.centred(x)
-        scale, x = _race(plain, max(RACE_MOVES, n_moves // 3), generator)
-    run = _Run(energy, Standardization.from_moments(*_moments(x)), n_particles, n_moves, generator)
+        scale, x, cost = _race(plain, race_moves, RACE_SHARE * (last - energy.n_energy_evals), generator)
+    affordable = RUN_SHARE * (last - energy.n_energy_evals) / (cost * (1 + n_moves) / (1 + race_moves))
+    n_tempered = int(min(n_particles, max(MIN_AFFORDABLE, affordable)))
+    run = _Run(energy, Standardization.from_moments(*_moments(x)), n_tempered, n_moves, generator)
     for _ in range(MAX_TAMED_RUNS):
         tails = _heavy_tails(run.x)
-        if tails is None:
+        if tails is None or energy.n_energy_evals + run.n_evals > last:
             break
-        tamed = _Run(energy, _standardize(run.x, tails), n_particles, n_moves, generator)
+        tamed = _Run(energy, _standardize(run.x, tails), n_tempered, n_moves, generator)
         gain = tamed.log_evidence - run.log_evidence
         if gain < -CLEAR_GAIN or (gain < CLEAR_GAIN and tamed.smoothness() < run.smoothness()):
             break
@@ -250,6 +271,7 @@ def run_pilot(energy: Energy, n_particles: int, generator) -> tuple[PilotResult,
             break
     _check_mass(run)
     _check_directions(run)
+    run.grow(int(min(n_particles, (last - energy.n_energy_evals) / (1 + GROWTH_MOVES * n_moves))))
     found = _standardize(run.x, (run.standardization.center, run.standardization.width))
     return run.result(found, scale), run.x
 
@@ -346,7 +368,7 @@ def _direction(step: Tensor) -> str:
     return " ".join(parts) if len(parts) > 1 else f"{'+' if u[order[0]] > 0 else '-'}x[{order[0]}]"
 
 
-def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, generator):
+def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, generator, max_evals: float):
     """A run from Laplace's approximation at the mode found from the origin, or None where there is none.
 
     Particles of short runs say too little about a covariance in hundreds of dimensions, and tempering from afar takes
@@ -356,6 +378,8 @@ def _pilot_in_high_dimension(energy: Energy, n_particles: int, n_moves: int, gen
     if standardization is None:
         return None
     n_particles = min(n_particles, max(MIN_PARTICLES, MAX_NUMBERS // energy.n_features))
+    affordable = max_evals / (LAPLACE_TEMPERATURES * (1 + n_moves))
+    n_particles = int(min(n_particles, max(MIN_AFFORDABLE, affordable)))
     run = _Run(energy, standardization, n_particles, n_moves, generator, HIGH_INFLATION)
     _check_directions(run)
     return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
@@ -370,8 +394,21 @@ class _Run:
     ):  # fmt: skip
         self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
         self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+        before = energy.n_energy_evals
         z, self.log_evidence, self.n_temperatures = temper(self.target, n_particles, inflation, n_moves, generator)
+        self.n_evals = energy.n_energy_evals - before
         self.x = standardization(z)
+
+    def grow(self, n: int) -> None:
+        """Make up to n particles, if these are more: copies that moves part, for a fraction of what tempering costs."""
+        if n <= len(self.x):
+            return
+        standardization = _standardize(self.x, (self.standardization.center, self.standardization.width))
+        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
+        rows = torch.arange(n, device=self.x.device) % len(self.x)
+        population = Population(target, standardization.inverse(self.x[rows]), self.generator)
+        population.move(GROWTH_MOVES * self.n_moves)
+        self.x = standardization(population.x)
 
     def result(self, found: Standardization, scale: float) -> PilotResult:
         """What is kept of the run, with the standardisation that its particles led to."""

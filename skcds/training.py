@@ -63,6 +63,20 @@ class Budget:
             shares.append(self.energy.n_energy_evals / self.max_energy_evals)
         return max(shares)
 
+    def energy_evals_left(self) -> float:
+        """Evaluations of the energy that are left; infinite without a limit."""
+        if self.max_energy_evals is None:
+            return math.inf
+        return max(0, self.max_energy_evals - self.energy.n_energy_evals)
+
+    def spacing(self, usual: int, rows: int, n_iter: int, share: float) -> int:
+        """Iterations between evaluations at `rows` points each.
+
+        As many as usual, or more, so that all of them take no more than a share of the evaluations left.
+        """
+        affordable = share * self.energy_evals_left() / rows
+        return usual if affordable >= n_iter / usual else math.ceil((n_iter + 1) / max(affordable, 1))
+
 
 class _Optimization:
     """Model, average, optimiser and what else a training changes, as one state."""

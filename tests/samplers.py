@@ -27,7 +27,8 @@ def make(kind, **params):
         return DiffusionSampler(**{**SMALL, **params})
     if kind == "ConsistentSamplerScratch":
         return ConsistentSamplerScratch(**{**SMALL, "n_transforms": 2, "map_batch_size": 128, **params})
-    teacher = DiffusionSampler(params.pop("n_features"), **SMALL, max_iter=20, random_state=0)
+    teacher = {name: params.pop(name) for name in ("n_features", "langevin") if name in params}
+    teacher = DiffusionSampler(**teacher, **SMALL, max_iter=20, random_state=0)
     return ConsistentSamplerDistiller(teacher, **{**SMALL_MAP, **params})
 
 

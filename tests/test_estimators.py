@@ -109,10 +109,18 @@ class TestFit:
         assert 0 < sampler.n_iter_ < 10**6
 
     def test_max_energy_evals(self, kind):
-        spent = fitted(kind).n_energy_evals_
-        sampler = make(kind, max_iter=10**5, max_energy_evals=spent + 20_000).fit(quadratic)
+        """A fit with a third of the evaluations stays within them, and does all of its iterations."""
+        limit = fitted(kind).n_energy_evals_ // 3
+        sampler = make(kind, max_energy_evals=limit, langevin="auto").fit(quadratic)
+        assert sampler.n_iter_ == fitted(kind).n_iter_
+        assert limit / 4 < sampler.n_energy_evals_ < limit + 10_000  # a held-out draw takes one
+
+    def test_max_energy_evals_ends_training(self, kind):
+        """Where scores are read all the same, training ends when the evaluations are used up."""
+        limit = fitted(kind).n_energy_evals_ + 2_000
+        sampler = make(kind, max_iter=10**5, max_energy_evals=limit, langevin=True).fit(quadratic)
         assert 20 < sampler.n_iter_ < 10**5
-        assert sampler.n_energy_evals_ < 2 * spent  # the limit, and what is drawn after it
+        assert sampler.n_energy_evals_ < 2 * limit  # and what is drawn after it
 
     def test_progress_bar(self, kind, capsys):
         make(kind, max_iter=2).fit(quadratic)

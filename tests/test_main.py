@@ -14,7 +14,7 @@ def test_prints_a_table_and_saves_a_figure(tmp_path, capsys, monkeypatch):
     X, y = load_breast_cancer(return_X_y=True)
     small = targets.BayesianLogisticRegression(X[:50, :7], y[:50])
     monkeypatch.setattr(targets, "breast_cancer", lambda: small)
-    monkeypatch.setattr(_diffusion, "N_HELD_OUT", 500)
+    monkeypatch.setattr(_diffusion, "HELD_OUT", 500)
     monkeypatch.setattr(main_job, "ITERATIONS", {"posterior": (5, 5), "plane": (5, 5)})
     for name, value in {"N_PARTICLES": 500, "N_DRAWS": 500, "CHAINS": 50, "BURN_IN": 5, "MOVES": 50}.items():
         monkeypatch.setattr(main_job, name, value)
