@@ -17,10 +17,11 @@ from skcds import maps
 from skcds.networks import seeded
 from skcds.splines import rational_quadratic_spline
 
-CASES = {  # dimension, sizes, rows
-    "2-D, 6 couplings of 16 bins": (2, maps.FINE_SIZES, 1024),
-    "2-D, 4 couplings of 8 bins": (2, maps.COARSE_SIZES, 512),
-    "32-D, 4 couplings of 8 bins": (32, maps.COARSE_SIZES, 512),
+CASES = {  # dimension, log signal-to-noise ratio of the grid's end, rows
+    "2-D, 6 couplings of 32 bins": (2, 9.0, 1024),
+    "2-D, 4 couplings of 32 bins": (2, 6.0, 512),
+    "5-D, 6 couplings of 16 bins": (5, 9.0, 1024),
+    "32-D, 4 couplings of 8 bins": (32, 6.0, 512),
 }
 
 
@@ -41,13 +42,14 @@ def splines(function):
         maps.rational_quadratic_spline = rational_quadratic_spline
 
 
-def iteration(d, sizes, n):
+def iteration(d, log_snr_max, n):
     """One iteration of likelihood at two levels and of a loss on images, with the optimiser's step, as a function."""
     with seeded(0):
-        model, x = maps.OneStepModel("coupling", d, 10.0, True, **sizes), torch.randn(n, d)
+        sizes = maps.coupling_sizes(d, log_snr_max)
+        model, x = maps.OneStepModel("coupling", d, log_snr_max, True, **sizes), torch.randn(n, d)
         for parameter in model.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-    optimizer, level = torch.optim.AdamW(model.parameters(), 1e-4, fused=True), torch.linspace(-6, 9, n // 2)
+    optimizer, level = torch.optim.AdamW(model.parameters(), 1e-4, fused=True), torch.linspace(-6, log_snr_max, n // 2)
 
     def act():
         optimizer.zero_grad()
@@ -75,8 +77,8 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     print("| map | rows | zuko's splines, ms | one operation, ms | ratio, median | smallest, largest |")
     print("|---|---|---|---|---|---|")
-    for name, (d, sizes, n) in CASES.items():
-        pairs, act = [], iteration(d, sizes, n)
+    for name, (d, log_snr_max, n) in CASES.items():
+        pairs, act = [], iteration(d, log_snr_max, n)
         for _ in range(args.repeats + 1):
             with splines(by_zuko):
                 theirs = seconds(act, args.iterations)

@@ -71,10 +71,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
     consistency_weight : float, default=0.3
         Weight of the consistency loss beside the likelihood.
     hidden_features, n_layers : int, default=None
-        Width and number of the hidden layers; by default 64 and 2 for the conditioner of each coupling (128 and 2 where
-        the target's finest scale is below a tenth of its width), 128 and 4 for the residual network.
+        Width and number of the hidden layers; by default 64 and 2 for the conditioner of each coupling, 128 and 4 for
+        the residual network.
     n_transforms, n_bins : int, default=None
-        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the finest scale is below a tenth.
+        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the target's finest scale is below a
+        tenth of its width; 32 bins in up to four dimensions.
     batch_size : int, default=None
         Particles and pairs of states in a batch; by default 512, or 1024 where the finest scale is below a tenth.
     learning_rate : float, default=4e-3
@@ -296,8 +297,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         log_snr_max = control.log_snr_max
         if self.network == "coupling":
             sizes = coupling_sizes(
-                log_snr_max, hidden=self.hidden_features, n_layers=self.n_layers, n_transforms=self.n_transforms,
-                bins=self.n_bins,
+                control.n_features, log_snr_max, hidden=self.hidden_features, n_layers=self.n_layers,
+                n_transforms=self.n_transforms, bins=self.n_bins,
             )  # fmt: skip
         else:
             sizes = {"hidden": self.hidden_features or 128, "n_layers": self.n_layers or 4}

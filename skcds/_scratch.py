@@ -67,10 +67,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     hidden_features, n_layers : int, default=128 and 4
         Width and number of the hidden layers of the control or of the residual network.
     map_features, map_layers : int, default=None
-        The same of the conditioner of each coupling; by default 64 and 2, or 128 and 2 where the target's finest scale
-        is below a tenth of its width.
+        The same of the conditioner of each coupling; by default 64 and 2.
     n_transforms, n_bins : int, default=None
-        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the finest scale is below a tenth.
+        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the target's finest scale is below a
+        tenth of its width; 32 bins in up to four dimensions.
     batch_size : int, default=2048
         Particles in a batch of score matching, and steps in one of self-consistency for a residual network.
     map_batch_size : int, default=None
@@ -235,8 +235,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     def _build_model(self, standardization, log_snr_max, langevin):
         residual = self.network == "residual"
         sizes = coupling_sizes(
-            log_snr_max, hidden=self.map_features, n_layers=self.map_layers, n_transforms=self.n_transforms,
-            bins=self.n_bins,
+            standardization.loc.numel(), log_snr_max, hidden=self.map_features, n_layers=self.map_layers,
+            n_transforms=self.n_transforms, bins=self.n_bins,
         )  # fmt: skip
         return ShortcutModel(
             self.network, self.n_steps, standardization.loc.numel(), log_snr_max, standardization.full,

@@ -14,8 +14,9 @@ from .process import LOG_SNR_MIN, noise_levels
 from .splines import rational_quadratic_spline
 
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
+LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # where few splines have to bend all the mass, and bins cost little
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
-FINE_SIZES = {"hidden": 128, "n_layers": 2, "n_transforms": 6, "bins": 16}
+FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16}
 BATCH_SIZES = {False: 512, True: 1024}  # for a target with fine scales or not
 
 
@@ -143,9 +144,14 @@ def has_fine_scales(log_snr_max: float) -> bool:
     return log_snr_max > FINE_LOG_SNR
 
 
-def coupling_sizes(log_snr_max: float, **given) -> dict:
-    """Sizes of a `CouplingMap`, larger for a target with fine scales; those that are given and not None are kept."""
-    sizes = FINE_SIZES if has_fine_scales(log_snr_max) else COARSE_SIZES
+def coupling_sizes(n_features: int, log_snr_max: float, **given) -> dict:
+    """Sizes of a `CouplingMap`; those that are given and not None are kept.
+
+    There are more couplings for a target with fine scales, and more bins there and in low dimension.
+    """
+    sizes = dict(FINE_SIZES if has_fine_scales(log_snr_max) else COARSE_SIZES)
+    if n_features <= LOW_DIMENSION:
+        sizes["bins"] = LOW_DIMENSION_BINS
     return sizes | {name: value for name, value in given.items() if value is not None}
 
 

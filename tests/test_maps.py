@@ -467,9 +467,14 @@ class TestExactWeight:
 class TestCouplingSizes:
     def test_larger_for_fine_scales(self):
         """A finest scale w has its last noisy level at w / 3; the sizes change at a tenth."""
-        coarse, fine = (coupling_sizes(-2 * math.log(w / 3)) for w in (0.12, 0.08))
+        coarse, fine = (coupling_sizes(5, -2 * math.log(w / 3)) for w in (0.12, 0.08))
         assert coarse == {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
         assert all(fine[name] >= coarse[name] for name in coarse) and fine["bins"] == 16
 
+    def test_more_bins_in_low_dimension(self):
+        for log_snr_max in (6.0, 9.0):
+            low, high = coupling_sizes(4, log_snr_max), coupling_sizes(5, log_snr_max)
+            assert low["bins"] == 32 > high["bins"] and low | {"bins": 0} == high | {"bins": 0}
+
     def test_what_is_given_is_kept(self):
-        assert coupling_sizes(9.0, bins=5, hidden=None) == {**coupling_sizes(9.0), "bins": 5}
+        assert coupling_sizes(2, 9.0, bins=5, hidden=None) == {**coupling_sizes(2, 9.0), "bins": 5}
