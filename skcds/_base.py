@@ -29,7 +29,7 @@ from .energy import Energy, StandardizedTarget
 from .export import checked_names, to_frame
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
-from .parallel import best_fit, drawn_in_parallel, in_parallel
+from .parallel import best_fit, drawn_in_parallel, few_threads, in_parallel
 from .training import Budget
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
@@ -118,7 +118,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
         energy = Energy(energy_fn, n_features, grad_fn, generator, bounds)
         budget = Budget(self.max_time, self.max_energy_evals, energy, start, state)
-        with count_evaluations() as network:
+        with count_evaluations() as network, few_threads():
             if checkpoint is not None:
                 state.begin(seed, identity_of(self, energy), budget, generator, network)
             fitted = self._fit(energy, budget, generator)
@@ -243,7 +243,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def _drawn_chunks(self, n: int, seed: int, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
         for rows, normal in self._chunks(n, seed, chunks):
-            with torch.no_grad():
+            with torch.no_grad(), few_threads():
                 chunk = self._unstandardize(draw(normal))
             yield rows, chunk
 
@@ -305,7 +305,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
         for rows, normal in self._chunks(n, seed_of(random_state)):
-            z, log_weight = draw(normal)
+            with few_threads():
+                z, log_weight = draw(normal)
             X[rows], log_weights[rows] = self._unstandardize(z), to_numpy(log_weight)
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
         weighted = WeightedSample(X, log_weights, **details)

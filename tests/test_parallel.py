@@ -5,11 +5,13 @@ import pickle
 import joblib
 import numpy as np
 import pytest
+import torch
 from samplers import KINDS, SMALL, D, fitted, make, quadratic
 
 from skcds import DiffusionSampler
 from skcds._base import CHUNK_ROWS, _normal_streams
 from skcds._forks import seed_of
+from skcds.parallel import few_threads
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 N = 2 * CHUNK_ROWS + 5
@@ -42,8 +44,8 @@ class TestDraws:
         assert np.allclose(shared, fitted(KINDS[1]).sample(N, random_state=3), atol=1e-4)
 
     def test_streams_of_chunks_differ(self):
-        first, second = (_normal_streams(0, chunk, (50, 2))(0).numpy() for chunk in (0, 1))
-        other = _normal_streams(0, 0, (50, 2))(1).numpy()
+        first, second = (_normal_streams(0, chunk, (50, 2), torch.device("cpu"))(0).numpy() for chunk in (0, 1))
+        other = _normal_streams(0, 0, (50, 2), torch.device("cpu"))(1).numpy()
         assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.5 and not np.array_equal(first, other)
 
     def test_on_a_cluster(self):
@@ -55,6 +57,57 @@ class TestDraws:
         ):
             shared = fitted(KINDS[1]).sample(N, random_state=3)
         assert np.allclose(shared, fitted(KINDS[1]).sample(N, random_state=3), atol=1e-4)
+
+
+class TestThreads:
+    """How many PyTorch uses, as the energy sees it; the tests themselves use one."""
+
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch):
+        """Six processors, of which PyTorch has counted eight."""
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
+        before = torch.get_num_threads()
+        torch.set_num_threads(8)
+        yield
+        torch.set_num_threads(before)
+
+    def seen(self):
+        """By training and by draws; the probe before training is not worth the change."""
+        counts = []
+
+        def energy(x):
+            counts.append(torch.get_num_threads())
+            return quadratic(x)
+
+        sampler = make("DiffusionSampler", max_iter=2).fit(energy)
+        training = counts[-1]
+        counts.clear()
+        sampler.sample(9, n_steps=2, random_state=0)
+        sampler.sample_weighted(9, n_steps=2, random_state=0)
+        assert torch.get_num_threads() == 8
+        return {training, *counts}
+
+    def test_no_more_than_processors(self):
+        assert self.seen() == {6}
+
+    def test_fewer_are_left_alone(self, monkeypatch):
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
+        assert self.seen() == {8}
+
+    def test_workers_share_them(self):
+        with joblib.parallel_config(backend="threading", n_jobs=2):
+            counts = joblib.Parallel()(joblib.delayed(_threads_of_a_worker)(3) for _ in range(3))
+        assert counts == [2, 2, 2] and torch.get_num_threads() == 8
+
+    def test_after_an_error(self):
+        with pytest.raises(ZeroDivisionError), few_threads():
+            1 / 0  # noqa: B018
+        assert torch.get_num_threads() == 8
+
+
+def _threads_of_a_worker(n_workers):
+    with few_threads(n_workers):
+        return torch.get_num_threads()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
