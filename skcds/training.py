@@ -75,7 +75,7 @@ class Budget:
         As many as usual, or more, so that all of them take no more than a share of the evaluations left.
         """
         affordable = share * self.energy_evals_left() / rows
-        return usual if affordable >= n_iter / usual else math.ceil((n_iter + 1) / max(affordable, 1))
+        return usual if affordable >= n_iter / usual else math.ceil(n_iter / max(math.floor(affordable), 1))
 
 
 class _Optimization:

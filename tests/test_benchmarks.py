@@ -18,6 +18,7 @@ from skcds.importance import WeightedSample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")
+budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
 
 QUICK = paper_tables.Settings(quick=True)
@@ -283,6 +284,25 @@ def test_without_the_pines_another_pattern_and_no_figures_of_the_paper(tmp_path)
     (tmp_path / "finnish_pines.csv").write_text('"","data_x","data_y"\n"1",0.25,0.5\n"2",0.75,0.125\n')
     name, target = paper_tables.TARGETS["lgcp"](tmp_path)
     assert name == "lgcp" and target.points.tolist() == [[0.25, 0.5], [0.75, 0.125]]
+
+
+# ---------------------------------------------------------------- within budgets of evaluations
+
+
+def test_fits_within_budgets_are_counted_and_drawn(tmp_path, capsys, monkeypatch):
+    run = {"method": "NUTS", "budget": 50_000, "evals": 50_000, "warmup": 10_000, "effective": 7.0, "mode_tv": 0.5}
+    monkeypatch.setattr(budget, "nuts_within", lambda *arguments: [run])
+    figure, data = tmp_path / "budget.png", tmp_path / "budget.json"
+    budget.main(["--quick", "--targets", "gmm9", "--budgets", "5e4", "--figure", str(figure), "--json", str(data)])
+    rows = json.loads(data.read_text())["results"][0]["rows"]
+    assert [row["method"] for row in rows if row["method"] != "NUTS"] == 2 * ["teacher", "student", "pilot"]
+    for row in rows:
+        if "phases" in row:
+            assert sum(row["phases"].values()) == row["evals"]  # the wrapper's count and the sampler's own
+            assert row["phases"]["pilot"] > 0 and row["phases"]["judgement"] > 0
+    limited, free = (next(row for row in rows if row["budget"] == b) for b in (50_000, None))
+    assert limited["evals"] < 70_000 < free["evals"]
+    assert figure.stat().st_size > 10_000 and "| gmm9 | teacher |" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- evaluations against draws

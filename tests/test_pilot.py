@@ -371,6 +371,52 @@ class TestHeavyTails:
             assert np.isinf(result.tail_width).all()
 
 
+def ridge(x):
+    """A Gaussian in any dimension, with deviations from .1 to 1."""
+    return 0.5 * ((x / torch.linspace(0.1, 1, x.shape[1]).to(x)) ** 2).sum(1)
+
+
+class TestLimit:
+    """A limit of evaluations, which is aimed at: runs are foreseen from the race, and end where they end."""
+
+    LIMITS = (2e4, 1e5, 1e6)
+
+    @pytest.mark.parametrize("limit", LIMITS)
+    @pytest.mark.parametrize("target, d", [(gmm9(), 2), (Funnel(), 10), (ridge, 20)])
+    def test_is_kept(self, target, d, limit):
+        energy = make_energy(target, d)
+        before = energy.n_energy_evals
+        result, x = run_pilot(energy, 20_000, seeded(0), limit)
+        spent = energy.n_energy_evals - before
+        fewest = (2 * pilot.MIN_RACE_PARTICLES + pilot.MIN_AFFORDABLE) * 11 * 40  # forty temperatures of ten moves
+        assert 0.2 * limit < spent < 1.3 * limit + fewest
+        assert x.shape[1] == d and x.isfinite().all() and math.isfinite(result.log_evidence)
+
+    def test_what_a_tenth_still_finds(self):
+        """Nine modes, and the moments: masses to a total variation of .1, some three times its spread here."""
+        energy = make_energy(gmm9())
+        result, x = run_pilot(energy, 20_000, seeded(0), 2e5)
+        assert energy.n_energy_evals < 2.5e5  # without a limit 1.9e6
+        assert len(x) > 500 and abs(result.log_evidence) < 0.3
+        share = np.bincount(gmm9().modes(x.numpy()), minlength=9) / len(x)
+        assert 0.5 * np.abs(share - 1 / 9).sum() < 0.1
+
+    def test_copies_part(self):
+        """More particles than were tempered: none is where another is, and their spread is the target's."""
+        target = GaussianEnergy()
+        run = pilot._Run(make_energy(target), Standardization(2), 200, MOVES[True], seeded(0))
+        run.grow(5000)
+        assert run.x.shape == (5000, 2) and len(torch.unique(run.x[:, 0])) == 5000
+        assert run.x.std(0).numpy() == pytest.approx(np.sqrt(np.diag(target.cov)), rel=0.2)
+        run.grow(100)
+        assert len(run.x) == 5000
+
+    def test_none(self):
+        """A limit that is no limit changes nothing."""
+        plain, limited = (run_pilot(make_energy(gmm9()), 500, seeded(0), *limit) for limit in ((), (1e12,)))
+        assert torch.equal(plain[1], limited[1]) and plain[0].log_evidence == limited[0].log_evidence
+
+
 class TestFlatDirections:
     """Particles that are exact or as far out as a flat direction lets them; no false alarm depends on chance much: the
     means that have to be 1 within .5 have standard errors of .02 for 5000 particles of these densities.

@@ -80,3 +80,10 @@ def test_forked_children_neither_hang_nor_repeat():
     code = FORK.format(folder=str(Path(__file__).parent))
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert found.stdout.strip() == "done", found.stderr
+
+
+def test_import_takes_less_than_two_seconds():
+    """Of processor time, PyTorch's own import aside: a busy machine does not matter."""
+    code = "import time, torch; start = time.process_time(); import skcds; print(time.process_time() - start)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 2

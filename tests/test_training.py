@@ -249,6 +249,28 @@ class TestBudget:
         assert Budget(10.0, 40, energy, start=100.0).spent() == pytest.approx(0.75)
         assert Budget(5.0, 300, energy, start=100.0).spent() == pytest.approx(1)
 
+    def test_evaluations_left(self):
+        energy = SimpleNamespace(n_energy_evals=30)
+        assert Budget(None, None, energy).energy_evals_left() == math.inf
+        assert Budget(None, 100, energy).energy_evals_left() == 70
+        assert Budget(None, 10, energy).energy_evals_left() == 0
+
+    @pytest.mark.parametrize("left", [0, 1, 999, 1000, 5000, 12_345, 10**6])
+    @pytest.mark.parametrize("share", [0.3, 1.0])
+    def test_spacing(self, left, share):
+        """Rows are evaluated at iteration 0 and then every so often; at least once, as often as usual at most."""
+        n_iter, rows, usual = 200, 50, 10
+        budget = Budget(None, left + 7, SimpleNamespace(n_energy_evals=7))
+        every = budget.spacing(usual, rows, n_iter, share)
+        times = len(range(0, n_iter, every))
+        assert times == 1 or rows * (times - (every == usual)) <= share * left  # as usual: to a part of one
+        assert every >= usual
+        if every > usual:  # no further apart than need be: a few times more would be too many
+            assert rows * (times + 1 + times // 3) > share * left or times == 1
+
+    def test_spacing_without_a_limit(self):
+        assert Budget(None, None, SimpleNamespace(n_energy_evals=7)).spacing(10, 10**9, 10**9, 0.1) == 10
+
     def test_clock_starts_by_itself(self):
         before = time.perf_counter()
         budget = Budget(1.0, None, None)
