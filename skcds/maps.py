@@ -47,9 +47,9 @@ class SplineCoupling(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
-        phi = gate * self.conditioner(x[:, self.fixed], time)
+        phi = gate * self.conditioner(x.index_select(1, self.fixed), time)
         phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
-        y, log_slope = rational_quadratic_spline(x[:, self.moving], phi, self.bound, inverse=inverse)
+        y, log_slope = rational_quadratic_spline(x.index_select(1, self.moving), phi, self.bound, inverse=inverse)
         return x.index_copy(1, self.moving, y), log_slope.sum(1)
 
 
