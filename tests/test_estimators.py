@@ -393,6 +393,18 @@ class TestOneStep:
 
 
 class TestDiffusionSampler:
+    @pytest.mark.parametrize(
+        "options, reads",
+        [
+            ({}, True), ({"max_energy_evals": 50_000}, False), ({"max_energy_evals": 10**7}, True),
+            ({"max_energy_evals": 50_000, "langevin": True}, True), ({"langevin": False}, False),
+            ({"init": "prior", "max_energy_evals": 1000}, False), ({"init": "prior", "max_energy_evals": 10**7}, True),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("kind", ["DiffusionSampler", "ConsistentSamplerScratch"])
+    def test_score_is_read_where_evaluations_allow(self, kind, options, reads):
+        assert make(kind, max_iter=1, **options).fit(quadratic)._model.needs_score == reads
+
     @pytest.mark.parametrize("langevin", [True, False])
     def test_energy_is_needed_only_with_the_score(self, langevin):
         sampler = make("DiffusionSampler", langevin=langevin).fit(lambda x: 0.5 * (x**2).sum(1))
