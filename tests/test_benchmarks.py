@@ -18,6 +18,7 @@ from skcds.importance import WeightedSample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")
+sizes = importlib.import_module("sizes")
 budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
 
@@ -284,6 +285,12 @@ def test_without_the_pines_another_pattern_and_no_figures_of_the_paper(tmp_path)
     (tmp_path / "finnish_pines.csv").write_text('"","data_x","data_y"\n"1",0.25,0.5\n"2",0.75,0.125\n')
     name, target = paper_tables.TARGETS["lgcp"](tmp_path)
     assert name == "lgcp" and target.points.tolist() == [[0.25, 0.5], [0.75, 0.125]]
+
+
+def test_sizes_are_compared(capsys):
+    sizes.main(["--sizes", "8,1,2,4", "--max-iter", "5", "--teacher-iter", "5"])
+    row = capsys.readouterr().out.splitlines()[-1].split("|")
+    assert row[1:3] == [" gmm9 ", " 8, 1, 2, 4 "] and all(float(cell) > 0 for cell in row[4:-1])
 
 
 # ---------------------------------------------------------------- within budgets of evaluations
