@@ -1,4 +1,10 @@
+"""Fits and draws elsewhere than on the CPU."""
+
+import os
 import pickle
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pretend
@@ -10,9 +16,15 @@ from skcds import devices, pilot
 from skcds.energy import Energy
 from skcds.networks import GatedMLP
 
+ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
 QUICK = {"n_features": 2, "n_steps": 4, "n_particles": 100, "batch_size": 128, "random_state": 0}
 TEACHER = {**QUICK, "max_iter": 220}  # long enough for particles to be exchanged
 MEAN = torch.tensor([1.0, -2.0])
+
+
+def slowly(*values):
+    """Values of a case that is left to the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def on_its_device(x):
@@ -41,13 +53,25 @@ def device(request, monkeypatch):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     if request.param == pretend.NAME:
-        try:
-            pretend.install()
-        except ImportError:
-            pytest.skip("this version of PyTorch has no devices in Python")
+        if ALONE not in os.environ:
+            pytest.skip("see test_on_the_pretend_device")
+        pretend.install()
         monkeypatch.setattr(torch, "Generator", pretend.Generator)
         monkeypatch.setattr(pilot, "STARTING_SCALES", (1.0, 3.0))  # every operation costs as much as a launch on a GPU
     return request.param
+
+
+@pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
+def test_on_the_pretend_device():
+    """The tests below, in a process of their own: PyTorch counts its devices once, at the first gradient."""
+    try:
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend  # noqa: F401
+    except ImportError:
+        pytest.skip("this version of PyTorch has no devices in Python")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", pretend.NAME, __file__]
+    found = subprocess.run(command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True)
+    assert found.returncode == 0 and " passed" in found.stdout, found.stdout[-5000:] + found.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", found.stdout)[1]) > 15
 
 
 def agrees(fitted, reference):
@@ -93,11 +117,11 @@ def test_energy_is_called_where_it_works(device, energy):
     "options",
     [
         {},
-        {"langevin": False, "variance": "fixed"},
-        {"init": "prior", "max_iter": 30, "path_batch_size": 64},
-        {"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64},
-        {"path_share": 0.2, "reference": "pis", "max_iter": 30},
-        {"bounds": [(0, None), (-3, 1)], "max_iter": 30},
+        {"init": "prior", "max_iter": 10, "path_batch_size": 64},
+        slowly({"langevin": False, "variance": "fixed"}),
+        slowly({"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64}),
+        slowly({"path_share": 0.2, "reference": "pis", "max_iter": 30}),
+        {"bounds": [(0, None), (-3, 1)], "max_iter": 5},
     ],
 )
 def test_diffusion_sampler(device, options):
@@ -115,7 +139,9 @@ def test_diffusion_sampler(device, options):
     assert fitted.diagnose(200, random_state=0).verdict in ("ok", "suspect", "failed")
 
 
-@pytest.mark.parametrize("energy, grad", [(on_the_cpu, None), (in_numpy, gradient_in_numpy), (in_numpy, None)])
+@pytest.mark.parametrize(
+    "energy, grad", [slowly(on_the_cpu, None), (in_numpy, gradient_in_numpy), slowly(in_numpy, None)]
+)
 def test_fit_to_an_energy_that_is_elsewhere(device, energy, grad):
     fitted, reference = (
         skcds.DiffusionSampler(**QUICK, max_iter=30, device=place).fit(energy, grad_fn=grad)

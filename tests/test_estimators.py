@@ -117,10 +117,10 @@ class TestFit:
 
     def test_max_energy_evals_ends_training(self, kind):
         """Where scores are read all the same, training ends when the evaluations are used up."""
-        limit = fitted(kind).n_energy_evals_ + 2_000
-        sampler = make(kind, max_iter=10**5, max_energy_evals=limit, langevin=True).fit(quadratic)
-        assert 20 < sampler.n_iter_ < 10**5
-        assert sampler.n_energy_evals_ < 2 * limit  # and what is drawn after it
+        limit = 400_000 if kind == "ConsistentSamplerDistiller" else 100_000  # of which the teacher has its part
+        sampler = make(kind, max_iter=10**5, max_energy_evals=limit, langevin=True, batch_size=512).fit(quadratic)
+        assert 5 < sampler.n_iter_ < 10**4
+        assert sampler.n_energy_evals_ < 4 * limit  # and what is drawn after it
 
     def test_progress_bar(self, kind, capsys):
         make(kind, max_iter=2).fit(quadratic)

@@ -116,7 +116,7 @@ class TestManners:
 
 
 def test_gradient_of_the_latent_density():
-    """Against differences, in float64, on a map that is not the identity."""
+    """Against differences too small to reach over a knot of a spline often, on a map that is not the identity."""
     sampler = fitted("ConsistentSamplerDistiller")
     model = sampler._model
     target = StandardizedTarget(Energy(other, D), model.standardization)
@@ -137,6 +137,6 @@ def test_gradient_of_the_latent_density():
         polish.langevin_step = original
     density, latent, gradient = seen[0]
     for j in range(D):
-        shift = 0.05 * torch.eye(D)[j]
-        difference = (density(latent + shift)[0] - density(latent - shift)[0]) / 0.1
+        shift = 0.004 * torch.eye(D)[j]
+        difference = (density(latent + shift)[0] - density(latent - shift)[0]) / 0.008
         assert gradient[0, j] == pytest.approx(difference.item(), abs=0.02)
