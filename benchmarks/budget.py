@@ -111,10 +111,10 @@ def measure(name, target, budgets, seed, options, quick):
     """All rows of a target; the unlimited fits come last."""
     rows = []
     for budget in [*budgets, None]:
-        rows += fits_within(target, budget, seed, options)
-        rows.append(pilot_within(target, budget, seed, options))
-        rows += nuts_within(target, budget or rows[-2]["evals"], seed, quick)
-        for row in rows[len(rows) - 4 :]:
+        new = [*fits_within(target, budget, seed, options), pilot_within(target, budget, seed, options)]
+        new += nuts_within(target, budget or new[1]["evals"], seed, quick)
+        rows += new
+        for row in new:
             print(line(name, row, target.log_evidence), flush=True)
     return {"target": name, "seed": seed, "log_z": target.log_evidence, "rows": rows}
 

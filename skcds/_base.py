@@ -86,9 +86,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         checkpoint : path-like, optional
             A file that the state of the fit is written to, every half a minute and after every phase, and that a fit
             which was stopped goes on from, with the same result. The parameters and the energy have to be the same
-            again, but for `verbose`, `max_time` and `max_energy_evals`. A student keeps that of the teacher that it
-            fits in a second file, of the same name with ``.teacher`` at its end; of several fits (`n_init`) each has
-            its own, with ``.0``, ``.1`` and so on at their ends.
+            again, but for `verbose`, `n_jobs`, `max_time` and `max_energy_evals`, and the device one of the same kind.
+            A student keeps that of the teacher that it fits in a second file, of the same name with ``.teacher`` at its
+            end; of several fits (`n_init`) each has its own, with ``.0``, ``.1`` and so on at their ends.
 
         Returns
         -------
@@ -126,6 +126,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             warn_user(
                 f"The fit of {type(self).__name__} was interrupted after {fitted['n_iter_']} iterations; what it had "
                 "learned by then is kept.",
+                ConvergenceWarning,
+            )
+        elif not fitted["n_iter_"]:
+            warn_user(
+                f"The limits of {type(self).__name__} were used up before training began: raise max_energy_evals or "
+                "max_time.",
                 ConvergenceWarning,
             )
         fitted |= {

@@ -130,7 +130,7 @@ class ControlledSampler(BaseSampler):
             paths = 3 * self.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
             cost = self.max_iter * self.batch_size + paths * self.n_steps
         else:
-            cost = self.max_iter * self.path_batch_size * self.n_steps / 2
+            cost = self.max_iter * self.path_batch_size * self.n_steps
         return energy.has_gradient and self.max_energy_evals >= 2 * cost
 
     def _moves_share(self, model) -> float:

@@ -63,7 +63,7 @@ class DiffusionSampler(ControlledSampler):
         Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
     langevin : bool or "auto", default="auto"
         Whether the control reads the target's score, which then is evaluated at every step of sampling, too. "auto":
-        unless `max_energy_evals` is below twice what training with it takes.
+        unless `max_energy_evals` is too low for that.
     path_share : float, default=0.0
         Share of the iterations, the last ones, that go to `loss` with ``init="pilot"``; with ``init="prior"`` all do.
         On paths of its own a chain forgets tails that it reaches too seldom.
@@ -86,7 +86,7 @@ class DiffusionSampler(ControlledSampler):
     max_energy_evals : int, default=None
         Energy evaluations that the fit is planned for: with fewer particles, fewer moves of them, and without scores of
         the target where they are few. Training stops in any case when they are used up; the judgement on held-out
-        draws may come on top.
+        draws may come on top, and the pilot has a least cost of its own, of 1e4 to 1e5 in low dimension.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -216,7 +216,7 @@ class DiffusionSampler(ControlledSampler):
         losses: list[float] = []
         if self.max_iter > n_paths:
             model, losses = self._match_scores(model, target, population, self.max_iter - n_paths, budget, generator)
-        if n_paths and len(losses) == self.max_iter - n_paths:
+        if n_paths and (len(losses) == self.max_iter - n_paths or budget.spent() >= self._score_share):
             model, more = self._reduce_path_loss(model, target, n_paths, budget, generator)
             losses += more
         reported = StandardizedTarget.reported(energy, model.standardization)
@@ -258,8 +258,14 @@ class DiffusionSampler(ControlledSampler):
         lower = math.isfinite(bound_after) and bound_after + SPOILED < bound_before
         return before if lower or math.isnan(bound_after) else after
 
+    @property
+    def _score_share(self):
+        """Share of the limits at which score matching ends, and what is left is for the loss on paths."""
+        return 1 - 0.5 * self.path_share
+
     def _match_scores(self, model, target, population, n_iter, budget, generator):
-        every = budget.spacing(MOVE_EVERY, len(population), n_iter, self._moves_share(model))
+        share = self._moves_share(model)
+        every = budget.spacing(MOVE_EVERY, len(population), n_iter, share, until=self._score_share)
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
 
         def refresh(averaged):
@@ -270,7 +276,7 @@ class DiffusionSampler(ControlledSampler):
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
         return train(
-            model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=1 - 0.5 * self.path_share,
+            model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=self._score_share,
             learning_rate=self.learning_rate, callbacks=callbacks, stateful=[population], verbose=self.verbose,
             description="score matching",
         )  # fmt: skip

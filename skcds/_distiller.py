@@ -17,6 +17,8 @@ from ._diffusion import DiffusionSampler
 from ._onestep import OneStepSampler
 from .bounds import Bounds, same_bounds
 from .consistency import (
+    REFRESH_EVERY,
+    REFRESH_ROWS,
     ConsistencyLoss,
     LikelihoodLoss,
     ReverseKLLoss,
@@ -34,7 +36,8 @@ from .training import train
 
 register_model(OneStepModel)
 
-BANK_SIZE = 1024  # trajectories of the teacher held in memory
+BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
+READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
 WEIGHT_DECAY = 1e-2
@@ -272,6 +275,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         teacher = clone(teacher) if teacher is not None else DiffusionSampler(random_state=seed)
         limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
         limits["bounds"] = energy.bounds and energy.bounds.to_array()
+        if teacher.device == "auto":
+            limits["device"] = self.device
         if self.max_time is not None:
             limits["max_time"] = min(teacher.max_time or np.inf, TEACHER_SHARE * self.max_time)
         if self.max_energy_evals is not None:
@@ -317,13 +322,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
         stateful: list = [population]
         if calibrate:
             levels = levels_to_target(model.log_snr_max, generator)
-            spacing = particle_spacing(budget, population, n_iter, MOVES_SHARE * (0.5 if control.needs_score else 1))
+            share = READING_SHARE if control.needs_score else MOVES_SHARE
+            spacing = particle_spacing(budget, population, n_iter, share)
             terms.append((1.0, LikelihoodLoss(model, population, batch_size, control, target, levels, **spacing)))
         weight = self.consistency_weight if calibrate else 1.0
         if weight:
-            bank = TrajectoryBank(control, target, n_steps, BANK_SIZE, generator)
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
-            consistency = ConsistencyLoss(model, bank, n_pairs, n_iter)
+            consistency = self._consistency(model, control, n_steps, target, n_pairs, n_iter, budget, generator)
             terms.append((weight, consistency))
             stateful.append(consistency)
 
@@ -334,6 +339,19 @@ class ConsistentSamplerDistiller(OneStepSampler):
             model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
             ema_decay=0.99, stateful=stateful, verbose=self.verbose, description="distillation",
         )  # fmt: skip
+
+    def _consistency(self, model, control, n_steps, target, n_pairs, n_iter, budget, generator):
+        """The consistency loss; where the control reads the score, with trajectories that the budget allows."""
+        if not control.needs_score:
+            bank = TrajectoryBank(control, target, n_steps, BANK_SIZE, generator)
+            return ConsistencyLoss(model, bank, n_pairs, n_iter)
+        cost = 2 * n_steps  # of a trajectory, by Heun's method
+        affordable = READING_SHARE * budget.energy_evals_left() / cost
+        size = int(min(BANK_SIZE, max(SMALLEST_BANK, affordable)))
+        bank = TrajectoryBank(control, target, n_steps, size, generator)
+        rows = min(REFRESH_ROWS, size)
+        every = budget.spacing(REFRESH_EVERY, cost * rows, n_iter, READING_SHARE)
+        return ConsistencyLoss(model, bank, n_pairs, n_iter, refresh_every=every, refresh_rows=rows)
 
     def _batch_size(self, model):
         return self.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]

@@ -248,12 +248,13 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     def _train(self, model, target, population, budget, generator):
         """Sampling loss and losses of the map, in turn or summed; returns model, losses and particles."""
         model.requires_grad_(True)
-        on_particles = population is not None
+        on_particles, separate = population is not None, self.objective == "separate"
+        cycle = 1 + CONSISTENCY_STEPS[on_particles]
+        n_sampling = -(-self.max_iter // cycle) if separate else self.max_iter
         sampling: DenoisingLoss | LogVarianceLoss
         if population is not None:
             share = 0.5 * self._moves_share(model)  # the other half is for the likelihood's
-            n_iter = self.max_iter // (1 + CONSISTENCY_STEPS[True]) if self.objective == "separate" else self.max_iter
-            every = budget.spacing(MOVE_EVERY, len(population), n_iter, share)
+            every = budget.spacing(MOVE_EVERY, len(population), n_sampling, share)
             sampling = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
             states = population.noised
         else:
@@ -261,19 +262,21 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             states = sampling.states
             ends, _ = weighted_paths(model, target, self.n_steps, self.n_particles, generator)
             population = Population(target, ends, generator)
-        map_loss, consistency = self._map_loss(model, target, population, states, budget, generator)
+        map_loss, consistency = self._map_loss(
+            model, target, population, states, self.max_iter - n_sampling * separate, budget, generator
+        )
         stateful = [population, consistency, *([] if on_particles else [sampling])]
-        cycle = 1 + CONSISTENCY_STEPS[on_particles]
 
         def loss(iteration):
-            if self.objective == "joint":
+            if not separate:
                 return sampling(iteration) + map_loss(iteration)
             turn, rest = divmod(iteration, cycle)
             return sampling(turn) if rest == 0 else map_loss(turn * (cycle - 1) + rest - 1)
 
         def refresh(averaged):
             """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
-            z, log_weights = weighted_paths(averaged, target, self.n_steps, REFRESH_DRAWS, generator)
+            n = min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS
+            z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
             if on_particles:
                 exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
                 return
@@ -293,8 +296,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         )  # fmt: skip
         return model, losses, population
 
-    def _map_loss(self, model, target, population, states, budget, generator):
-        """Self-consistency, with the likelihood beside it for a map that has one; and self-consistency alone."""
+    def _map_loss(self, model, target, population, states, n_iter, budget, generator):
+        """Self-consistency, with the likelihood beside it for a map that has one; and self-consistency alone.
+
+        There are `n_iter` calls of either.
+        """
         calibrate = self.refine and model.map.invertible
         map_batch = self.map_batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         batch = map_batch if model.map.invertible else self.batch_size
@@ -309,7 +315,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         leaps = torch.stack([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
         likelihood = LikelihoodLoss(
             model, population, map_batch, model, target, levels, leaps,
-            **particle_spacing(budget, population, self.max_iter, 0.5 * self._moves_share(model)),
+            **particle_spacing(budget, population, n_iter, 0.5 * self._moves_share(model)),
         )  # fmt: skip
 
         def loss(iteration):

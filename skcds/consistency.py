@@ -25,6 +25,7 @@ from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
 MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles
+REFRESH_EVERY, REFRESH_ROWS = 80, 256  # trajectories simulated anew, and the iterations between
 EXCHANGE_SHARE = 0.25  # of the evaluations for both that exchanges may take
 LARGEST_COUNT = 10.0  # of a particle in the likelihood, in units of the median
 HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
@@ -106,8 +107,8 @@ class ConsistencyLoss:
         batch_size: int,
         n_iter: int,
         ema_decay=0.95,
-        refresh_every=80,
-        refresh_rows=256,
+        refresh_every=REFRESH_EVERY,
+        refresh_rows=REFRESH_ROWS,
     ):
         self.model, self.bank, self.batch_size, self.n_iter = model, bank, batch_size, n_iter
         self.refresh_every, self.refresh_rows = refresh_every, refresh_rows

@@ -31,19 +31,28 @@ def find_device(name: str) -> torch.device:
         When there is no such device here, or it has no double precision, which densities are evaluated in.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cuda = torch.device("cuda")
+        return cuda if torch.cuda.is_available() and _fault(cuda) is None else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device has to be 'auto', 'cpu', 'cuda' or one like 'cuda:1'; got {name!r}.") from None
-    try:
-        torch.zeros(1, dtype=torch.float64, device=device).add_(1).item()
-    except Exception as error:
+    error = _fault(device)
+    if error is not None:
         raise ValueError(
             f"device={name!r} cannot be used here: it is missing, or has no double precision. Pass device='auto' or "
             "'cpu'."
         ) from error
     return device
+
+
+def _fault(device: torch.device) -> Exception | None:
+    """What goes wrong in double precision on a device."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).add_(1).item()
+    except Exception as error:
+        return error
+    return None
 
 
 def loading_device(name: str) -> torch.device:

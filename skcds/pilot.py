@@ -166,8 +166,8 @@ def temper(target: StandardizedTarget, n_particles: int, scale: float, n_moves: 
 def _race(target: StandardizedTarget, n_moves: int, limit: float, generator) -> tuple[float, Tensor, float]:
     """Starting scale whose short run gives the largest log Z, with that run's particles and evaluations for each.
 
-    Too narrow a start misses mass, too wide a one loses it on the way. No run starts once the evaluations reach the
-    limit, but the first two.
+    Too narrow a start misses mass, too wide a one loses it on the way. Once the evaluations reach the limit no other of
+    the starting scales is tried, but the first two are, and narrower ones where none has met the support.
     """
     runs: dict[float, tuple[float, Tensor]] = {}
     costs: dict[float, float] = {}
@@ -180,7 +180,8 @@ def _race(target: StandardizedTarget, n_moves: int, limit: float, generator) -> 
     def enter(scale):
         before = spent()
         try:
-            z, log_evidence, _ = temper(target, n_particles, scale, n_moves, generator, MIN_HITS)
+            min_hits = max(2, MIN_HITS * n_particles // RACE_PARTICLES)
+            z, log_evidence, _ = temper(target, n_particles, scale, n_moves, generator, min_hits)
         except InvalidEnergyError:
             z, log_evidence = torch.empty(0, device=generator.device), -math.inf
         runs[scale], costs[scale] = (log_evidence, z), (spent() - before) / n_particles
@@ -193,6 +194,10 @@ def _race(target: StandardizedTarget, n_moves: int, limit: float, generator) -> 
 
     for scale in STARTING_SCALES:
         if len(runs) < 2 or spent() < limit:
+            enter(scale)
+    if runs[best()][0] == -math.inf and n_particles < RACE_PARTICLES:
+        n_particles = RACE_PARTICLES  # a run that does not meet the support costs an evaluation a particle
+        for scale in STARTING_SCALES:
             enter(scale)
     scale = min(STARTING_SCALES)
     while runs[best()][0] == -math.inf and scale > MIN_SCALE:

@@ -63,18 +63,18 @@ class Budget:
             shares.append(self.energy.n_energy_evals / self.max_energy_evals)
         return max(shares)
 
-    def energy_evals_left(self) -> float:
-        """Evaluations of the energy that are left; infinite without a limit."""
+    def energy_evals_left(self, until: float = 1.0) -> float:
+        """Evaluations of the energy that are left of a first part of the limit; infinite without a limit."""
         if self.max_energy_evals is None:
             return math.inf
-        return max(0, self.max_energy_evals - self.energy.n_energy_evals)
+        return max(0, until * self.max_energy_evals - self.energy.n_energy_evals)
 
-    def spacing(self, usual: int, rows: int, n_iter: int, share: float) -> int:
+    def spacing(self, usual: int, rows: int, n_iter: int, share: float, until: float = 1.0) -> int:
         """Iterations between evaluations at `rows` points each.
 
-        As many as usual, or more, so that all of them take no more than a share of the evaluations left.
+        As many as usual, or more, so that all of them take no more than a share of the evaluations left (`until`).
         """
-        affordable = share * self.energy_evals_left() / rows
+        affordable = share * self.energy_evals_left(until) / rows
         return usual if affordable >= n_iter / usual else math.ceil(n_iter / max(math.floor(affordable), 1))
 
 

@@ -232,11 +232,23 @@ def test_density_is_shown(device):
     SamplerDisplay.from_estimator(fitted, n=200, random_state=0)
 
 
-def test_auto_is_cuda_where_there_is_one(monkeypatch):
+def test_auto_is_cuda_where_it_works(monkeypatch):
+    monkeypatch.setattr(devices, "_fault", lambda device: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.find_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert devices.find_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(devices, "_fault", lambda device: RuntimeError("no kernel image"))
+    assert devices.find_device("auto") == torch.device("cpu")
+
+
+def test_teacher_is_fitted_where_its_student_is(device, monkeypatch):
+    """ "auto" would be the device, and the student is told to stay on the CPU."""
+    monkeypatch.setattr(skcds._base, "find_device", lambda name: torch.device(device if name == "auto" else name))
+    teacher = skcds.DiffusionSampler(**QUICK, max_iter=2)
+    student = skcds.ConsistentSamplerDistiller(teacher, max_iter=1, batch_size=16, random_state=0, device="cpu")
+    student.fit(on_its_device)
+    assert student._model.device.type == student.teacher_._model.device.type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "cuda:-1"])

@@ -115,6 +115,10 @@ class TestFit:
         assert sampler.n_iter_ == fitted(kind).n_iter_
         assert limit / 4 < sampler.n_energy_evals_ < limit + 10_000  # a held-out draw takes one
 
+    def test_nothing_left_for_training(self, kind):
+        with pytest.warns(ConvergenceWarning, match="were used up before training began"):
+            make(kind, max_energy_evals=1).fit(quadratic)
+
     def test_max_energy_evals_ends_training(self, kind):
         """Where scores are read all the same, training ends when the evaluations are used up."""
         limit = 400_000 if kind == "ConsistentSamplerDistiller" else 100_000  # of which the teacher has its part
