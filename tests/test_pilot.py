@@ -403,7 +403,7 @@ class TestLimit:
 
     @pytest.mark.parametrize("d, error", [(3, 0.7), (5, 3.0)])
     def test_support_that_few_particles_meet(self, d, error):
-        """An exponential distribution in an orthant, which 13 and 3 of a hundred particles meet; log Z is 0, roughly."""
+        """An exponential distribution in an orthant, which 13 and 3 of a hundred particles meet; log Z is 0."""
 
         def orthant(x):
             return torch.where((x > 0).all(1), x.sum(1), torch.inf)
