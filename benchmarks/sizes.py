@@ -1,7 +1,7 @@
 """How large should a coupling map be? Students of one teacher, of several sizes: how good, how long, how fast to draw.
 
     python benchmarks/sizes.py --targets gmm40 mw54 gmm9 --sizes 128,2,6,16 64,2,6,16 64,2,6,32
-    python benchmarks/sizes.py --targets gmm9 --sizes 64,2,4,8 --max-iter 50
+    python benchmarks/sizes.py --targets gmm9 --sizes 64,2,4,8 --max-iter 50 --quick
 
 Sizes are units and layers of a conditioner, couplings, and bins. The ratio is that of the teacher's 64 steps to the
 student's one, both timed on 4096 draws in turn; W2 is that within modes over its floor.
@@ -16,6 +16,7 @@ from paper_tables import TARGETS
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics
 
+QUICK = {"max_iter": 5, "n_particles": 200, "n_steps": 8}
 NAMES = ("hidden_features", "n_layers", "n_transforms", "n_bins")
 
 
@@ -53,7 +54,7 @@ def main(arguments=None):
     parser.add_argument("--sizes", nargs="*", default=["64,2,4,8", "64,2,4,32"])
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--max-iter", type=int, default=2000, help="of every student")
-    parser.add_argument("--teacher-iter", type=int, default=3000)
+    parser.add_argument("--quick", action="store_true", help="tiny fits, to see that everything runs")
     parser.add_argument("--data", help="folder with ionosphere.csv")
     args = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
@@ -61,7 +62,7 @@ def main(arguments=None):
     print("|---|---|---|---|---|---|---|---|")
     for wanted in args.targets:
         name, target = TARGETS[wanted](args.data)
-        teacher = DiffusionSampler(random_state=args.seed, max_iter=args.teacher_iter).fit(target)
+        teacher = DiffusionSampler(random_state=args.seed, **(QUICK if args.quick else {})).fit(target)
         for given in args.sizes:
             sizes = dict(zip(NAMES, map(int, given.split(",")), strict=True))
             print(row(name, target, teacher, sizes, args.seed, args.max_iter), flush=True)

@@ -288,7 +288,7 @@ def test_without_the_pines_another_pattern_and_no_figures_of_the_paper(tmp_path)
 
 
 def test_sizes_are_compared(capsys):
-    sizes.main(["--sizes", "8,1,2,4", "--max-iter", "5", "--teacher-iter", "5"])
+    sizes.main(["--sizes", "8,1,2,4", "--max-iter", "5", "--quick"])
     row = capsys.readouterr().out.splitlines()[-1].split("|")
     assert row[1:3] == [" gmm9 ", " 8, 1, 2, 4 "] and all(float(cell) > 0 for cell in row[4:-1])
 

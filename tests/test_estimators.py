@@ -119,13 +119,6 @@ class TestFit:
         with pytest.warns(ConvergenceWarning, match="were used up before training began"):
             make(kind, max_energy_evals=1).fit(quadratic)
 
-    def test_max_energy_evals_ends_training(self, kind):
-        """Where scores are read all the same, training ends when the evaluations are used up."""
-        limit = 400_000 if kind == "ConsistentSamplerDistiller" else 100_000  # of which the teacher has its part
-        sampler = make(kind, max_iter=10**5, max_energy_evals=limit, langevin=True, batch_size=512).fit(quadratic)
-        assert 5 < sampler.n_iter_ < 10**4
-        assert sampler.n_energy_evals_ < 4 * limit  # and what is drawn after it
-
     def test_progress_bar(self, kind, capsys):
         make(kind, max_iter=2).fit(quadratic)
         assert capsys.readouterr().err == ""
@@ -397,6 +390,25 @@ class TestOneStep:
 
 
 class TestDiffusionSampler:
+    def test_max_energy_evals_ends_training(self):
+        """Where scores are read all the same, training ends when the evaluations are used up."""
+        sampler = make("DiffusionSampler", max_iter=10**5, max_energy_evals=100_000, langevin=True).fit(quadratic)
+        assert 5 < sampler.n_iter_ < 10**4
+        assert sampler.n_energy_evals_ < 300_000  # and what is drawn after it
+
+    def test_student_of_a_teacher_that_reads_the_score(self):
+        """Its trajectories and the scores that it needs are paid from its own budget."""
+        teacher = fitted("DiffusionSampler")
+        assert teacher._model.needs_score
+        student = ConsistentSamplerDistiller(teacher, max_iter=100, batch_size=32, max_energy_evals=30_000)
+        student.fit(quadratic)
+        assert student.n_iter_ > 20 and student.n_energy_evals_ < 60_000
+
+    def test_the_loss_on_paths_has_its_share(self):
+        options = {"path_share": 0.5, "max_iter": 200, "max_energy_evals": 60_000, "path_batch_size": 64}
+        losses = make("DiffusionSampler", **options).fit(quadratic).loss_curve_
+        assert len(losses) > 100  # score matching had a hundred
+
     @pytest.mark.parametrize(
         "options, reads",
         [
