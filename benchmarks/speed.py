@@ -295,20 +295,19 @@ def measure_iteration(settings):
         actions = [iteration(kind, model, standardized, n_steps, batch_size, seed=0) for kind in LOSSES]
         case = f"an iteration in plain over ours, N = {n_steps}, batch {batch_size}, {name}"
         yield compared(case, *in_turn(actions, settings.rounds).T, ("at least", 4.0) if name == "gmm9" else None)
-    yield from measure_memory((2, 4) if settings.quick else MEMORY_STEPS, batch_size)
+    yield from measure_memory((2, 4) if settings.quick else MEMORY_STEPS, batch_size, min(3, settings.rounds))
 
 
-def measure_memory(numbers, batch_size):
-    """Memory of an iteration over that for the fewest steps, each measured in a process of its own."""
+def measure_memory(numbers, batch_size, rounds):
+    """Memory of an iteration over that for the fewest steps, each measured in processes of its own, in turn."""
     for kind in LOSSES:
-        peaks = {n: _peak_in_a_process(kind, n, batch_size) for n in numbers}
-        for n in numbers[1:]:
-            ratio = peaks[n] / max(peaks[numbers[0]], 1e-9)
+        peaks = np.array([[_peak_in_a_process(kind, n, batch_size) for n in numbers] for _ in range(rounds)])
+        for n, peak in zip(numbers[1:], peaks.T[1:], strict=True):
+            case = f"memory of an iteration, {'in plain' if kind == 'plain' else kind}, N = {n} over {numbers[0]}"
             bar = ("at most", 1.25) if kind == "ours" else None
-            yield {
-                "case": f"memory of an iteration, {'in plain' if kind == 'plain' else kind}, N = {n} over {numbers[0]}",
-                "median": ratio, "low": ratio, "high": ratio, "bar": bar, "kept": keeps(ratio, bar), "MiB": peaks,
-            }  # fmt: skip
+            row = compared(case, peak, np.maximum(peaks[:, 0], 1e-9), bar)
+            del row["seconds"]  # these are MiB
+            yield row | {"MiB": dict(zip(numbers, np.median(peaks, axis=0).tolist(), strict=True))}
 
 
 def _peak_in_a_process(kind, n_steps, batch_size):

@@ -24,7 +24,7 @@ from .pilot import PilotResult, finest_scale, run_pilot
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
 PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
 REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
-PILOT_SHARE = 0.4  # of the evaluations allowed, for the pilot
+PILOT_SHARE = 0.6  # of the evaluations allowed, for the pilot
 MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; half of it where scores are read
 HELD_OUT = 10_000  # paths that a fit is judged by
 MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
