@@ -100,7 +100,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     device : str, default="auto"
         Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
         that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
-        numbers on every device; those of training are not.
+        numbers on every device; those of training are not. A teacher that is fitted on the way, and does not name a
+        device of its own, is fitted there.
     warm_start : bool, default=False
         Whether to go on from the earlier fit's map (with the same teacher).
     verbose : int, default=0

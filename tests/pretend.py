@@ -76,11 +76,11 @@ def install() -> None:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend(NAME)
-    install.library = torch.library.Library("_", "IMPL")  # which undoes what it did when it is collected
-    install.library.fallback(_run, "PrivateUse1")
-    install.direct = torch.library.Library("aten", "IMPL")
+    fallback, direct = (torch.library.Library(name, "IMPL") for name in ("_", "aten"))
+    install.kept = fallback, direct  # they undo what they did when they are collected
+    fallback.fallback(_run, "PrivateUse1")
     for name in DIRECT:
         operation, _, overload = name.partition(".")
         packet = getattr(torch.ops.aten, operation)
-        install.direct.impl(name, functools.partial(_run, getattr(packet, overload or "default")), "PrivateUse1")
+        direct.impl(name, functools.partial(_run, getattr(packet, overload or "default")), "PrivateUse1")
     Generator.device = torch.device(NAME, 0)

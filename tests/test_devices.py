@@ -195,10 +195,19 @@ def test_high_dimension(device):
 
 
 def test_goes_on_from_a_checkpoint(device, tmp_path):
+    seen = []
+
+    def counted(x):
+        seen.append(len(x))
+        return on_its_device(x)
+
     whole = skcds.DiffusionSampler(**QUICK, max_iter=20, device=device)
-    whole.fit(on_its_device, checkpoint=tmp_path / "state")
+    whole.fit(counted, checkpoint=tmp_path / "state")
+    before, _ = sum(seen), seen.clear()
     again = skcds.DiffusionSampler(**QUICK, max_iter=20, device=device)
-    again.fit(on_its_device, checkpoint=tmp_path / "state")
+    again.fit(counted, checkpoint=tmp_path / "state")
+    assert before > whole.n_energy_evals_ - 100 > 2 * sum(seen)  # the pilot and the training are in the file
+    assert again.n_energy_evals_ == whole.n_energy_evals_
     assert again.loss_curve_ == whole.loss_curve_
     assert again.log_evidence_ == pytest.approx(whole.log_evidence_, abs=1e-6)
     with pytest.raises(ValueError, match="its device is"):
