@@ -94,20 +94,27 @@ class TestThreads:
         monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
         assert self.seen() == {8}
 
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
     def test_workers_share_them(self):
+        """Two workers have three each: in the fits of which the best is kept, and in the chunks of a sample."""
+        counts = []
+
+        def energy(x):
+            counts.append(torch.get_num_threads())
+            return quadratic(x)
+
         with joblib.parallel_config(backend="threading", n_jobs=2):
-            counts = joblib.Parallel()(joblib.delayed(_threads_of_a_worker)(3) for _ in range(3))
-        assert counts == [2, 2, 2] and torch.get_num_threads() == 8
+            sampler = make("DiffusionSampler", max_iter=2, n_init=2).fit(energy)
+            assert counts[-1] == 3
+            counts.clear()
+            sampler.sample(N, n_steps=2, random_state=0)
+            assert set(counts) == {3}
+        assert torch.get_num_threads() == 8
 
     def test_after_an_error(self):
         with pytest.raises(ZeroDivisionError), few_threads():
             1 / 0  # noqa: B018
         assert torch.get_num_threads() == 8
-
-
-def _threads_of_a_worker(n_workers):
-    with few_threads(n_workers):
-        return torch.get_num_threads()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
