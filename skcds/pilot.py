@@ -180,8 +180,7 @@ def _race(target: StandardizedTarget, n_moves: int, limit: float, generator) -> 
     def enter(scale):
         before = spent()
         try:
-            min_hits = max(2, MIN_HITS * n_particles // RACE_PARTICLES)
-            z, log_evidence, _ = temper(target, n_particles, scale, n_moves, generator, min_hits)
+            z, log_evidence, _ = temper(target, n_particles, scale, n_moves, generator, MIN_HITS)
         except InvalidEnergyError:
             z, log_evidence = torch.empty(0, device=generator.device), -math.inf
         runs[scale], costs[scale] = (log_evidence, z), (spent() - before) / n_particles

@@ -401,8 +401,8 @@ class TestLimit:
         share = np.bincount(gmm9().modes(x.numpy()), minlength=9) / len(x)
         assert 0.5 * np.abs(share - 1 / 9).sum() < 0.1
 
-    @pytest.mark.parametrize("d, error", [(3, 0.7), (5, 3.0)])
-    def test_support_that_few_particles_meet(self, d, error):
+    @pytest.mark.parametrize("d", [3, 5])
+    def test_support_that_few_particles_meet(self, d):
         """An exponential distribution in an orthant, which 13 and 3 of a hundred particles meet; log Z is 0."""
 
         def orthant(x):
@@ -411,7 +411,7 @@ class TestLimit:
         energy = make_energy(orthant, d)
         result, x = run_pilot(energy, 20_000, seeded(0), 1.2e5)
         assert energy.n_energy_evals < 3e5 and (x > 0).all()
-        assert abs(result.log_evidence) < error
+        assert abs(result.log_evidence) < 0.7  # some hundreds of particles
 
     def test_copies_part(self):
         """More particles than were tempered: none is where another is, and their spread is the target's."""
