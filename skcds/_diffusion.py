@@ -86,7 +86,7 @@ class DiffusionSampler(ControlledSampler):
     max_energy_evals : int, default=None
         Energy evaluations that the fit is planned for: with fewer particles, fewer moves of them, and without scores of
         the target where they are few. Training stops in any case when they are used up; the judgement on held-out
-        draws may come on top, and the pilot has a least cost of its own, of 1e4 to 1e5 in low dimension.
+        draws may come on top, and the pilot has a least cost of its own, of 1e4 to 3e5 where seen.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
