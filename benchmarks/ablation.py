@@ -16,13 +16,15 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
-from skcds.energy import Energy, StandardizedTarget
+from skcds.energy import Energy
 from skcds.importance import WeightedSample
 from skcds.maps import OneStepModel
 from skcds.mcmc import Population
 from skcds.networks import seeded
 from skcds.pilot import run_pilot
-from skcds.training import Budget, train
+from skcds.standardize import StandardizedTarget
+from skcds.budget import Budget
+from skcds.training import train
 
 TEACHERS = {
     "teacher": {},

@@ -1,5 +1,6 @@
 """What the estimators share: the fit template, sampling in chunks, weights, pickling."""
 
+import contextlib
 import copy
 import functools
 import importlib
@@ -22,15 +23,18 @@ from torch import nn
 from ._forks import seed_of
 from ._warnings import warn_user
 from .bounds import Bounds
+from .budget import FEWEST_EVALS, Budget
 from .checkpoint import Checkpoint, identity_of
 from .devices import find_device, generator_on, loading_device, to_numpy
 from .diagnosis import diagnose, subset
-from .energy import Energy, StandardizedTarget
+from .energy import Energy
 from .export import checked_names, to_frame
 from .importance import WeightedSample
 from .networks import count_evaluations, seeded
 from .parallel import best_fit, drawn_in_parallel, few_threads, in_parallel
-from .training import Budget
+from .progress import Progress
+from .standardize import StandardizedTarget
+from .start import Start
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 RELIABLE_K = 0.7
@@ -66,6 +70,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "n_jobs": [numbers.Integral, None],
         "device": [str],
         "warm_start": ["boolean"],
+        "start": "no_validation",
         "verbose": ["verbose"],
         "random_state": ["random_state"],
     }
@@ -116,12 +121,16 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         generator = generator_on(find_device(self.device), seed)
         n_features = self._find_n_features(energy_fn)
         names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
-        energy = Energy(energy_fn, n_features, grad_fn, generator, bounds)
-        budget = Budget(self.max_time, self.max_energy_evals, energy, start, state)
-        with count_evaluations() as network, few_threads():
+        begin = self._find_start(n_features, bounds)
+        budget = self._new_budget(start, state)
+        with contextlib.closing(budget.progress), count_evaluations() as network, few_threads():
+            budget.progress.phase("probe")
+            energy = Energy(energy_fn, n_features, grad_fn, generator, bounds, budget, begin and begin.points)
+            budget.energy = energy
             if checkpoint is not None:
                 state.begin(seed, identity_of(self, energy), budget, generator, network)
             fitted = self._fit(energy, budget, generator)
+        energy.release()
         if budget.interrupted:
             warn_user(
                 f"The fit of {type(self).__name__} was interrupted after {fitted['n_iter_']} iterations; what it had "
@@ -180,6 +189,22 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
                 ConvergenceWarning,
             )
         return self
+
+    def _new_budget(self, start: float, state: Checkpoint) -> Budget:
+        if self.max_energy_evals is not None and self.max_energy_evals < FEWEST_EVALS:
+            raise ValueError(
+                f"max_energy_evals has to be at least {FEWEST_EVALS}, of which a fit can be made; got "
+                f"{self.max_energy_evals}."
+            )
+        progress = Progress(self.verbose, type(self).__name__)
+        budget = Budget(self.max_time, self.max_energy_evals, None, start, state, progress)
+        budget.reserve()
+        if self.max_time is not None:
+            progress.deadline = start + self.max_time
+        return budget
+
+    def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
+        return Start.from_parameter(getattr(self, "start", None), n_features, bounds)
 
     @abstractmethod
     def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:

@@ -1,8 +1,10 @@
 """What the samplers share that learn a control of the generative chain: how it starts, how it is trained."""
 
+import contextlib
 import copy
 import math
 import numbers
+import time
 from abc import abstractmethod
 from typing import Any
 
@@ -14,20 +16,29 @@ from torch import Tensor
 from ._base import MODELS, BaseSampler, positive_integer
 from ._warnings import note
 from .bounds import Bounds, same_bounds
+from .budget import Spent
 from .devices import randint, randn, to_numpy
 from .diffusion import DiffusionModel
-from .energy import Standardization, StandardizedTarget
 from .mcmc import CORRECTION_MOVES, Population
 from .networks import seeded
 from .pilot import PilotResult, finest_scale, run_pilot
+from .standardize import Standardization, StandardizedTarget
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
 PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
 REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
-PILOT_SHARE = 0.6  # of the evaluations allowed, for the pilot
 MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; half of it where scores are read
 HELD_OUT = 10_000  # paths that a fit is judged by
 MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
+GAUGED = 64  # paths by which the time of a path is measured
+PATHS_SHARE = 0.1  # of the seconds left, for an exchange of particles
+FEWEST_PATHS = 200  # that an exchange is made with
+POPULATION_SHARE = 0.25  # of the evaluations left, for looking at all particles once
+FEWEST_PARTICLES = 20
+N_CHECKED = 500  # particles at which single precision is compared with double
+SLOW_ITERATION = 0.02  # seconds that an iteration's scores may take under a limit of time: about as its network
+LARGEST_RESERVE = 0.25  # of a limit of time, for the judgement
+JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
 
 
 class ControlledSampler(BaseSampler):
@@ -80,31 +91,33 @@ class ControlledSampler(BaseSampler):
 
     def _start_anew(self, energy, budget, generator):
         if self.warm_start and hasattr(self, "_model"):
-            return self._continue(energy, generator)
+            return self._continue(energy, budget, generator)
         if self.init == "pilot":
             return self._start_from_pilot(energy, budget, generator)
-        return self._start_from_prior(energy, generator)
+        return self._start_from_prior(energy, budget, generator)
 
     def _start_from_pilot(self, energy, budget, generator):
         try:
-            pilot, x = run_pilot(energy, self.n_particles, generator, PILOT_SHARE * budget.energy_evals_left())
+            pilot, x = run_pilot(energy, self.n_particles, generator, budget, self._find_start(energy.n_features, energy.bounds))
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
         standardization = pilot.standardization().to(energy.device)
+        energy.check_fast_dtype(x[:N_CHECKED])
         target = StandardizedTarget(energy, standardization, energy.fast_dtype)
-        population = Population(target, standardization.inverse(x).float(), generator)
-        population.move(CORRECTION_MOVES)
-        model = self._new_model(standardization, finest_scale(population), self._reads_score(energy), generator)
+        population = population_of(target, standardization.inverse(x).float(), generator, budget)
+        with contextlib.suppress(Spent):
+            population.move(CORRECTION_MOVES)
+        model = self._new_model(standardization, finest_scale(population), self._reads_score(energy, budget), generator)
         return pilot, model, target, population
 
-    def _start_from_prior(self, energy, generator):
+    def _start_from_prior(self, energy, budget, generator):
         standardization = Standardization(energy.n_features, full=False).to(energy.device)
         width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
-        model = self._new_model(standardization, width, self._reads_score(energy), generator)
+        model = self._new_model(standardization, width, self._reads_score(energy, budget), generator)
         return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
 
-    def _continue(self, energy, generator):
+    def _continue(self, energy, budget, generator):
         if energy.n_features != self.n_features_in_:
             raise ValueError(
                 f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
@@ -117,21 +130,40 @@ class ControlledSampler(BaseSampler):
         model = copy.deepcopy(self._model).to(energy.device)
         target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
         x = torch.from_numpy(self.particles_).to(energy.device)
-        population = (
-            Population(target, model.standardization.inverse(x).float(), generator) if self.init == "pilot" else None
-        )
+        population = None
+        if self.init == "pilot":
+            population = population_of(target, model.standardization.inverse(x).float(), generator, budget)
         return self.pilot_, model, target, population
 
-    def _reads_score(self, energy) -> bool:
-        """Whether the control reads the target's score; "auto" weighs what that takes against the limit."""
-        if self.langevin != "auto" or self.max_energy_evals is None:
+    def _reads_score(self, energy, budget) -> bool:
+        """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
+        if self.langevin != "auto" or not energy.has_gradient:
             return bool(self.langevin) and energy.has_gradient
         if self.init == "pilot":
             paths = 3 * self.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
-            cost = self.max_iter * self.batch_size + paths * self.n_steps
+            per_iter, cost = self.batch_size, self.max_iter * self.batch_size + paths * self.n_steps
         else:
-            cost = self.max_iter * self.path_batch_size * self.n_steps
-        return energy.has_gradient and self.max_energy_evals >= 2 * cost
+            per_iter = self.path_batch_size * self.n_steps
+            cost = self.max_iter * per_iter
+        if self.max_energy_evals is not None and self.max_energy_evals < 2 * cost:
+            return False
+        if self.max_time is None:
+            return True
+        rate = energy.evals_per_second
+        return per_iter / rate < SLOW_ITERATION and 2 * HELD_OUT * self.n_steps / rate < LARGEST_RESERVE * self.max_time
+
+    def _gauge(self, model, target, budget, generator) -> float:
+        """Seconds that a path takes, 0 without a limit of time; what the judgement will take is kept of the limit."""
+        if budget.max_time is None:
+            return 0.0
+        start = time.perf_counter()
+        try:
+            weighted_paths(model, target, self.n_steps, GAUGED, generator)
+        except Spent:
+            return budget.max_time  # too slow for any path but those of the judgement
+        seconds = (time.perf_counter() - start) / GAUGED
+        budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, JUDGEMENT_MARGIN * seconds * 2 * HELD_OUT)
+        return seconds
 
     def _moves_share(self, model) -> float:
         """Share for moves of the particles, of the evaluations that are left after the pilot."""
@@ -157,6 +189,23 @@ def _as_tensor(value):
 
 def _as_array(value):
     return to_numpy(value) if isinstance(value, Tensor) else value
+
+
+def population_of(target, x: Tensor, generator, budget) -> Population:
+    """A population of particles (n, d), or of as many of them as the limits allow to look at."""
+    affordable = POPULATION_SHARE * budget.energy_evals_left()
+    if affordable < len(x):
+        x = x[: max(FEWEST_PARTICLES, int(affordable))]
+    with budget.judgement() if affordable < FEWEST_PARTICLES else contextlib.nullcontext():
+        return Population(target, x, generator)
+
+
+def affordable_paths(n: int, budget, seconds_a_path: float) -> int:
+    """At most n paths for an exchange of particles, as many as the time left allows; 0 where they are too few."""
+    if budget.max_time is None or seconds_a_path == 0:
+        return n
+    n = min(n, int(PATHS_SHARE * budget.seconds_left() / (2 * seconds_a_path)))
+    return n if n >= FEWEST_PATHS else 0
 
 
 def weighted_paths(model, target, n_steps, n, generator):

@@ -8,15 +8,23 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, register_model
-from ._control import HELD_OUT, MIN_ITER_REFRESH, REFRESHES, ControlledSampler, exchange_paths, weighted_paths
+from ._control import (
+    HELD_OUT,
+    MIN_ITER_REFRESH,
+    REFRESHES,
+    ControlledSampler,
+    affordable_paths,
+    exchange_paths,
+    weighted_paths,
+)
 from .devices import randn, to_numpy
 from .diffusion import DiffusionModel
-from .energy import InvalidEnergyError, StandardizedTarget
-from .importance import WeightedSample
+from .importance import WeightedSample, log_evidence
 from .losses import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
 from .mcmc import Population, effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
+from .standardize import StandardizedTarget
 from .training import train
 
 register_model(DiffusionModel)
@@ -24,6 +32,8 @@ register_model(DiffusionModel)
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_COMPARED = 500  # paths by which the control is compared with that before training
 MIN_RESAMPLED_SHARE = 0.1  # effective share of path weights that is good enough to resample their ends by
+FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
+SHARE_COMPARED = N_COMPARED / HELD_OUT  # of the held-out paths, as many of the control before training
 SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
 
 
@@ -212,27 +222,25 @@ class DiffusionSampler(ControlledSampler):
             )
         pilot, model, target, population = self._start(energy, budget, generator)
         before = copy.deepcopy(model)
+        seconds = self._gauge(before, target, budget, generator)
         n_paths = round(self.max_iter * (1.0 if population is None else self.path_share))
         losses: list[float] = []
         if self.max_iter > n_paths:
-            model, losses = self._match_scores(model, target, population, self.max_iter - n_paths, budget, generator)
+            model, losses = self._match_scores(
+                model, target, population, self.max_iter - n_paths, budget, generator, seconds
+            )
         if n_paths and (len(losses) == self.max_iter - n_paths or budget.spent() >= self._score_share):
             model, more = self._reduce_path_loss(model, target, n_paths, budget, generator)
             losses += more
-        reported = StandardizedTarget.reported(energy, model.standardization)
-        model = self._unspoiled(before, model, reported, generator)
-        n_held_out = min(HELD_OUT, max(N_COMPARED, MAX_NUMBERS // energy.n_features))
-        z, log_weights = weighted_paths(model, reported, self.n_steps, n_held_out, generator)
+        model, z, log_weights = self._judge(before, model, target, population, budget, generator, seconds)
         if population is None:
             population = Population(target, z, generator)
             population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
-        else:
-            exchange_paths(population, model, target, self.n_steps, z, log_weights, generator)
         weighted = WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), True)
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": to_numpy(model.standardization(population.x).float()),
+            "particles_": to_numpy(model.standardization(population.x)),
             **judge_fit(
                 type(self).__name__,
                 losses,
@@ -241,44 +249,56 @@ class DiffusionSampler(ControlledSampler):
             ),
         }
 
-    def _unspoiled(self, before, after, target, generator):
-        """The control after training, or that before it where training has clearly lowered the bound on log Z.
+    def _judge(self, before, after, target, population, budget, generator, seconds):
+        """The control to keep, with held-out ends of its paths and their log weights; particles are exchanged for them.
 
-        Few particles in high dimension, or few iterations, can teach less than the standardisation knows.
+        That is the control before training where training has clearly lowered the bound on log Z: few particles in high
+        dimension, or few iterations, can teach less than the standardisation knows.
         """
-
-        def bound(model):
-            return float(weighted_paths(model, target, self.n_steps, N_COMPARED, generator)[1].mean())
-
-        bound_before = bound(before.requires_grad_(False).eval())
-        try:
-            bound_after = bound(after)
-        except InvalidEnergyError:  # the chain runs to infinity, where there is no energy
-            return before
-        lower = math.isfinite(bound_after) and bound_after + SPOILED < bound_before
-        return before if lower or math.isnan(bound_after) else after
+        reported = StandardizedTarget.reported(target.energy, after.standardization)
+        budget.progress.phase("judgement")
+        with budget.judgement():
+            evals = 1 + self.n_steps * after.needs_score
+            n = min(HELD_OUT, max(N_COMPARED, MAX_NUMBERS // after.n_features))
+            n = N_COMPARED if budget.interrupted else n
+            n = budget.n_affordable(n, 2.2 * seconds, 2 * evals + 1 + evals * SHARE_COMPARED, FEWEST_HELD_OUT)
+            n = max(n, 2)
+            n_before = min(n, max(N_COMPARED * n // HELD_OUT, 20))
+            z, log_weights = weighted_paths(after, reported, self.n_steps, n, generator)
+            before = before.requires_grad_(False).eval()
+            if after is not before:
+                first, first_weights = weighted_paths(before, reported, self.n_steps, n_before, generator)
+                if _bound(log_weights) + SPOILED < _bound(first_weights):
+                    after, z, log_weights = before, first, first_weights
+            if population is not None:
+                exchange_paths(population, after, target, self.n_steps, z, log_weights, generator)
+        return after, z, log_weights
 
     @property
     def _score_share(self):
         """Share of the limits at which score matching ends, and what is left is for the loss on paths."""
         return 1 - 0.5 * self.path_share
 
-    def _match_scores(self, model, target, population, n_iter, budget, generator):
+    def _match_scores(self, model, target, population, n_iter, budget, generator, seconds):
         share = self._moves_share(model)
         every = budget.spacing(MOVE_EVERY, len(population), n_iter, share, until=self._score_share)
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
 
         def refresh(averaged):
             """Exchange particles for ends of paths; whether the path weights are good enough to end the training."""
-            z, log_weights = weighted_paths(averaged, target, self.n_steps, max(len(population) // 2, 100), generator)
+            n = affordable_paths(max(len(population) // 2, 100), budget, seconds)
+            if not n:
+                return False
+            z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
             exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
-            return effective_share(log_weights) >= 1 - self.tol
+            share = effective_share(log_weights)
+            budget.progress.note(ess=share, log_z=log_evidence(to_numpy(log_weights))[0] if share else -math.inf)
+            return share >= 1 - self.tol
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
         return train(
             model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=self._score_share,
-            learning_rate=self.learning_rate, callbacks=callbacks, stateful=[population], verbose=self.verbose,
-            description="score matching",
+            learning_rate=self.learning_rate, callbacks=callbacks, stateful=[population], description="score matching",
         )  # fmt: skip
 
     def _reduce_path_loss(self, model, target, n_iter, budget, generator):
@@ -287,8 +307,7 @@ class DiffusionSampler(ControlledSampler):
         loss = PATH_LOSSES[self.loss](trained, target, self.n_steps, self.path_batch_size, generator)
         return train(
             trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98,
-            stateful=[loss] if hasattr(loss, "state_dict") else [], verbose=self.verbose,
-            description=self.loss.replace("_", " "),
+            stateful=[loss] if hasattr(loss, "state_dict") else [], description=self.loss.replace("_", " "),
         )  # fmt: skip
 
     # ---------------------------------------------------------------- sampling
@@ -375,3 +394,10 @@ class DiffusionSampler(ControlledSampler):
 
     def _grid(self, n_steps):
         return self._model.grid(self.n_steps if n_steps is None else check_count(n_steps, "n_steps", 1))
+
+
+def _bound(log_weights) -> float:
+    """Mean log weight of what falls into the support, less the log of its share; ``-inf`` where nothing does."""
+    finite = log_weights.isfinite()
+    share = float(finite.double().mean())
+    return float(log_weights[finite].mean()) + math.log(share) if share else -math.inf

@@ -12,10 +12,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseSampler, check_count, checked_names, judge_fit, positive_integer, register_model
-from ._control import MOVES_SHARE
+from ._control import MOVES_SHARE, N_CHECKED, population_of
 from ._diffusion import DiffusionSampler
 from ._onestep import OneStepSampler
 from .bounds import Bounds, same_bounds
+from .budget import FEWEST_EVALS, JUDGEMENT_SHARE
 from .consistency import (
     REFRESH_EVERY,
     REFRESH_ROWS,
@@ -27,11 +28,10 @@ from .consistency import (
     particle_spacing,
 )
 from .devices import placed, randint
-from .energy import StandardizedTarget
 from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
-from .mcmc import Population
 from .networks import in_parts, seeded
 from .process import noise_levels
+from .standardize import StandardizedTarget
 from .training import train
 
 register_model(OneStepModel)
@@ -238,9 +238,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
         bounds = Bounds.from_fitted(teacher)
         energy.bounds = bounds and bounds.to(energy.device)
         control = placed(teacher._model, energy.device)
-        target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
         x = torch.from_numpy(teacher.particles_).to(energy.device)
-        population = Population(target, target.standardization.inverse(x).float(), generator)
+        energy.check_fast_dtype(x[:N_CHECKED])
+        target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
+        population = population_of(target, target.standardization.inverse(x).float(), generator, budget)
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
         losses: list[float] = []
         model = self._start_model(control, generator)
@@ -252,7 +253,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
             model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
             losses += more
         weighted, violation_share = self._hold_out(
-            model, StandardizedTarget.reported(energy, model.standardization), generator
+            model, StandardizedTarget.reported(energy, model.standardization), budget, generator
         )
         return {
             "_model": model,
@@ -279,11 +280,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if teacher.device == "auto":
             limits["device"] = self.device
         if self.max_time is not None:
-            limits["max_time"] = min(teacher.max_time or np.inf, TEACHER_SHARE * self.max_time)
+            left = self.max_time - budget.elapsed()
+            limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
         if self.max_energy_evals is not None:
-            limits["max_energy_evals"] = min(
-                teacher.max_energy_evals or np.inf, int(TEACHER_SHARE * self.max_energy_evals) or 1
-            )
+            share = int(TEACHER_SHARE * (self.max_energy_evals - energy.n_energy_evals))
+            limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(share, FEWEST_EVALS))
         path = budget.checkpoint.path
         teacher.set_params(**limits).fit(
             energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
@@ -291,6 +292,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         budget.interrupted |= teacher.interrupted_
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
+            budget.evals_reserve = JUDGEMENT_SHARE * budget.max_energy_evals
         return teacher, {
             "n_energy_evals_before": teacher.n_energy_evals_,
             "n_grad_evals_before": teacher.n_grad_evals_,
@@ -338,7 +340,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
         return train(
             model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
-            ema_decay=0.99, stateful=stateful, verbose=self.verbose, description="distillation",
+            ema_decay=0.99, stateful=stateful, description="distillation",
         )  # fmt: skip
 
     def _consistency(self, model, control, n_steps, target, n_pairs, n_iter, budget, generator):
@@ -362,7 +364,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         loss = ReverseKLLoss(trained, target, self._batch_size(trained), generator)
         return train(
             trained, loss, max_iter=n_iter, budget=budget,
-            learning_rate=0.5 * self.learning_rate, ema_decay=0.99, verbose=self.verbose, description="reverse KL",
+            learning_rate=0.5 * self.learning_rate, ema_decay=0.99, description="reverse KL",
         )  # fmt: skip
 
     # ---------------------------------------------------------------- sampling

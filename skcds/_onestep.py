@@ -1,6 +1,7 @@
 """What the one-step samplers share: exact weights of the map, held-out ones too, and the check for folds."""
 
 import dataclasses
+import time
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -10,13 +11,15 @@ from ._base import BaseSampler, check_count
 from ._forks import seed_of
 from ._warnings import warn_user
 from .devices import randn, to_numpy
-from .energy import StandardizedTarget
 from .importance import WeightedSample
 from .injectivity import check_injectivity
 from .polish import Acceptance, PolishedSample, polish
+from .standardize import StandardizedTarget
 
 N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000
+FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held-out draws, which end with the time
+GAUGED = 40  # draws by which the time of the check for folds is measured
 
 
 class OneStepSampler(BaseSampler):
@@ -24,11 +27,23 @@ class OneStepSampler(BaseSampler):
 
     violation_share_: float
 
-    def _hold_out(self, model, target, generator) -> tuple[WeightedSample, float]:
+    def _hold_out(self, model, target, budget, generator) -> tuple[WeightedSample, float]:
         """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
+        budget.progress.phase("judgement")
         latent = randn(generator, N_HELD_OUT, model.n_features)
-        z, log_weights = model.call_and_log_weight(latent, target)
-        share = _violation_share(model.map, latent, model.start())
+        parts, done = [], 0
+        with budget.judgement():
+            start = time.perf_counter()
+            while done < N_HELD_OUT:
+                a_row = (time.perf_counter() - start) / done if done else 0.0
+                least = 0 if done else FEWEST_HELD_OUT
+                n = budget.n_affordable(min(FEWEST_HELD_OUT if not done else PART, N_HELD_OUT - done), a_row, 1, least)
+                if not n and done:
+                    break
+                parts.append(model.call_and_log_weight(latent[done : done + max(n, 2)], target))
+                done += max(n, 2)
+        z, log_weights = (torch.cat(part) for part in zip(*parts, strict=True))
+        share = _violation_share(model.map, latent[:done], model.start(), budget)
         return WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), not share), share
 
     def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
@@ -116,7 +131,12 @@ class OneStepSampler(BaseSampler):
         return dataclasses.replace(weighted, is_bound=False, violation_share=share)
 
 
-def _violation_share(step_map, latent, level) -> float:
+def _violation_share(step_map, latent, level, budget=None) -> float:
     if step_map.invertible:
         return 0.0
-    return check_injectivity(step_map, latent[:N_INJECTIVITY], level).violation_share
+    n = N_INJECTIVITY
+    if budget is not None and budget.max_time is not None:
+        start = time.perf_counter()
+        check_injectivity(step_map, latent[:GAUGED], level)
+        n = budget.n_affordable(n, (time.perf_counter() - start) / GAUGED, 0, GAUGED)
+    return check_injectivity(step_map, latent[:n], level, n_search=max(n // 4, 1)).violation_share

@@ -7,16 +7,24 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import check_count, judge_fit, positive_integer, register_model
-from ._control import MIN_ITER_REFRESH, ControlledSampler, exchange_paths, weighted_paths
+from ._control import (
+    GAUGED,
+    MIN_ITER_REFRESH,
+    ControlledSampler,
+    affordable_paths,
+    exchange_paths,
+    population_of,
+    weighted_paths,
+)
 from ._onestep import OneStepSampler
 from .consistency import LikelihoodLoss, particle_spacing
 from .devices import randn, to_numpy
-from .energy import StandardizedTarget
 from .losses import MOVE_EVERY, DenoisingLoss, LogVarianceLoss
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
-from .mcmc import Population, effective_share
+from .mcmc import effective_share
 from .networks import in_parts
 from .shortcut import SelfConsistencyLoss, ShortcutModel
+from .standardize import StandardizedTarget
 from .training import train
 
 register_model(ShortcutModel)
@@ -215,14 +223,15 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             raise ValueError(
                 f"warm_start=True goes on from a fit with n_steps={model.steps.n_steps}; got n_steps={self.n_steps}."
             )
-        model, losses, population = self._train(model, target, population, budget, generator)
+        seconds = self._gauge(model, target, budget, generator)
+        model, losses, population = self._train(model, target, population, budget, generator, seconds)
         weighted, violation_share = self._hold_out(
-            model, StandardizedTarget.reported(energy, model.standardization), generator
+            model, StandardizedTarget.reported(energy, model.standardization), budget, generator
         )
         return {
             "_model": model,
             "pilot_": pilot,
-            "particles_": to_numpy(model.standardization(population.x).float()),
+            "particles_": to_numpy(model.standardization(population.x)),
             "violation_share_": violation_share,
             **judge_fit(
                 type(self).__name__,
@@ -245,7 +254,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             sizes["n_transforms"], sizes["bins"],
         )  # fmt: skip
 
-    def _train(self, model, target, population, budget, generator):
+    def _train(self, model, target, population, budget, generator, seconds):
         """Sampling loss and losses of the map, in turn or summed; returns model, losses and particles."""
         model.requires_grad_(True)
         on_particles, separate = population is not None, self.objective == "separate"
@@ -260,8 +269,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         else:
             sampling = LogVarianceLoss(model, target, self.n_steps, self.path_batch_size, generator)
             states = sampling.states
-            ends, _ = weighted_paths(model, target, self.n_steps, self.n_particles, generator)
-            population = Population(target, ends, generator)
+            ends, _ = weighted_paths(
+                model, target, self.n_steps, affordable_paths(self.n_particles, budget, seconds) or GAUGED, generator
+            )
+            population = population_of(target, ends, generator, budget)
         map_loss, consistency = self._map_loss(
             model, target, population, states, self.max_iter - n_sampling * separate, budget, generator
         )
@@ -275,7 +286,9 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
         def refresh(averaged):
             """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
-            n = min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS
+            n = affordable_paths(min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS, budget, seconds)
+            if not n:
+                return
             z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
             if on_particles:
                 exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
@@ -292,7 +305,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         model, losses = train(
             model, loss, max_iter=self.max_iter, budget=budget, learning_rate=self.learning_rate,
             weight_decay=WEIGHT_DECAY, ema_decay=0.995, callbacks=callbacks, stateful=stateful,
-            verbose=self.verbose, description="self-consistency",
+            description="self-consistency",
         )  # fmt: skip
         return model, losses, population
 

@@ -192,7 +192,7 @@ class LikelihoodLoss:
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
-        if iteration % self.move_every == 0:
+        if iteration and iteration % self.move_every == 0:
             self.population.move()
         if iteration % self.exchange_every == self.exchange_every - 1:
             exchange_images(self.population, self.model, len(self.population) // 2)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .energy import Standardization, StandardizedTarget
 from .networks import NoiseNetwork
 from .process import GRIDS, Grid, heun_step, reverse_kernel
+from .standardize import Standardization, StandardizedTarget
 
 
 class DiffusionModel(nn.Module):

@@ -1,8 +1,11 @@
 """The user's energy: probed once, evaluated in batches, counted, with one policy for non-finite values."""
 
-__all__ = ["Energy", "InvalidEnergyError", "Standardization", "StandardizedTarget"]
+__all__ = ["Energy", "InvalidEnergyError"]
 
+import contextlib
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,16 +13,26 @@ from torch import Tensor
 
 from ._warnings import note, warn_user
 from .bounds import Bounds
+from .budget import Spent
 from .devices import randn, to_numpy
+from .support import candidates
 
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
-FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
-FAST_TOLERANCE = 1e-2  # largest error of float32 energies at the probe points for which training uses float32
+FAST_TOLERANCE = 1e-2  # largest error of float32 energies for which training uses float32
+FIRST_ROWS = 64  # of a call under a limit of time, of a function whose cost is not known to be small
+CALL_SECONDS = 0.25  # that a call may take under a limit of time; its rows are halved or doubled accordingly
+FORGET = 0.7  # weight of the earlier calls in the measured rate of evaluations
 
 
 class InvalidEnergyError(ValueError):
     """The energy function returned values that cannot be those of a density."""
+
+
+ONE_POINT = (
+    "A function of one point, or of a dictionary of parameters, becomes one of batches by "
+    "skcds.adapters.from_numpy; models of NumPyro, PyMC and Stan by their adapters."
+)
 
 
 def _describe(energy_fn) -> str:
@@ -36,8 +49,10 @@ class Energy:
     where it gives the same energies. A callable that does not take tensors of the generator's device is given tensors
     on the CPU, or NumPy arrays, at the price of copies.
 
-    ``+inf`` means outside the support. NaN and ``-inf`` rows are dropped (treated as outside the support), counted in
-    `n_invalid` and warned of once; more than half of a batch of them is an error.
+    ``+inf`` means outside the support. So do NaN, ``-inf`` and an exception, whatever kind the callable is of and
+    however many rows of a batch are concerned: such rows are counted in `n_invalid` and warned of once. An exception at
+    points where there was none before is the callable's own, and passed on. Floating point errors that NumPy would warn
+    of are silenced and counted.
 
     Parameters
     ----------
@@ -52,6 +67,11 @@ class Energy:
     bounds : Bounds, optional
         The box that the density lives in. The methods then take unconstrained coordinates, and speak of the density of
         these, the Jacobian of the bijection included; the callables are given points in the box.
+    monitor : Budget, optional
+        Asked before every call whether it is allowed; see `Budget.admit`.
+    start : Tensor, optional
+        Unconstrained points (m, n_features) at which the density may be positive where it is not at standard normal
+        ones.
 
     Attributes
     ----------
@@ -62,7 +82,13 @@ class Energy:
     n_energy_evals, n_grad_evals : int
         Rows evaluated so far, the probe included.
     n_invalid : int
-        Rows that were NaN or ``-inf`` so far.
+        Rows that were NaN, ``-inf`` or an exception so far.
+    n_float_errors : int
+        Floating point errors that were silenced so far: overflows, divisions by zero, invalid operations.
+    evals_per_second : float
+        Measured rate of evaluations; infinite as long as it is not known.
+    valid : Tensor
+        Unconstrained points (k, n_features) of the probe at which the density is positive; k may be 0.
 
     Raises
     ------
@@ -74,7 +100,7 @@ class Energy:
 
     def __init__(
         self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None,
-        bounds: Bounds | None = None,
+        bounds: Bounds | None = None, monitor: Any = None, start: Tensor | None = None,
     ):  # fmt: skip
         if not callable(energy_fn):
             raise TypeError(
@@ -86,24 +112,74 @@ class Energy:
         generator = torch.default_generator if generator is None else generator
         self.energy_fn, self.grad_fn, self.n_features, self.device = energy_fn, grad_fn, n_features, generator.device
         self.bounds = bounds and bounds.to(self.device)
-        self.n_energy_evals = self.n_grad_evals = self.n_invalid = 0
-        self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64))
+        self.n_energy_evals = self.n_grad_evals = self.n_invalid = self.n_float_errors = 0
+        self.monitor, self.needs_grad_mode, self.rows = monitor, False, CHUNK_ROWS
+        self._seconds = self._timed = 0.0
+        self._canary: Tensor | None = None  # a row at which the callable has worked
+        self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
+        if monitor is not None and monitor.max_time is not None:
+            self.rows = CHUNK_ROWS if self.evals_per_second * CALL_SECONDS >= CHUNK_ROWS else FIRST_ROWS
+
+    def release(self) -> None:
+        """Leave the limits of a fit behind."""
+        self.monitor, self.rows = None, CHUNK_ROWS
+
+    @property
+    def evals_per_second(self) -> float:
+        """Measured rate of evaluations, of recent calls more than of early ones."""
+        return self._timed / self._seconds if self._seconds > 0 else float("inf")
 
     def log_prob(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """``-E(x)`` for (n, d) points, as (n,) float64; ``-inf`` where the density is zero or the value invalid."""
         with torch.no_grad():
             x, log_det, _ = self._locate(x.detach())
-            values = [self._call(chunk) for chunk in self._rows(x, dtype).split(CHUNK_ROWS)]
-            return self._screen(torch.cat(values).to(x.device), x) + log_det
+            (values,) = self._in_chunks(self._value, self._rows(x, dtype))
+            return self._screen(values.to(x.device), x) + log_det
 
     def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""
         x, log_det, pull_back = self._locate(x.detach())
-        pairs = [self._value_and_gradient(chunk) for chunk in self._rows(x, dtype).split(CHUNK_ROWS)]
+        energy, gradient = (part.to(x.device) for part in self._in_chunks(self._value_and_gradient, self._rows(x, dtype)))
         self.n_grad_evals += len(x)
-        energy, gradient = (torch.cat(parts).to(x.device) for parts in zip(*pairs, strict=True))
         score = pull_back(-gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0))
         return self._screen(energy, x) + log_det, score.nan_to_num(0.0, 0.0, 0.0)
+
+    def check_fast_dtype(self, x: Tensor) -> bool:
+        """Whether single precision agrees with double at unconstrained points (n, d); it is given up where not."""
+        if self.fast_dtype == self.dtype:
+            return True
+        exact, fast = self.log_prob(x), self.log_prob(x, self.fast_dtype)
+        inside = exact.isfinite()
+        agrees = torch.equal(fast.isfinite(), inside) and _close(fast[inside], exact[inside])
+        if not agrees:
+            self.fast_dtype = self.dtype
+        return agrees
+
+    def _in_chunks(self, function: Callable, rows: Tensor) -> tuple[Tensor, ...]:
+        """What a function of points gives, in calls of as many rows as the callables are given at once."""
+        parts, first = [], 0
+        while first < len(rows) or not parts:
+            chunk = rows[first : first + self.rows]
+            parts.append(self._guarded(function, chunk))
+            first += self.rows if len(chunk) == self.rows else len(chunk) or 1
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _guarded(self, function: Callable, rows: Tensor) -> tuple[Tensor, ...]:
+        """A function of rows; those at which it raises count as outside the support, unless it raises everywhere."""
+        try:
+            return function(rows)
+        except (Spent, InvalidEnergyError):
+            raise
+        except Exception as error:
+            if self._canary is None:
+                raise
+            function(self._canary.to(rows.dtype))  # raises where the callable does not work any more
+            if len(rows) > 1:
+                halves = [self._guarded(function, half) for half in rows.split(-(-len(rows) // 2))]
+                return tuple(torch.cat(part) for part in zip(*halves, strict=True))
+            self._count_invalid(1, rows, f"raised {type(error).__name__} ({str(error).partition(chr(10))[0]})")
+            value = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
+            return (value, torch.zeros_like(rows)) if function == self._value_and_gradient else (value,)
 
     def _locate(self, x: Tensor):
         """Points in the user's coordinates, the log determinant of the Jacobian there, and what it does to scores."""
@@ -117,6 +193,10 @@ class Energy:
         rows = rows if self.bounds is None else self.bounds.inside(rows)
         return rows.to(self.call_device)
 
+    def _value(self, x: Tensor) -> tuple[Tensor]:
+        with torch.enable_grad() if self.needs_grad_mode else contextlib.nullcontext():
+            return (self._call(x).detach(),)
+
     def _value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.grad_fn is not None:
             return self._call(x).detach(), self._user_gradient(self.grad_fn, x).detach()
@@ -128,19 +208,40 @@ class Energy:
 
     def _call(self, x: Tensor) -> Tensor:
         """Energies of a batch in the dtype of the callable; shapes and types checked, values not."""
+        if self.monitor is not None:
+            self.monitor.admit(self.n_energy_evals, len(x))
         self.n_energy_evals += len(x)
+        start = time.perf_counter()
         try:
-            if self.framework == "numpy":
-                value = self.energy_fn(x.detach().numpy().copy())
-            else:
-                value = self.energy_fn(x.clone())  # which may write into its argument
+            with self._silenced():
+                value = self.energy_fn(x.detach().numpy().copy() if self.framework == "numpy" else x.clone())
         except Exception as error:
             note(error, f"energy_fn was given {self.framework} points of shape {tuple(x.shape)} and dtype {x.dtype}.")
             raise
+        self._clock(time.perf_counter() - start, len(x))
         return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
 
+    def _clock(self, seconds: float, rows: int) -> None:
+        """Keep the rate of evaluations and, under a limit of time, the rows of a call."""
+        self._seconds, self._timed = FORGET * self._seconds + seconds, FORGET * self._timed + rows
+        if self.monitor is None or self.monitor.max_time is None or rows < self.rows:
+            return
+        if seconds > 2 * CALL_SECONDS:
+            self.rows = max(1, self.rows // 2)
+        elif seconds < CALL_SECONDS / 2:
+            self.rows = min(CHUNK_ROWS, 2 * self.rows)
+
+    def _silenced(self):
+        """NumPy's floating point errors inside the block are counted and not warned of."""
+
+        def count(kind, flag):
+            self.n_float_errors += 1
+
+        return np.errstate(divide="call", over="call", invalid="call", under="ignore", call=count)
+
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
-        value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x.clone())
+        with self._silenced():
+            value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x.clone())
         return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
 
     def _screen(self, energy: Tensor, x: Tensor) -> Tensor:
@@ -150,33 +251,41 @@ class Energy:
         invalid = log_prob.isnan() | (log_prob == torch.inf)
         count = int(invalid.sum())
         if count:
-            example = np.array2string(to_numpy(x[invalid][0]), precision=4, threshold=8)
-            if 2 * count > len(x) - int(lost.sum()):
-                raise InvalidEnergyError(
-                    f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
-                    "it has to be finite, or +inf outside the support of the density."
-                )
-            if not self.n_invalid:
-                warn_user(
-                    f"energy_fn returned NaN or -inf for {count} of {len(x)} points, for example at x = {example}; "
-                    "such points are treated as outside the support. Return +inf there to say so.",
-                    RuntimeWarning,
-                )
-            self.n_invalid += count
+            infinite = bool((log_prob == torch.inf).any())
+            what = f"returned {'-inf' if infinite else 'NaN'} for {count} of {len(x)} points"
+            self._count_invalid(count, x[invalid], what, infinite)
             log_prob = log_prob.masked_fill(invalid, -torch.inf)
         return log_prob
 
-    def _probe(self, points: Tensor) -> None:
+    def _count_invalid(self, count: int, rows: Tensor, what: str, infinite: bool = False) -> None:
+        if not self.n_invalid:
+            hint = " Did you pass a log density? An energy is its negative." if infinite else ""
+            warn_user(
+                f"energy_fn {what}, for example at x = {example_of(rows[0])}; such points are treated as outside the "
+                f"support, here and in what follows. Return +inf there to say so.{hint}",
+                RuntimeWarning,
+            )
+        self.n_invalid += count
+
+    # ---------------------------------------------------------------- the probe
+
+    def _probe(self, points: Tensor, generator, start: Tensor | None) -> None:
         """Find the framework, the precision and the gradient; check shapes, finiteness and row independence."""
         unconstrained, (points, *_) = points, self._locate(points)
         values = self._find_framework(points)
-        if not (values.isfinite() | (values == torch.inf)).any():
-            raise InvalidEnergyError(
-                f"energy_fn returned {values[0].item()} at every one of {len(points)} standard normal points; "
-                "it has to be finite, or +inf outside the support of the density."
-            )
+        self._canary = self._rows(points[:1], None)
+        if not values.isfinite().any():
+            unconstrained, points, values = self._look_for_support(unconstrained, points, values, generator, start)
+        self.valid = unconstrained[values.isfinite()]
+        self._check_rows(points, values)
+        if self.has_gradient:
+            self.log_prob_and_score(unconstrained)
+        self.fast_dtype = self._find_fast_dtype(points, values)
+
+    def _check_rows(self, points: Tensor, values: Tensor) -> None:
+        """Refuse a callable whose rows depend on each other, or are random."""
         for size in PROBE_SIZES[1:]:
-            alone = self._call(points[:size].to(self.call_device, self.dtype)).detach().to(points.device)
+            alone = self._quietly(points[:size]).to(points.device)
             tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
             if not torch.allclose(alone.double(), values[:size], rtol=tolerance, atol=tolerance, equal_nan=True):
                 raise InvalidEnergyError(
@@ -184,24 +293,57 @@ class Energy:
                     f"points in a batch of {len(points)}: each row's energy has to depend on that row alone, and not "
                     "be random."
                 )
-        if self.has_gradient:
-            self.log_prob_and_score(unconstrained)
-        self.fast_dtype = self._find_fast_dtype(points, values)
+
+    def _quietly(self, points: Tensor) -> Tensor:
+        """Energies (n,) of points in the user's coordinates, whether or not the callable needs autograd for them."""
+        x = self._rows(points, None)
+        try:
+            with torch.no_grad():
+                return self._guarded(self._value, x)[0]
+        except (Spent, InvalidEnergyError):
+            raise
+        except Exception:
+            if self.needs_grad_mode or self.framework != "torch":
+                raise
+            self.needs_grad_mode = True  # a callable that differentiates something itself
+            return self._guarded(self._value, x)[0]
+
+    def _look_for_support(self, unconstrained: Tensor, points: Tensor, values: Tensor, generator, start):
+        """Points, in both coordinates, with their energies, some of them finite if any of many kinds of points is."""
+        n = len(points)
+        spare = self.monitor is None or self.monitor.max_energy_evals is None
+        batches = candidates(generator, self.n_features, 200 if spare else n)
+        for batch in [start, *batches] if start is not None else batches:
+            rows = self._locate(batch)[0]
+            found = self._quietly(rows).to(points.device, torch.float64)
+            finite = found.isfinite()
+            if finite.any():
+                order = (~finite).to(torch.int8).argsort(stable=True)[:n]
+                return batch[order], rows[order], found[order]
+        if not (values == torch.inf).any():
+            raise InvalidEnergyError(
+                f"energy_fn returned {values[0].item()} at every one of {n} standard normal points, and nothing finite "
+                "at points nearer, farther, ordered or positive; it has to be finite, or +inf outside the support of "
+                "the density. Pass points of its support in start=."
+            )
+        return unconstrained, points, values
 
     def _find_fast_dtype(self, points: Tensor, values: Tensor) -> torch.dtype:
         """float32 when the callable takes it and gives the float64 energies to `FAST_TOLERANCE`.
 
         Not with bounds: close to them single precision does not tell points apart.
         """
-        if self.bounds is not None:
+        if self.bounds is not None or self.dtype == torch.float32:
             return self.dtype
         finite = values.isfinite()
         try:
             fast = self._call(points.to(self.call_device, torch.float32)).detach().to(points.device, torch.float64)
+        except Spent:
+            raise
         except Exception:
             return self.dtype
-        agrees = torch.allclose(fast[finite], values[finite], rtol=0, atol=FAST_TOLERANCE)
-        return torch.float32 if agrees and torch.equal(fast.isfinite(), finite) else self.dtype
+        agrees = _close(fast[finite], values[finite]) and torch.equal(fast.isfinite(), finite)
+        return torch.float32 if agrees else self.dtype
 
     def _find_framework(self, points: Tensor) -> Tensor:
         """Try torch then NumPy (the other way round with a `grad_fn`), float64 then float32; keep what works.
@@ -216,33 +358,49 @@ class Energy:
         for framework, device in places:
             for dtype in (torch.float64, torch.float32):
                 self.framework, self.call_device, self.dtype = framework, device, dtype
-                x = points.to(device, dtype, copy=True)
                 try:
-                    if framework == "numpy":
-                        raw = self.energy_fn(x.numpy())
-                    else:
-                        with torch.enable_grad():
-                            raw = self.energy_fn(x.requires_grad_(self.grad_fn is None).clone())
-                    if isinstance(raw, Tensor) != (framework == "torch"):
-                        raise TypeError(f"energy_fn returned {type(raw).__name__} for a {framework} input")
-                    values = _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
+                    values = self._try(points.to(device, dtype, copy=True))
                 except Exception as error:
                     errors.append(error)
                     continue
-                self.n_energy_evals += len(x)
                 self.has_gradient |= values.requires_grad
                 return values.detach().to(points.device, torch.float64)
+        raise self._first_of(errors, tuple(points.shape))
+
+    def _try(self, x: Tensor) -> Tensor:
+        """Energies of the probe points in the framework and precision that are being tried."""
+        self.n_energy_evals += len(x)
+        with self._silenced(), torch.enable_grad():
+            if self.framework == "numpy":
+                raw = self.energy_fn(x.numpy())
+            else:
+                raw = self.energy_fn(x.requires_grad_(self.grad_fn is None).clone())
+            if isinstance(raw, Tensor) != (self.framework == "torch"):
+                raise TypeError(f"energy_fn returned {type(raw).__name__} for a {self.framework} input")
+            return _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
+
+    def _first_of(self, errors: list[Exception], shape: tuple) -> Exception:
+        """The error to raise where no framework worked, the user's own one chained to it."""
         shape_errors = [error for error in errors if isinstance(error, InvalidEnergyError)]
         first = (shape_errors or errors)[0]
         note(
             first,
-            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
-            f"{tuple(points.shape)}.",
+            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape {shape}.",
         )
+        note(first, ONE_POINT)
         others = [error for error in reversed(errors) if type(error) is not type(first)]
         if others:
-            raise first from others[0]  # the user's own error may be in the other framework
-        raise first
+            first.__cause__ = others[0]  # the user's own error may be in the other framework
+        return first
+
+
+def example_of(x: Tensor) -> str:
+    """A point (d,) as it is named in messages."""
+    return np.array2string(to_numpy(x), precision=4, threshold=8)
+
+
+def _close(fast: Tensor, exact: Tensor) -> bool:
+    return torch.allclose(fast, exact, rtol=0, atol=FAST_TOLERANCE)
 
 
 def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
@@ -264,158 +422,4 @@ def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
         raise InvalidEnergyError(f"{expected}; got shape {tuple(value.shape)}.{hint}")
     if not value.is_floating_point():
         raise InvalidEnergyError(f"{expected}; got dtype {value.dtype}.")
-    return value
-
-
-class Standardization(torch.nn.Module):
-    """Invertible map from standardised to the user's coordinates, affine where the tails are light.
-
-    First ``y = loc + L z``, then ``x_j = y_j``, or ``x_j = center_j + width_j sinh(y_j)`` where the tails are heavy.
-    The hyperbolic sine is linear within `width_j` of the center and exponential far from it: scales that differ by
-    factors become scales that differ by terms (Johnson 1949).
-
-    Parameters
-    ----------
-    n_features : int
-        Dimension.
-    full : bool, default=True
-        Lower-triangular `L`; a diagonal one otherwise.
-
-    Attributes
-    ----------
-    loc, scale : Tensor
-        (d,) and (d, d) or (d,), the affine part.
-    center, width : Tensor
-        (d,), of the hyperbolic sine; a width of infinity stands for a coordinate without.
-    """
-
-    loc: Tensor
-    scale: Tensor
-    center: Tensor
-    width: Tensor
-
-    def __init__(self, n_features: int, full: bool = True):
-        super().__init__()
-        self.full = full
-        one = torch.ones(n_features, dtype=torch.float64)
-        self.register_buffer("loc", torch.zeros_like(one))
-        self.register_buffer("scale", torch.diag(one) if full else one)
-        self.register_buffer("center", torch.zeros_like(one))
-        self.register_buffer("width", torch.full_like(one, torch.inf))
-
-    @classmethod
-    def from_moments(cls, loc: Tensor, covariance: Tensor, tails: tuple[Tensor, Tensor] | None = None):
-        """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal.
-
-        They are the moments of y where `tails` gives the center and width of the hyperbolic sine.
-        """
-        standardization = cls(len(loc), full=covariance.ndim == 2).to(loc.device)
-        standardization.loc, covariance = loc.double().clone(), covariance.double()
-        standardization.scale = torch.linalg.cholesky(covariance) if standardization.full else covariance.sqrt()
-        if tails is not None:
-            standardization.center, standardization.width = (t.double().clone() for t in tails)
-        return standardization
-
-    @property
-    def covariance(self) -> Tensor:
-        """``L L^T``, (d, d), or its diagonal (d,)."""
-        return self.scale @ self.scale.T if self.full else self.scale**2
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(n, d) standardised points to the user's coordinates, float64."""
-        return self.call_and_pull_back(z)[0] if self._heavy.any() else self._affine(z)
-
-    def inverse(self, x: Tensor) -> Tensor:
-        """(n, d) points in the user's coordinates to standardised ones, float64."""
-        centred = self.tame(x) - self.loc
-        if self.full:
-            return torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
-        return centred / self.scale
-
-    def tame(self, x: Tensor) -> Tensor:
-        """(n, d) points in the user's coordinates to y, float64."""
-        y, heavy = x.double(), self._heavy
-        if heavy.any():
-            y = y.clone()
-            y[:, heavy] = ((y[:, heavy] - self.center[heavy]) / self.width[heavy]).asinh()
-        return y
-
-    def pull_back(self, z: Tensor, score: Tensor) -> Tensor:
-        """Gradient with respect to z of a function of x plus `log_det`, from the function's gradient (n, d) in x."""
-        return self.call_and_pull_back(z)[2](score)
-
-    def log_det(self, z: Tensor) -> Tensor:
-        """Log determinant (n,) of the Jacobian at standardised points (n, d), float64; ``-inf`` out of reach."""
-        return self.call_and_pull_back(z)[1]
-
-    def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """What `forward` and `log_det` give at z, and `pull_back` there."""
-        x, heavy = self._affine(z), self._heavy
-        log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
-
-        def pull_back_affine(score):
-            return score @ self.scale if self.full else score * self.scale
-
-        if not heavy.any():
-            return x, log_det, pull_back_affine
-        columns = slice(None) if heavy.all() else heavy
-        y, width = x[:, columns], self.width[columns]
-        sinh = y.clamp(-FARTHEST, FARTHEST).sinh()
-        cosh = (1 + sinh * sinh).sqrt()
-        log_det = log_det + (width.log() + cosh.log().masked_fill(y.abs() > FARTHEST, -torch.inf)).sum(1)
-        x = x.clone()
-        x[:, columns] = self.center[columns] + width * sinh
-
-        def pull_back(score):
-            score = score.clone()
-            score[:, columns] = score[:, columns] * (width * cosh) + sinh / cosh
-            return pull_back_affine(score)
-
-        return x, log_det, pull_back
-
-    @property
-    def _heavy(self) -> Tensor:
-        return self.width.isfinite()
-
-    def _affine(self, z: Tensor) -> Tensor:
-        z = z.double()
-        return self.loc + (z @ self.scale.T if self.full else z * self.scale)
-
-
-class StandardizedTarget:
-    """The energy seen in standardised coordinates: log density (float64) and score (in the dtype of the points).
-
-    Parameters
-    ----------
-    energy : Energy
-        The energy in the user's coordinates.
-    standardization : Standardization
-        From standardised to the user's coordinates.
-    dtype : torch.dtype, optional
-        Precision of the energy evaluations; by default the best that the user's function takes.
-    score_dtype : torch.dtype, optional
-        That of `log_prob_and_score`, where it is another: scores guide a sampler, densities are reported.
-    """
-
-    def __init__(self, energy: Energy, standardization: Standardization, dtype=None, score_dtype=None):
-        self.energy, self.standardization, self.dtype = energy, standardization, dtype or energy.dtype
-        self.score_dtype = score_dtype or self.dtype
-        self.n_features, self.has_gradient = energy.n_features, energy.has_gradient
-
-    @classmethod
-    def reported(cls, energy: Energy, standardization: Standardization) -> "StandardizedTarget":
-        """For reported figures: densities in the best precision, the scores that guide draws in the fast one."""
-        return cls(energy, standardization, score_dtype=energy.fast_dtype)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density with respect to z, (n,) float64, the Jacobian of the standardisation included."""
-        x, log_det, _ = self.standardization.call_and_pull_back(z)
-        return self.energy.log_prob(x, self.dtype) + log_det
-
-    def log_prob_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """`log_prob` and its gradient with respect to z, (n, d); zeros when the energy has no gradient."""
-        if not self.has_gradient:
-            return self.log_prob(z), torch.zeros_like(z)
-        x, log_det, pull_back = self.standardization.call_and_pull_back(z)
-        log_prob, score = self.energy.log_prob_and_score(x, self.score_dtype)
-        return log_prob + log_det, pull_back(score).to(z.dtype)
+    return value.clone()  # the tensor may be a buffer that is used again

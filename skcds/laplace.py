@@ -8,7 +8,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from .devices import to_numpy
-from .energy import Energy, Standardization
+from .energy import Energy
+from .standardize import Standardization
 
 MAX_ITERATIONS = 2000  # of L-BFGS
 NEWTON_STEPS = 3

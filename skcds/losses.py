@@ -7,9 +7,9 @@ from torch import Tensor
 
 from .devices import rand, randint, randn, randperm
 from .diffusion import DiffusionModel
-from .energy import StandardizedTarget
 from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
+from .standardize import StandardizedTarget
 
 MOVE_EVERY = 10  # iterations of score matching between moves of the particles
 
@@ -56,7 +56,7 @@ class DenoisingLoss:
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
-        if iteration % self.move_every == 0:
+        if iteration and iteration % self.move_every == 0:
             self.population.move()
         x_0, score_0 = self.population.draw(self.batch_size)
         uniform = rand(self.generator, len(x_0))

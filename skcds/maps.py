@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
-from .energy import Standardization
 from .networks import ResidualMLP, TimeFeatures, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 from .splines import rational_quadratic_spline
+from .standardize import Standardization
 
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
 LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # where few splines have to bend all the mass, and bins cost little

@@ -1,81 +1,23 @@
 """One training loop for every objective: clipping, averaging, budgets, checkpoints, interruption, progress."""
 
-__all__ = ["Budget", "train"]
+__all__ = ["train"]
 
 import copy
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
 from ._warnings import note, warn_user
-from .checkpoint import Checkpoint
-from .energy import Energy
+from .budget import Budget, Spent
 
 SNAPSHOT_EVERY = 25  # iterations between states that training can go back to
 MAX_ROLLBACKS = 10  # in a row without a new such state, after which training ends
 SLOWER, RECOVERY = 0.5, 1.02  # factors of the learning rate at a rollback, and at every iteration after it
-
-
-@dataclass
-class Budget:
-    """What a fit may spend, a clock that started with it, and what has become of it.
-
-    Attributes
-    ----------
-    max_time : float or None
-        Seconds.
-    max_energy_evals : int or None
-        Energy evaluations, as counted by `energy`.
-    energy : Energy
-        Has ``n_energy_evals``.
-    start : float
-        Clock reading at the start.
-    checkpoint : Checkpoint
-        Where the state of the fit is kept.
-    interrupted : bool
-        Whether the user has asked to stop.
-    n_rollbacks : int
-        How often training went back to an earlier state.
-    """
-
-    max_time: float | None
-    max_energy_evals: int | None
-    energy: Energy
-    start: float = field(default_factory=time.perf_counter)
-    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None))
-    interrupted: bool = False
-    n_rollbacks: int = 0
-
-    def spent(self) -> float:
-        """Largest share spent of the time and of the evaluations; 0 without limits."""
-        shares = [0.0]
-        if self.max_time is not None:
-            shares.append((time.perf_counter() - self.start) / self.max_time)
-        if self.max_energy_evals is not None:
-            shares.append(self.energy.n_energy_evals / self.max_energy_evals)
-        return max(shares)
-
-    def energy_evals_left(self, until: float = 1.0) -> float:
-        """Evaluations of the energy that are left of a first part of the limit; infinite without a limit."""
-        if self.max_energy_evals is None:
-            return math.inf
-        return max(0, until * self.max_energy_evals - self.energy.n_energy_evals)
-
-    def spacing(self, usual: int, rows: int, n_iter: int, share: float, until: float = 1.0) -> int:
-        """Iterations between evaluations at `rows` points each.
-
-        As many as usual, or more, so that all of them take no more than a share of the evaluations left (`until`).
-        """
-        affordable = share * self.energy_evals_left(until) / rows
-        return usual if affordable >= n_iter / usual else math.ceil(n_iter / max(math.floor(affordable), 1))
 
 
 class _Optimization:
@@ -116,14 +58,14 @@ class _Optimization:
 def train(
     model: nn.Module, loss_fn: Callable, *, max_iter: int, budget: Budget, share: float = 1.0,
     learning_rate: float = 2e-3, weight_decay: float = 0.0, ema_decay: float = 0.998, callbacks: dict | None = None,
-    stateful: Sequence[Any] = (), verbose=0, description: str = "",
+    stateful: Sequence[Any] = (), description: str = "",
 ) -> tuple[nn.Module, list[float]]:  # fmt: skip
     """Minimise ``loss_fn(iteration)`` over the parameters of `model` with AdamW, a cosine schedule and an average.
 
     The schedule follows the iterations or, where that is further, the budget: a fit that would run out of time anneals
     all the same, and one that would not is reproducible. Where loss or gradient is not finite, training goes back to a
     state of up to a few dozen iterations before, with half the learning rate, which then recovers. Ctrl-C ends it, and
-    what follows of the fit is not trained either.
+    what follows of the fit is not trained either. A limit ends it too, after one iteration at the earliest.
 
     Parameters
     ----------
@@ -144,10 +86,8 @@ def train(
         returns True.
     stateful : sequence
         What else changes during training, with ``state_dict`` and ``load_state_dict``.
-    verbose : int
-        Whether to show a progress bar.
     description : str
-        Its label.
+        Name of the phase, for the progress display, messages and the checkpoint.
 
     Returns
     -------
@@ -175,52 +115,52 @@ def train(
         progress = {"losses": losses, "iteration": iteration, "spent": spent, "finished": finished}
         checkpoint.store(description, {"optimization": state.state_dict(), "stateful": parts, **progress})
 
-    failures = 0
-    with tqdm(total=max_iter, initial=start, desc=description, disable=not verbose, leave=verbose > 1) as bar:
-        for iteration in range(start, 0 if finished else max_iter):
-            if checkpoint.due():
-                store(iteration, finished=False)
-            now = budget.spent()
-            if now >= share or budget.interrupted:
+    failures, progress = 0, budget.progress
+    progress.phase(description)
+    for iteration in range(start, 0 if finished else max_iter):
+        if checkpoint.due():
+            store(iteration, finished=False)
+        now = budget.spent()
+        if (now >= share and losses) or budget.interrupted:
+            break
+        used = (now - spent) / max(share - spent, 1e-9)
+        try:
+            if iteration % SNAPSHOT_EVERY == 0:
+                state.snap()
+                failures = failures if not state.is_new else 0
+            if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
                 break
-            used = (now - spent) / (share - spent)
-            try:
-                if iteration % SNAPSHOT_EVERY == 0:
-                    state.snap()
-                    failures = failures if not state.is_new else 0
-                if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
-                    break
-                for group in optimizer.param_groups:
-                    group["lr"] = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
-                optimizer.zero_grad()
-                loss = loss_fn(iteration)
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                losses.append(loss.item())
-                if math.isfinite(norm) and math.isfinite(losses[-1]):
-                    optimizer.step()
-                    ema.update_parameters(model)
-                    state.factor = min(1.0, RECOVERY * state.factor)
-                else:
-                    state.roll_back()
-                    budget.n_rollbacks, failures = budget.n_rollbacks + 1, failures + 1
-            except KeyboardInterrupt:
-                budget.interrupted = True
-                break
-            except Exception as error:
-                note(error, f"This happened in iteration {iteration} of {max_iter} of {description or 'training'}.")
-                raise
-            if failures > MAX_ROLLBACKS:
-                warn_user(
-                    f"{description.capitalize() or 'Training'} ended in iteration {iteration} of {max_iter}: loss or "
-                    f"gradient was not finite {failures} times in a row. Lower learning_rate, or look for places where "
-                    "the energy is not smooth.",
-                    ConvergenceWarning,
-                )
-                break
-            bar.update()
-            if verbose and iteration % 50 == 0:
-                bar.set_postfix(loss=f"{losses[-1]:.4g}")
+            for group in optimizer.param_groups:
+                group["lr"] = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
+            optimizer.zero_grad()
+            loss = loss_fn(iteration)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            losses.append(loss.item())
+            if math.isfinite(norm) and math.isfinite(losses[-1]):
+                optimizer.step()
+                ema.update_parameters(model)
+                state.factor = min(1.0, RECOVERY * state.factor)
+            else:
+                state.roll_back()
+                budget.n_rollbacks, failures = budget.n_rollbacks + 1, failures + 1
+        except KeyboardInterrupt:
+            budget.interrupted = True
+            break
+        except Spent:
+            break
+        except Exception as error:
+            note(error, f"This happened in iteration {iteration} of {max_iter} of {description or 'training'}.")
+            raise
+        if failures > MAX_ROLLBACKS:
+            warn_user(
+                f"{description.capitalize() or 'Training'} ended in iteration {iteration} of {max_iter}: loss or "
+                f"gradient was not finite {failures} times in a row. Lower learning_rate, or look for places where "
+                "the energy is not smooth.",
+                ConvergenceWarning,
+            )
+            break
+        progress.note(max((iteration + 1) / max_iter, used), loss=losses[-1])
     if not finished:
         store(len(losses), finished=True)
     averaged = ema.module if losses else model

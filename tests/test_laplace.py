@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skcds import pilot, targets
-from skcds.energy import Energy, StandardizedTarget
+from skcds.energy import Energy
 from skcds.laplace import laplace_standardization
 from skcds.pilot import STARTING_SCALES, run_pilot
+from skcds.standardize import StandardizedTarget
 
 
 def energy_of(energy_fn, d):

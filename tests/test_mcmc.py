@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from skcds.energy import Energy, Standardization, StandardizedTarget
+from skcds.energy import Energy
 from skcds.mcmc import (
     CORRECTION_MOVES,
     TARGET_ACCEPTANCE,
@@ -22,6 +22,7 @@ from skcds.mcmc import (
     mala_step,
     systematic_index,
 )
+from skcds.standardize import Standardization, StandardizedTarget
 
 N = 10_000  # particles of every statistical test
 ALPHA = 1e-6  # false alarms of a statistical test

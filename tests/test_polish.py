@@ -12,7 +12,8 @@ from samplers import ONE_STEP, D, fitted, quadratic
 
 import skcds
 from skcds import polish
-from skcds.energy import Energy, StandardizedTarget
+from skcds.energy import Energy
+from skcds.standardize import StandardizedTarget
 
 Z, N = 5.6, 5000
 MEAN, SD = 1.6, 0.7

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds.energy import Energy, Standardization, StandardizedTarget
+from skcds.energy import Energy
 from skcds.mcmc import Population
 from skcds.networks import seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
 from skcds.shortcut import DyadicSteps, SelfConsistencyLoss, ShortcutModel
+from skcds.standardize import Standardization, StandardizedTarget
 
 N, LOG_SNR_MAX = 16, 4.0
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
 from skcds import training
-from skcds.training import Budget, _schedule, train
+from skcds.budget import Budget
+from skcds.training import _schedule, train
 
 UNLIMITED = Budget(None, None, energy=SimpleNamespace(n_energy_evals=0))
 

@@ -1,0 +1,166 @@
+"""The target in standardised coordinates: an invertible map from them to the user's, and the energy seen through it."""
+
+__all__ = ["FARTHEST", "Standardization", "StandardizedTarget"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .energy import Energy
+
+FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
+
+
+class Standardization(torch.nn.Module):
+    """Invertible map from standardised to the user's coordinates, affine where the tails are light.
+
+    First ``y = loc + L z``, then ``x_j = y_j``, or ``x_j = center_j + width_j sinh(y_j)`` where the tails are heavy.
+    The hyperbolic sine is linear within `width_j` of the center and exponential far from it: scales that differ by
+    factors become scales that differ by terms (Johnson 1949).
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    full : bool, default=True
+        Lower-triangular `L`; a diagonal one otherwise.
+
+    Attributes
+    ----------
+    loc, scale : Tensor
+        (d,) and (d, d) or (d,), the affine part.
+    center, width : Tensor
+        (d,), of the hyperbolic sine; a width of infinity stands for a coordinate without.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    center: Tensor
+    width: Tensor
+
+    def __init__(self, n_features: int, full: bool = True):
+        super().__init__()
+        self.full = full
+        one = torch.ones(n_features, dtype=torch.float64)
+        self.register_buffer("loc", torch.zeros_like(one))
+        self.register_buffer("scale", torch.diag(one) if full else one)
+        self.register_buffer("center", torch.zeros_like(one))
+        self.register_buffer("width", torch.full_like(one, torch.inf))
+
+    @classmethod
+    def from_moments(cls, loc: Tensor, covariance: Tensor, tails: tuple[Tensor, Tensor] | None = None):
+        """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal.
+
+        They are the moments of y where `tails` gives the center and width of the hyperbolic sine.
+        """
+        standardization = cls(len(loc), full=covariance.ndim == 2).to(loc.device)
+        standardization.loc, covariance = loc.double().clone(), covariance.double()
+        standardization.scale = torch.linalg.cholesky(covariance) if standardization.full else covariance.sqrt()
+        if tails is not None:
+            standardization.center, standardization.width = (t.double().clone() for t in tails)
+        return standardization
+
+    @property
+    def covariance(self) -> Tensor:
+        """``L L^T``, (d, d), or its diagonal (d,)."""
+        return self.scale @ self.scale.T if self.full else self.scale**2
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(n, d) standardised points to the user's coordinates, float64."""
+        return self.call_and_pull_back(z)[0] if self._heavy.any() else self._affine(z)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """(n, d) points in the user's coordinates to standardised ones, float64."""
+        centred = self.tame(x) - self.loc
+        if self.full:
+            return torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
+        return centred / self.scale
+
+    def tame(self, x: Tensor) -> Tensor:
+        """(n, d) points in the user's coordinates to y, float64."""
+        y, heavy = x.double(), self._heavy
+        if heavy.any():
+            y = y.clone()
+            y[:, heavy] = ((y[:, heavy] - self.center[heavy]) / self.width[heavy]).asinh()
+        return y
+
+    def pull_back(self, z: Tensor, score: Tensor) -> Tensor:
+        """Gradient with respect to z of a function of x plus `log_det`, from the function's gradient (n, d) in x."""
+        return self.call_and_pull_back(z)[2](score)
+
+    def log_det(self, z: Tensor) -> Tensor:
+        """Log determinant (n,) of the Jacobian at standardised points (n, d), float64; ``-inf`` out of reach."""
+        return self.call_and_pull_back(z)[1]
+
+    def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """What `forward` and `log_det` give at z, and `pull_back` there."""
+        x, heavy = self._affine(z), self._heavy
+        log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
+
+        def pull_back_affine(score):
+            return score @ self.scale if self.full else score * self.scale
+
+        if not heavy.any():
+            return x, log_det, pull_back_affine
+        columns = slice(None) if heavy.all() else heavy
+        y, width = x[:, columns], self.width[columns]
+        sinh = y.clamp(-FARTHEST, FARTHEST).sinh()
+        cosh = (1 + sinh * sinh).sqrt()
+        log_det = log_det + (width.log() + cosh.log().masked_fill(y.abs() > FARTHEST, -torch.inf)).sum(1)
+        x = x.clone()
+        x[:, columns] = self.center[columns] + width * sinh
+
+        def pull_back(score):
+            score = score.clone()
+            score[:, columns] = score[:, columns] * (width * cosh) + sinh / cosh
+            return pull_back_affine(score)
+
+        return x, log_det, pull_back
+
+    @property
+    def _heavy(self) -> Tensor:
+        return self.width.isfinite()
+
+    def _affine(self, z: Tensor) -> Tensor:
+        z = z.double()
+        return self.loc + (z @ self.scale.T if self.full else z * self.scale)
+
+
+class StandardizedTarget:
+    """The energy seen in standardised coordinates: log density (float64) and score (in the dtype of the points).
+
+    Parameters
+    ----------
+    energy : Energy
+        The energy in the user's coordinates.
+    standardization : Standardization
+        From standardised to the user's coordinates.
+    dtype : torch.dtype, optional
+        Precision of the energy evaluations; by default the best that the user's function takes.
+    score_dtype : torch.dtype, optional
+        That of `log_prob_and_score`, where it is another: scores guide a sampler, densities are reported.
+    """
+
+    def __init__(self, energy: Energy, standardization: Standardization, dtype=None, score_dtype=None):
+        self.energy, self.standardization, self.dtype = energy, standardization, dtype or energy.dtype
+        self.score_dtype = score_dtype or self.dtype
+        self.n_features, self.has_gradient = energy.n_features, energy.has_gradient
+
+    @classmethod
+    def reported(cls, energy: Energy, standardization: Standardization) -> "StandardizedTarget":
+        """For reported figures: densities in the best precision, the scores that guide draws in the fast one."""
+        return cls(energy, standardization, score_dtype=energy.fast_dtype)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density with respect to z, (n,) float64, the Jacobian of the standardisation included."""
+        x, log_det, _ = self.standardization.call_and_pull_back(z)
+        return self.energy.log_prob(x, self.dtype) + log_det
+
+    def log_prob_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob` and its gradient with respect to z, (n, d); zeros when the energy has no gradient."""
+        if not self.has_gradient:
+            return self.log_prob(z), torch.zeros_like(z)
+        x, log_det, pull_back = self.standardization.call_and_pull_back(z)
+        log_prob, score = self.energy.log_prob_and_score(x, self.score_dtype)
+        return log_prob + log_det, pull_back(score).to(z.dtype)
