@@ -115,6 +115,7 @@ class Energy:
         self.n_energy_evals = self.n_grad_evals = self.n_invalid = self.n_float_errors = 0
         self.monitor, self.needs_grad_mode, self.rows = monitor, False, CHUNK_ROWS
         self._seconds = self._timed = 0.0
+        self._largest = 0  # rows of a call so far
         self._canary: Tensor | None = None  # a row at which the callable has worked
         self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
         if monitor is not None and monitor.max_time is not None:
@@ -126,7 +127,7 @@ class Energy:
 
     @property
     def evals_per_second(self) -> float:
-        """Measured rate of evaluations, of recent calls more than of early ones."""
+        """Measured rate of evaluations in large calls, of recent ones more than of early ones."""
         return self._timed / self._seconds if self._seconds > 0 else float("inf")
 
     def log_prob(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -148,7 +149,11 @@ class Energy:
         """Whether single precision agrees with double at unconstrained points (n, d); it is given up where not."""
         if self.fast_dtype == self.dtype:
             return True
-        exact, fast = self.log_prob(x), self.log_prob(x, self.fast_dtype)
+        try:
+            exact, fast = self.log_prob(x), self.log_prob(x, self.fast_dtype)
+        except Spent:  # not looked at, not relied on
+            self.fast_dtype = self.dtype
+            return True
         inside = exact.isfinite()
         agrees = torch.equal(fast.isfinite(), inside) and _close(fast[inside], exact[inside])
         if not agrees:
@@ -223,7 +228,9 @@ class Energy:
 
     def _clock(self, seconds: float, rows: int) -> None:
         """Keep the rate of evaluations and, under a limit of time, the rows of a call."""
-        self._seconds, self._timed = FORGET * self._seconds + seconds, FORGET * self._timed + rows
+        if 2 * rows >= self._largest:  # small calls are mostly overhead
+            self._largest = max(self._largest, rows)
+            self._seconds, self._timed = FORGET * self._seconds + seconds, FORGET * self._timed + rows
         if self.monitor is None or self.monitor.max_time is None or rows < self.rows:
             return
         if seconds > 2 * CALL_SECONDS:

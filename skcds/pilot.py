@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .budget import Budget, Spent
 from .climb import Mode
-from .devices import to_numpy
+from .devices import generator_on, randn, to_numpy
 from .energy import Energy, InvalidEnergyError
 from .laplace import laplace_standardization
 from .mcmc import Population
@@ -40,6 +40,7 @@ HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
 LAPLACE_TEMPERATURES = 18  # of a run from there, as measured once on a log-Gaussian Cox process in 1600 dimensions
 CLIMBS_BEFORE = 8  # climbs before the race
 MANY_FEATURES, CLIMBS_THERE = 50, 2  # above which a climb costs hundreds of evaluations, and fewer are made
+GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
 MIN_AFFORDABLE = 50  # particles of a run, however few evaluations are allowed
 MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
 
@@ -151,6 +152,7 @@ class _Pilot:
     def run(self) -> tuple[PilotResult, Tensor]:
         self.budget.progress.phase("first look")
         try:
+            self._gauge()
             first_look(self.energy, self.generator, few=self.left() < FEW_EVALS)
         except Spent:
             pass
@@ -178,6 +180,18 @@ class _Pilot:
         return run.result(found, winner.scale), run.x
 
     # ---------------------------------------------------------------- the steps
+
+    def _gauge(self) -> None:
+        """Measure the rate of evaluations in large calls, if there is a limit of time to plan for."""
+        if self.budget.max_time is None:
+            return
+        generator, rows = generator_on(self.generator.device, 0), GAUGED_ROWS[0]
+        while rows <= GAUGED_ROWS[1] and 10 * rows < (self.budget.max_energy_evals or math.inf):
+            start = time.perf_counter()
+            self.energy.log_prob(randn(generator, rows, self.energy.n_features, dtype=torch.float64))
+            if time.perf_counter() - start > GAUGED_SECONDS:
+                return
+            rows *= 4
 
     def _climb(self) -> None:
         """Modes that climbs from near and far, or from where the user says, end at."""

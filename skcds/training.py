@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ._warnings import note, warn_user
 from .budget import Budget, Spent
+from .optimizer import AdamW
 
 SNAPSHOT_EVERY = 25  # iterations between states that training can go back to
 MAX_ROLLBACKS = 10  # in a row without a new such state, after which training ends
@@ -97,7 +98,7 @@ def train(
         One a iteration.
     """
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
+    optimizer = AdamW(model.parameters(), learning_rate, weight_decay)
     state, checkpoint = _Optimization(model, ema, optimizer), budget.checkpoint
     spent, start, finished = budget.spent(), 0, False
     losses: list[float] = []
@@ -130,8 +131,7 @@ def train(
                 failures = failures if not state.is_new else 0
             if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
+            optimizer.learning_rate = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
             optimizer.zero_grad()
             loss = loss_fn(iteration)
             loss.backward()
