@@ -1,4 +1,4 @@
-"""Configuration of Sphinx. Builds without a network: there is no intersphinx."""
+"""Configuration of Sphinx. Builds and reads without a network: no intersphinx, no MathJax, and `offline` checks it."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import skcds
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "extensions"))
 
 project = "skcds"
 author = "skcds developers"
@@ -15,11 +16,17 @@ version = release = skcds.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
+    "mathml",
+    "offline",
 ]
-exclude_patterns = ["_build", "generated", "gallery"]
+exclude_patterns = [
+    "_build",
+    "generated",
+    "gallery",
+    "**sg_execution_times.rst",  # its table asks other hosts for scripts
+]
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
@@ -41,6 +48,9 @@ numpydoc_show_class_members = False  # autodoc lists them
 numpydoc_xref_param_type = False
 
 html_theme = "furo"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
 html_title = f"skcds {release}"
 html_show_sourcelink = False
 

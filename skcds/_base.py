@@ -52,7 +52,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     _energy_name: str | None = None  # of a sampler that was loaded without its energy
 
     _doc_link_module = "skcds"  # of the link in the HTML that notebooks show
-    _doc_link_template = DOCUMENTATION + "api.html#skcds.{estimator_name}"
+    _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
 
     __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED, "checkpoint": UNUSED}
     __metadata_request__score = {"energy_fn": UNUSED, "grad_fn": UNUSED, "n": UNUSED, "random_state": UNUSED}

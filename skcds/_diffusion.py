@@ -159,8 +159,12 @@ class DiffusionSampler(ControlledSampler):
     Examples
     --------
     >>> from skcds import DiffusionSampler
-    >>> sampler = DiffusionSampler(n_features=2, n_particles=1000, max_iter=50, random_state=0)
-    >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).sample(4, random_state=0).shape
+    >>> sampler = DiffusionSampler(
+    ...     n_features=2, n_particles=1000, max_iter=50, random_state=0
+    ... )
+    >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
+    DiffusionSampler(...)
+    >>> sampler.sample(4, random_state=0).shape
     (4, 2)
     """
 

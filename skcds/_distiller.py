@@ -152,9 +152,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
     Examples
     --------
     >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler
-    >>> teacher = DiffusionSampler(n_features=2, n_particles=1000, max_iter=50, random_state=0)
+    >>> teacher = DiffusionSampler(
+    ...     n_features=2, n_particles=1000, max_iter=50, random_state=0
+    ... )
     >>> student = ConsistentSamplerDistiller(teacher, max_iter=50, random_state=0)
-    >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).sample(4, random_state=0).shape
+    >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
+    ConsistentSamplerDistiller(...)
+    >>> student.sample(4, random_state=0).shape
     (4, 2)
     """
 

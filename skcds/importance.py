@@ -220,7 +220,8 @@ def truncate_log_weights(log_weights):
     --------
     >>> import numpy as np
     >>> from skcds.importance import truncate_log_weights
-    >>> np.exp(truncate_log_weights(np.log([1.0, 1.0, 1.0, 17.0])))  # mean 5, n 4: cut at 10
+    >>> log_weights = np.log([1.0, 1.0, 1.0, 17.0])
+    >>> np.exp(truncate_log_weights(log_weights))  # mean 5, n 4: cut at 10
     array([ 1.,  1.,  1., 10.])
     """
     log_weights = _as_log_weights(log_weights)

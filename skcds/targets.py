@@ -246,7 +246,8 @@ class Gaussian(_Target):
     Examples
     --------
     >>> import torch
-    >>> Gaussian([1.0, 0.0], [[2.0, 1.0], [1.0, 2.0]])(torch.tensor([[1.0, 0.0]]))  # log(2 pi) + log(3)/2
+    >>> target = Gaussian([1.0, 0.0], [[2.0, 1.0], [1.0, 2.0]])
+    >>> target(torch.tensor([[1.0, 0.0]]))  # log(2 pi) + log(3)/2
     tensor([2.3872])
     """
 
@@ -359,7 +360,8 @@ class ImageDensity(_Target):
     >>> target = ImageDensity([[0, 1, 0], [0, 1, 2]], extent=1.0, floor=0.0)
     >>> target
     ImageDensity(n_rows=2, n_columns=3, extent=1, floor=0)
-    >>> target(torch.tensor([[1.0, -0.5], [0.0, 0.0], [-1.0, 0.0], [0.0, 0.6]])).exp()  # bottom right, middle, outside
+    >>> x = torch.tensor([[1.0, -0.5], [0.0, 0.0], [-1.0, 0.0], [0.0, 0.6]])
+    >>> target(x).exp()  # bottom right, middle, and twice outside
     tensor([0.7500, 1.5000,    inf,    inf])
     >>> target.sample(1000, random_state=0).shape
     (1000, 2)
@@ -792,7 +794,8 @@ class LogGaussianCoxProcess(_Target):
     >>> target.counts
     array([[1., 2.],
            [0., 0.]])
-    >>> target(torch.full((1, 4), target.mean))  # 2 log(2 pi 1.91) + 3 exp(-1.91 / 2) - 3 mean
+    >>> x = torch.full((1, 4), target.mean)
+    >>> target(x)  # 2 log(2 pi 1.91) + 3 exp(-1.91 / 2) - 3 mean
     tensor([5.6936])
     """
 

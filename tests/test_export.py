@@ -158,4 +158,5 @@ def test_frozen_teacher_is_not_fitted_again():
 @pytest.mark.parametrize("sampler", [DiffusionSampler(), ConsistentSamplerDistiller()])
 def test_html_has_a_link_to_the_documentation(sampler):
     html = sampler._repr_html_()
-    assert f"api.html#skcds.{type(sampler).__name__}" in html
+    name = type(sampler).__name__
+    assert f"api/{name}.html#skcds.{name}" in html

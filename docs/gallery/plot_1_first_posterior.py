@@ -24,14 +24,16 @@ labels = torch.tensor(y, dtype=torch.float64)
 
 def energy(w):
     logits = w @ design.T.to(w)
-    log_likelihood = (labels.to(w) * logits - torch.nn.functional.softplus(logits)).sum(1)
-    return 0.5 * (w**2).sum(1) - log_likelihood
+    log_likelihoods = labels.to(w) * logits - torch.nn.functional.softplus(logits)
+    return 0.5 * (w**2).sum(1) - log_likelihoods.sum(1)
 
 
 # %%
 # ``fit`` finds where the density is, and learns to jump there. This short fit takes seconds.
 
-sampler = ConsistentSamplerScratch(n_features=5, feature_names=names, n_particles=2000, max_iter=100, random_state=0)
+sampler = ConsistentSamplerScratch(
+    n_features=5, feature_names=names, n_particles=2000, max_iter=100, random_state=0
+)
 sampler.fit(energy)
 
 # %%

@@ -9,12 +9,21 @@ sampler that has lost one, though its own weights do not.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, SamplerDisplay, WeightedSample, metrics, targets
+from skcds import (
+    ConsistentSamplerDistiller,
+    DiffusionSampler,
+    SamplerDisplay,
+    WeightedSample,
+    metrics,
+    targets,
+)
 
 target = targets.gmm9()
-teacher = DiffusionSampler(n_steps=16, n_particles=4000, max_iter=60, random_state=0).fit(target)
+teacher = DiffusionSampler(n_steps=16, n_particles=4000, max_iter=60, random_state=0)
+teacher.fit(target)
 sampler = ConsistentSamplerDistiller(teacher, max_iter=300, random_state=0).fit(target)
-print(f"log Z {sampler.log_evidence_:+.3f} ± {sampler.log_evidence_se_:.3f}, true {target.log_evidence}")
+print(f"log Z {sampler.log_evidence_:+.3f} ± {sampler.log_evidence_se_:.3f}")
+print(f"true  {target.log_evidence}")
 
 # %%
 # The draws over the density:
@@ -34,11 +43,14 @@ print(f"total variation {metrics.mode_total_variation(draws, target):.3f}")
 
 weighted = sampler.sample_weighted(10_000, random_state=1)
 kept = target.modes(weighted.samples) != 4
-without = WeightedSample(weighted.samples[kept], weighted.log_weights[kept] + np.log(kept.mean()), is_bound=True)
-print(f"effective share {weighted.ess / len(kept):.3f}, without one mode {without.ess / kept.sum():.3f}")
-print(
-    f"log Z {weighted.log_evidence:+.3f}, without one mode {without.log_evidence:+.3f} ± {without.log_evidence_se:.3f}"
-)
+log_weights = weighted.log_weights[kept] + np.log(kept.mean())
+without = WeightedSample(weighted.samples[kept], log_weights, is_bound=True)
+for name, W in {"all modes": weighted, "without one": without}.items():
+    share = W.ess / len(W.samples)
+    print(
+        f"{name:11s}: effective share {share:.3f},",
+        f"log Z {W.log_evidence:+.3f} ± {W.log_evidence_se:.3f}",
+    )
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
 SamplerDisplay.from_samples(weighted.samples[:3000], energy_fn=target, ax=axes[0])

@@ -22,7 +22,8 @@ def schools(y, sigma):
     tau = numpyro.sample("tau", dist.HalfCauchy(5))
     with numpyro.plate("schools", len(y)):
         z = numpyro.sample("z", dist.Normal(0, 1))
-        numpyro.sample("y", dist.Normal(numpyro.deterministic("theta", mu + tau * z), sigma), obs=y)
+        theta = numpyro.deterministic("theta", mu + tau * z)
+        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
 # %%
@@ -30,7 +31,8 @@ def schools(y, sigma):
 
 energy = from_numpyro(schools, y, sigma)
 print(energy.feature_names)
-sampler = ConsistentSamplerScratch(n_particles=2000, max_iter=100, random_state=0).fit(energy)
+sampler = ConsistentSamplerScratch(n_particles=2000, max_iter=100, random_state=0)
+sampler.fit(energy)
 weighted = sampler.sample_weighted(10_000, random_state=1)
 print(weighted)
 
@@ -43,5 +45,5 @@ print({name: values.shape for name, values in draws.items()})
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 ax.boxplot(draws["theta"], whis=(5, 95), showfliers=False)
 ax.plot(np.arange(1, 9), y, "x", color="C3", label="what each school reported")
-ax.set(xlabel="school", ylabel="effect", title="effects shrink towards their common mean")
+ax.set(xlabel="school", ylabel="effect", title="effects shrink to their common mean")
 ax.legend()

@@ -22,16 +22,17 @@ def energy(x):  # a ring that is densest at the right
 # %%
 # The truth, by a sum over a polar grid:
 
-radius, angle = np.meshgrid(np.linspace(1, 5, 801)[1:], np.linspace(-np.pi, np.pi, 800, endpoint=False))
-density = radius * np.exp(-0.5 * ((radius - 3) / 0.3) ** 2 + 1.5 * radius * np.cos(angle))
+radius = np.linspace(1, 5, 801)[1:, None]
+angle = np.linspace(-np.pi, np.pi, 800, endpoint=False)
+minus_energy = 1.5 * radius * np.cos(angle) - 0.5 * ((radius - 3) / 0.3) ** 2
+density = radius * np.exp(minus_energy)
 print(f"log Z {np.log(density.sum() * (4 / 800) * (2 * np.pi / 800)):.3f}")
 
 # %%
 # A short fit, so that there is something to see.
 
-sampler = ConsistentSamplerScratch(
-    n_features=2, n_steps=16, n_particles=3000, batch_size=256, max_iter=300, random_state=0
-).fit(energy)
+size = {"n_steps": 16, "n_particles": 3000, "batch_size": 256, "max_iter": 300}
+sampler = ConsistentSamplerScratch(n_features=2, **size, random_state=0).fit(energy)
 
 # %%
 # Effective share, log Z and the tail of the weights with the number of steps, and what a draw takes. The one-step map
@@ -42,15 +43,20 @@ for n_steps in (1, 4, 16):
     sampler.sample(10_000, n_steps=n_steps, random_state=1)
     seconds = time.perf_counter() - start
     weighted = sampler.sample_weighted(10_000, n_steps=n_steps, random_state=1)
-    share = weighted.ess / 10_000
-    print(f"{n_steps:2d} steps: share {share:.3f}, log Z {weighted.log_evidence:.3f} ± {weighted.log_evidence_se:.3f}, "
-          f"k {weighted.pareto_k:.2f}, {1e6 * seconds / 10_000:.1f} µs a draw")  # fmt: skip
+    print(
+        f"{n_steps:2d} steps: share {weighted.ess / 10_000:.3f},",
+        f"log Z {weighted.log_evidence:.3f} ± {weighted.log_evidence_se:.3f},",
+        f"k {weighted.pareto_k:.2f}, {1e6 * seconds / 10_000:.1f} µs a draw",
+    )
 
 # %%
 # Polished draws are one-step draws that were moved by accepted proposals: exact in the limit.
 
 polished = sampler.sample_polished(3000, n_moves=20, random_state=1)
-print(f"accepted: {polished.independence_acceptance:.2f} of new draws, {polished.langevin_acceptance:.2f} of moves")
+print(
+    f"accepted: {polished.independence_acceptance:.2f} of new draws,",
+    f"{polished.langevin_acceptance:.2f} of moves",
+)
 
 fig, axes = plt.subplots(1, 3, figsize=(10, 4.5), layout="constrained")
 choices = {

@@ -40,7 +40,8 @@ def posterior(degree):
 
 def exact(degree):
     A = design(degree)
-    return multivariate_normal.logpdf(y, np.zeros(len(y)), A @ A.T + NOISE**2 * np.eye(len(y)))
+    cov = A @ A.T + NOISE**2 * np.eye(len(y))
+    return multivariate_normal.logpdf(y, np.zeros(len(y)), cov)
 
 
 # %%
@@ -49,14 +50,22 @@ def exact(degree):
 
 fits = {}
 for degree in (1, 2):
-    sampler = ConsistentSamplerScratch(n_features=degree + 1, n_particles=2000, max_iter=120, random_state=0)
-    fits[degree] = sampler.fit(posterior(degree)).sample_weighted(20_000, random_state=1)
-    print(f"degree {degree}: log Z {fits[degree].log_evidence:.4f} ± {fits[degree].log_evidence_se:.4f}, "
-          f"exact {exact(degree):.4f}, bound {fits[degree].elbo:.4f}")  # fmt: skip
+    sampler = ConsistentSamplerScratch(
+        n_features=degree + 1, n_particles=2000, max_iter=120, random_state=0
+    )
+    sampler.fit(posterior(degree))
+    W = fits[degree] = sampler.sample_weighted(20_000, random_state=1)
+    print(
+        f"degree {degree}: log Z {W.log_evidence:.4f} ± {W.log_evidence_se:.4f},",
+        f"exact {exact(degree):.4f}, bound {W.elbo:.4f}",
+    )
 
 factor = fits[2].log_evidence - fits[1].log_evidence
 error = np.hypot(fits[2].log_evidence_se, fits[1].log_evidence_se)
-print(f"log Bayes factor for the parabola {factor:.4f} ± {error:.4f}, exact {exact(2) - exact(1):.4f}")
+print(
+    f"log Bayes factor for the parabola {factor:.4f} ± {error:.4f},",
+    f"exact {exact(2) - exact(1):.4f}",
+)
 
 # %%
 

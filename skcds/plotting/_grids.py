@@ -31,7 +31,7 @@ def hdr_levels(density, masses) -> np.ndarray:
     >>> from skcds.plotting._grids import hdr_levels
     >>> x = np.linspace(-5, 5, 201)
     >>> density = np.exp(-0.5 * (x[:, None] ** 2 + x**2))
-    >>> hdr_levels(density, [0.5, 0.95]).round(2)  # of a plane Gaussian with peak 1: one minus the mass
+    >>> hdr_levels(density, [0.5, 0.95]).round(2)  # one minus the mass, in the plane
     array([0.5 , 0.05])
     """
     cells = np.sort(np.ravel(density))[::-1]

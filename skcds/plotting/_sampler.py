@@ -79,7 +79,8 @@ class SamplerDisplay:
     >>> import numpy as np
     >>> from skcds.plotting import SamplerDisplay
     >>> X = np.random.default_rng(0).normal(size=(500, 3))
-    >>> display = SamplerDisplay.from_samples(X, feature_names=["length", "width", "height"])
+    >>> names = ["length", "width", "height"]
+    >>> display = SamplerDisplay.from_samples(X, feature_names=names)
     >>> display.axes_.shape
     (3, 3)
     """
@@ -151,10 +152,13 @@ class SamplerDisplay:
         --------
         >>> from skcds import DiffusionSampler
         >>> from skcds.plotting import SamplerDisplay
-        >>> sampler = DiffusionSampler(n_features=2, n_particles=1000, max_iter=50, random_state=0)
+        >>> sampler = DiffusionSampler(
+        ...     n_features=2, n_particles=1000, max_iter=50, random_state=0
+        ... )
         >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         DiffusionSampler(...)
-        >>> display = SamplerDisplay.from_estimator(sampler, n=500, grid_size=50, random_state=0)
+        >>> options = {"n": 500, "grid_size": 50, "random_state": 0}
+        >>> display = SamplerDisplay.from_estimator(sampler, **options)
         >>> display.ax_.get_xlabel()
         'x0'
         """

@@ -62,7 +62,8 @@ class TrainingDisplay:
     --------
     >>> import numpy as np
     >>> from skcds.plotting import TrainingDisplay
-    >>> display = TrainingDisplay(1 / np.arange(1, 500), fit_time=12.0, converged=True).plot()
+    >>> losses = 1 / np.arange(1, 500)
+    >>> display = TrainingDisplay(losses, fit_time=12.0, converged=True).plot()
     >>> display.caption_.splitlines()[0]
     '499 iterations · 12 s · converged'
     """
@@ -107,7 +108,9 @@ class TrainingDisplay:
         --------
         >>> from skcds import DiffusionSampler
         >>> from skcds.plotting import TrainingDisplay
-        >>> sampler = DiffusionSampler(n_features=2, n_particles=1000, max_iter=50, random_state=0)
+        >>> sampler = DiffusionSampler(
+        ...     n_features=2, n_particles=1000, max_iter=50, random_state=0
+        ... )
         >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         DiffusionSampler(...)
         >>> TrainingDisplay.from_estimator(sampler).loss_curve.shape
