@@ -125,7 +125,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network, few_threads():
             budget.progress.phase("probe")
-            energy = Energy(energy_fn, n_features, grad_fn, generator, bounds, budget, begin and begin.points)
+            energy = Energy(
+                energy_fn, n_features, grad_fn, generator, bounds, budget, None if begin is None else begin.points
+            )
             budget.energy = energy
             if checkpoint is not None:
                 state.begin(seed, identity_of(self, energy), budget, generator, network)
@@ -204,7 +206,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         return budget
 
     def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
-        return Start.from_parameter(getattr(self, "start", None), n_features, bounds)
+        return Start.from_parameter(self.start, n_features, bounds)
 
     @abstractmethod
     def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:

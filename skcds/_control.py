@@ -98,7 +98,9 @@ class ControlledSampler(BaseSampler):
 
     def _start_from_pilot(self, energy, budget, generator):
         try:
-            pilot, x = run_pilot(energy, self.n_particles, generator, budget, self._find_start(energy.n_features, energy.bounds))
+            pilot, x = run_pilot(
+                energy, self.n_particles, generator, budget, self._find_start(energy.n_features, energy.bounds)
+            )
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise

@@ -55,6 +55,10 @@ class DiffusionSampler(ControlledSampler):
         called on a bound or beyond; draws, weights and log Z are those of the density in the box.
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
+    start : array-like of shape (m, n_features) or tuple (location, scale), default=None
+        Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
+        of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
+        climbs from there end at.
     n_steps : int, default=64
         Steps of the chain.
     reference : {"dis", "dds", "pis"}, default="dis"
@@ -92,11 +96,11 @@ class DiffusionSampler(ControlledSampler):
     max_iter : int, default=3000
         Optimiser iterations.
     max_time : float, default=None
-        Seconds after which training ends, the pilot included. The judgement on held-out draws comes on top.
+        Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
+        for the judgement of held-out draws. A single call of `energy_fn` is waited for.
     max_energy_evals : int, default=None
-        Energy evaluations that the fit is planned for: with fewer particles, fewer moves of them, and without scores of
-        the target where they are few. Training stops in any case when they are used up; the judgement on held-out
-        draws may come on top, and the pilot has a least cost of its own, of 1e4 to 3e5 where seen.
+        Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
+        particles, fewer moves of them, and without scores of the target where they are few.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -110,7 +114,8 @@ class DiffusionSampler(ControlledSampler):
     warm_start : bool, default=False
         Whether to go on from the earlier fit's network and particles.
     verbose : int, default=0
-        Progress bar.
+        1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
+        normalised ESS so far. 2 keeps a line for every phase.
     random_state : int, RandomState instance or None, default=None
         Seed of the fit.
 
@@ -177,14 +182,16 @@ class DiffusionSampler(ControlledSampler):
     }
 
     def __init__(
-        self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, reference="dis", loss="log_variance",
-        init="pilot", variance="learned", langevin="auto", path_share=0.0, n_particles=20_000, hidden_features=128,
-        n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None,
-        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, reference="dis",
+        loss="log_variance", init="pilot", variance="learned", langevin="auto", path_share=0.0, n_particles=20_000,
+        hidden_features=128, n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3,
+        tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto",
+        warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
         self.feature_names = feature_names
+        self.start = start
         self.n_steps = n_steps
         self.reference = reference
         self.loss = loss

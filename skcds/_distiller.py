@@ -65,6 +65,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
         By default those of the teacher.
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, those of the teacher, or x0, x1 and so on.
+    start : array-like of shape (m, n_features) or tuple (location, scale), default=None
+        Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
+        of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
+        climbs from there end at. Handed on to an unfitted teacher that has none of its own.
     network : {"coupling", "residual"}, default="coupling"
         The map: spline couplings conditioned on t, invertible by construction, or the residual network of [1]_, which
         can fold. Exact weights of the latter cost n_features forward-mode products a draw, and are checked for folds.
@@ -86,11 +90,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
     max_iter : int, default=2000
         Optimiser iterations.
     max_time : float, default=None
-        Seconds after which training ends, that of an unfitted teacher included. The judgement on held-out draws comes
-        on top.
+        Seconds that the fit may take from call to return, the fit of an unfitted teacher included: shares of them are
+        kept for the pilot, for training and for the judgement of held-out draws. A single call of `energy_fn` is waited
+        for.
     max_energy_evals : int, default=None
-        Energy evaluations that the fit is planned for; see `DiffusionSampler`. An unfitted teacher has three
-        fifths of them.
+        Points that `energy_fn` may be asked for in all, at least 200, those of an unfitted teacher included. The fit is
+        planned for it: with fewer particles, fewer moves of them, and without scores of the target where they are few.
+        An unfitted teacher has three fifths of them.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -105,7 +111,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     warm_start : bool, default=False
         Whether to go on from the earlier fit's map (with the same teacher).
     verbose : int, default=0
-        Progress bar.
+        1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
+        normalised ESS so far. 2 keeps a line for every phase.
     random_state : int, RandomState instance or None, default=None
         Seed of the fit.
 
@@ -176,15 +183,16 @@ class ConsistentSamplerDistiller(OneStepSampler):
     }
 
     def __init__(
-        self, teacher=None, *, n_features=None, bounds=None, feature_names=None, network="coupling", refine=True,
-        consistency_weight=0.3, hidden_features=None, n_layers=None, n_transforms=None, n_bins=None, batch_size=None,
-        learning_rate=4e-3, max_iter=2000, max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto",
-        warm_start=False, verbose=0, random_state=None,
+        self, teacher=None, *, n_features=None, bounds=None, feature_names=None, start=None, network="coupling",
+        refine=True, consistency_weight=0.3, hidden_features=None, n_layers=None, n_transforms=None, n_bins=None,
+        batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None, max_energy_evals=None, n_init=1,
+        n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
         self.n_features = n_features
         self.bounds = bounds
         self.feature_names = feature_names
+        self.start = start
         self.network = network
         self.refine = refine
         self.consistency_weight = consistency_weight
@@ -283,6 +291,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         limits["bounds"] = energy.bounds and energy.bounds.to_array()
         if teacher.device == "auto":
             limits["device"] = self.device
+        if teacher.start is None:
+            limits["start"] = self.start
         if self.max_time is not None:
             left = self.max_time - budget.elapsed()
             limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))

@@ -54,6 +54,10 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         called on a bound or beyond; draws, weights and log Z are those of the density in the box.
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
+    start : array-like of shape (m, n_features) or tuple (location, scale), default=None
+        Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
+        of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
+        climbs from there end at.
     n_steps : int, default=64
         Steps N of the grid, a power of two.
     network : {"coupling", "residual"}, default="coupling"
@@ -91,9 +95,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     max_iter : int, default=4000
         Optimiser iterations.
     max_time : float, default=None
-        Seconds after which training ends, the pilot included. The judgement on held-out draws comes on top.
+        Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
+        for the judgement of held-out draws. A single call of `energy_fn` is waited for.
     max_energy_evals : int, default=None
-        Energy evaluations that the fit is planned for; see `DiffusionSampler`.
+        Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
+        particles, fewer moves of them, and without scores of the target where they are few.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.
@@ -107,7 +113,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     warm_start : bool, default=False
         Whether to go on from the earlier fit's networks and particles.
     verbose : int, default=0
-        Progress bar.
+        1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
+        normalised ESS so far. 2 keeps a line for every phase.
     random_state : int, RandomState instance or None, default=None
         Seed of the fit.
 
@@ -178,7 +185,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     }
 
     def __init__(
-        self, n_features=None, *, bounds=None, feature_names=None, n_steps=64, network="coupling",
+        self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, network="coupling",
         objective="separate", refine=True, init="pilot", variance="learned", langevin="auto", consistency_weight=0.3,
         n_particles=20_000, hidden_features=128, n_layers=4, map_features=None, map_layers=None, n_transforms=None,
         n_bins=None, batch_size=2048, map_batch_size=None, path_batch_size=512, learning_rate=4e-3, max_iter=4000,
@@ -188,6 +195,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         self.n_features = n_features
         self.bounds = bounds
         self.feature_names = feature_names
+        self.start = start
         self.n_steps = n_steps
         self.network = network
         self.objective = objective
@@ -290,7 +298,9 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
         def refresh(averaged):
             """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
-            n = affordable_paths(min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS, budget, seconds)
+            n = affordable_paths(
+                min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS, budget, seconds
+            )
             if not n:
                 return
             z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)

@@ -1,4 +1,4 @@
-"""What a fit may spend: a clock and a count that bound everything between call and return, and a share for each part."""
+"""What a fit may spend: a clock and a count that bound all between call and return, and a share for each part."""
 
 __all__ = ["Budget", "Spent"]
 

@@ -4,6 +4,7 @@ __all__ = ["Mode", "climb", "rounding_noise"]
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,9 +65,10 @@ def climb(energy: Energy, start: Tensor) -> Mode | None:
     x = start.double()
     scale = torch.ones_like(x)
     for _ in range(ROUNDS):
-        x, finished = _search(energy, x, scale)
-        if x is None:
+        found, finished = _search(energy, x, scale)
+        if found is None:
             return None
+        x = found
         previous, scale = scale, _scales(energy, x, scale)
         if finished and bool(((scale / previous).log().abs() < math.log(30)).all()):
             break
@@ -77,7 +79,7 @@ def _search(energy: Energy, x: Tensor, scale: Tensor) -> tuple[Tensor | None, bo
     """The lowest point (d,) found from x in scaled coordinates, and whether the search came to an end."""
     origin, unit = to_numpy(x), to_numpy(scale)
     device = x.device
-    best = [math.inf, origin]
+    best: list[Any] = [math.inf, origin]
 
     def value(u, with_gradient):
         point = torch.from_numpy(origin + unit * u)[None].to(device)
@@ -93,11 +95,11 @@ def _search(energy: Energy, x: Tensor, scale: Tensor) -> tuple[Tensor | None, bo
 
     with np.errstate(all="ignore"):
         if energy.has_gradient:
-            found = minimize(value, np.zeros_like(origin), args=(True,), jac=True, method="L-BFGS-B",
-                             options={"maxfun": MAX_CALLS, "maxiter": MAX_CALLS})  # fmt: skip
+            options: dict[str, float] = {"maxfun": MAX_CALLS, "maxiter": MAX_CALLS}
+            found = minimize(value, np.zeros_like(origin), (True,), "L-BFGS-B", jac=True, options=options)
         else:
-            found = minimize(value, np.zeros_like(origin), args=(False,), method="Powell",
-                             options={"maxfev": CALLS_A_COORDINATE * len(origin), "xtol": 1e-6, "ftol": 1e-12})  # fmt: skip
+            options = {"maxfev": CALLS_A_COORDINATE * len(origin), "xtol": 1e-6, "ftol": 1e-12}
+            found = minimize(value, np.zeros_like(origin), (False,), "Powell", options=options)
     if not math.isfinite(best[0]) or not np.isfinite(best[1]).all():
         return None, True
     return torch.from_numpy(best[1]).to(device), bool(found.success)
@@ -191,5 +193,3 @@ def rounding_noise(energy: Energy, x: Tensor, spread: Tensor, generator: torch.G
     difference = (binomial[:, None] * values).sum(0).abs() / math.sqrt(70.0)
     finite = difference.isfinite()
     return float(difference[finite].median()) if finite.any() else 0.0
-
-

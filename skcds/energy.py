@@ -95,8 +95,10 @@ class Energy:
     TypeError
         When `energy_fn` is not callable.
     InvalidEnergyError
-        When its result has the wrong type or shape, is not finite, or depends on the other rows of the batch.
+        When its result has the wrong type or shape, is finite at no point, or depends on the other rows of the batch.
     """
+
+    fast_dtype: torch.dtype
 
     def __init__(
         self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None,
@@ -140,7 +142,9 @@ class Energy:
     def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""
         x, log_det, pull_back = self._locate(x.detach())
-        energy, gradient = (part.to(x.device) for part in self._in_chunks(self._value_and_gradient, self._rows(x, dtype)))
+        energy, gradient = (
+            part.to(x.device) for part in self._in_chunks(self._value_and_gradient, self._rows(x, dtype))
+        )
         self.n_grad_evals += len(x)
         score = pull_back(-gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0))
         return self._screen(energy, x) + log_det, score.nan_to_num(0.0, 0.0, 0.0)
@@ -162,7 +166,8 @@ class Energy:
 
     def _in_chunks(self, function: Callable, rows: Tensor) -> tuple[Tensor, ...]:
         """What a function of points gives, in calls of as many rows as the callables are given at once."""
-        parts, first = [], 0
+        parts: list[tuple[Tensor, ...]] = []
+        first = 0
         while first < len(rows) or not parts:
             chunk = rows[first : first + self.rows]
             parts.append(self._guarded(function, chunk))
@@ -392,7 +397,8 @@ class Energy:
         first = (shape_errors or errors)[0]
         note(
             first,
-            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape {shape}.",
+            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
+            f"{shape}.",
         )
         note(first, ONE_POINT)
         others = [error for error in reversed(errors) if type(error) is not type(first)]

@@ -1,4 +1,4 @@
-"""AdamW by PyTorch's functional form: its class loads the compiler at first use, which takes longer than a short fit."""
+"""AdamW by PyTorch's functional form: its class loads the compiler at first use, which takes some seconds."""
 
 __all__ = ["AdamW"]
 

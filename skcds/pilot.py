@@ -1,4 +1,4 @@
-"""The pilot: finds where the density is before any network is trained, by climbs and tempered sequential Monte Carlo."""
+"""The pilot: finds where the density is before any network is trained, by climbs and tempered Monte Carlo runs."""
 
 __all__ = ["PilotResult", "run_pilot"]
 
@@ -174,10 +174,9 @@ class _Pilot:
             check_directions(run.x, moments(run.x), run.target)
             self._look_for_lost_modes(run)
             run.grow(int(min(self.n_particles, self.left() / (1 + GROWTH_MOVES * self.n_moves))))
-        except (Spent, KeyboardInterrupt) as stopped:
-            self._note(stopped)
-        found = _standardize(run.x, (run.standardization.center, run.standardization.width))
-        return run.result(found, winner.scale), run.x
+        except (Spent, KeyboardInterrupt) as ended:
+            self._note(ended)
+        return run.result(_standardize(run.x, run.tails), winner.scale), run.x
 
     # ---------------------------------------------------------------- the steps
 
@@ -216,24 +215,22 @@ class _Pilot:
 
     def _race(self) -> tuple[Entrant, BaseException | None]:
         self.budget.progress.phase("race of starting scales")
-        winner, race = self._race_once()
-        one_sided = self.energy.bounds is not None and self.energy.bounds.one_sided
-        if one_sided and race.stopped is None:
-            inside = self.energy.bounds(winner.x)
-            self.energy.bounds, self.modes = self.energy.bounds.centred(winner.x), []
-            winner.x = self.energy.bounds.inverse(inside)
-            again, second = self._race_once(None)
-            found = second.stopped is None or again.log_evidence > -math.inf
-            return (again if found else winner), second.stopped
-        return winner, race.stopped
+        winner, stopped = self._race_once(self.start)
+        bounds = self.energy.bounds
+        if bounds is None or not bounds.one_sided or stopped is not None:
+            return winner, stopped
+        inside = bounds(winner.x)
+        self.energy.bounds, self.modes = bounds.centred(winner.x), []
+        winner.x = self.energy.bounds.inverse(inside)
+        again, stopped = self._race_once(None)
+        return (again if stopped is None or again.log_evidence > -math.inf else winner), stopped
 
-    def _race_once(self, *start) -> tuple[Entrant, Race]:
-        start = start[0] if start else self.start
-        moves = max(RACE_MOVES, self.n_moves // 3)
-        race = Race(self.energy, moves, RACE_SHARE * self.left(), self.generator, self.budget)
+    def _race_once(self, start: Start | None) -> tuple[Entrant, BaseException | None]:
+        self.race_moves = max(RACE_MOVES, self.n_moves // 3)
+        race = Race(self.energy, self.race_moves, RACE_SHARE * self.left(), self.generator, self.budget)
         winner = race.run(start, self.modes)
-        self.race_moves, self.rate = moves, race.evals_per_second
-        return winner, race
+        self.rate = race.evals_per_second
+        return winner, race.stopped
 
     def _final_run(self, winner: Entrant) -> "_Run":
         self.budget.progress.phase("tempering")
@@ -335,9 +332,14 @@ class _Run:
         self.x = standardization(found.z)
         if self.stopped is None and self.log_evidence == -math.inf:
             raise InvalidEnergyError(
-                "No particle of the pilot's last run met the support of the density, which its first runs had found: it "
-                "is too narrow for a Gaussian around it. Pass bounds=, or more n_particles."
+                "No particle of the pilot's last run met the support of the density, which its first runs had found: "
+                "it is too narrow for a Gaussian around it. Pass bounds=, or more n_particles."
             )
+
+    @property
+    def tails(self) -> tuple[Tensor, Tensor]:
+        """Center and width of the hyperbolic sine, (d,)."""
+        return self.standardization.center, self.standardization.width
 
     def settle(self) -> None:
         """Move particles that were put together from several runs."""
@@ -349,7 +351,7 @@ class _Run:
             self._moved(torch.arange(n, device=self.x.device) % len(self.x))
 
     def _moved(self, rows: Tensor) -> None:
-        standardization = _standardize(self.x, (self.standardization.center, self.standardization.width))
+        standardization = _standardize(self.x, self.tails)
         target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
         population = Population(target, standardization.inverse(self.x[rows]), self.generator)
         population.move(GROWTH_MOVES * self.n_moves)
@@ -363,7 +365,7 @@ class _Run:
 
     def smoothness(self) -> float:
         """Finest scale of the target along any coordinate, after moves that adapt their step size."""
-        standardization = _standardize(self.x, (self.standardization.center, self.standardization.width))
+        standardization = _standardize(self.x, self.tails)
         target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
         population = Population(target, standardization.inverse(self.x), self.generator)
         population.move(self.n_moves)

@@ -73,17 +73,18 @@ def _look_outwards(energy: Energy, base: Tensor, generator, few: bool) -> None:
     falls = ((steps < -FALL) | (along[:, :, 1:] == -torch.inf)).all(2)
     if falls.double().mean() >= CLEAR_SHARE:
         raise InvalidEnergyError(
-            f"energy_fn falls without end with the distance from the origin, to {float(along[..., -1].median()):.3g} at a "
-            f"distance of {RADII[-1]:.0e}, so that exp(-energy) has infinite mass: {WRONG_SIGN}"
+            "energy_fn falls without end with the distance from the origin, to "
+            f"{float(along[..., -1].median()):.3g} at a distance of {RADII[-1]:.0e}, so that exp(-energy) has infinite "
+            f"mass: {WRONG_SIGN}"
         )
     growth = along[:, :, -1] - along[:, :, 0]
     least = 0.5 * int(free.sum()) * math.log(RADII[-1] / RADII[0])
     if bool((growth.isfinite() & (growth < least)).all()) and bool(along.isfinite().all()):
         raise InvalidEnergyError(
-            f"energy_fn seems to belong to a density of infinite mass: it grows by no more than {float(growth.max()):.3g} "
-            f"between distances of {RADII[0]:.0e} and {RADII[-1]:.0e} from the origin. It has to grow faster than "
-            "d log|x| in d dimensions, or be +inf outside of a bounded region: give every coordinate a proper prior, or "
-            "pass bounds=."
+            "energy_fn seems to belong to a density of infinite mass: it grows by no more than "
+            f"{float(growth.max()):.3g} between distances of {RADII[0]:.0e} and {RADII[-1]:.0e} from the origin. It "
+            "has to grow faster than d log|x| in d dimensions, or be +inf outside of a bounded region: give every "
+            "coordinate a proper prior, or pass bounds=."
         )
     if few:
         return
@@ -94,8 +95,8 @@ def _look_outwards(energy: Energy, base: Tensor, generator, few: bool) -> None:
         j = int(torch.arange(d, device=base.device)[free][:AXES][flat][0])
         raise InvalidEnergyError(
             f"energy_fn seems to belong to a density of infinite mass: along x[{j}] it does not grow at all between "
-            f"distances of {RADII[0]:.0e} and {RADII[-1]:.0e}. It has to grow in every direction, or be +inf outside of a "
-            "bounded region; give every coordinate a proper prior, or pass bounds=."
+            f"distances of {RADII[0]:.0e} and {RADII[-1]:.0e}. It has to grow in every direction, or be +inf outside "
+            "of a bounded region; give every coordinate a proper prior, or pass bounds=."
         )
 
 
@@ -230,5 +231,3 @@ def _direction(step: Tensor) -> str:
     order = u.abs().argsort(descending=True)[:3].tolist()
     parts = [f"{float(u[j]):+.2g} x[{j}]" for j in order if abs(float(u[j])) > 0.05]
     return " ".join(parts) if len(parts) > 1 else f"{'+' if u[order[0]] > 0 else '-'}x[{order[0]}]"
-
-

@@ -1,4 +1,4 @@
-"""A race of short tempered runs from Gaussians of several widths and places: which finds the most of the density?"""
+"""A race of short tempered runs from Gaussians of several widths and places: the one that finds most wins."""
 
 __all__ = ["Entrant", "Race"]
 
@@ -26,7 +26,10 @@ RACE_COST = 400  # evaluations of the race for each of its particles: a guess, f
 CLEAR_WIN = 1.0  # nats by which the widest scale has to win for wider ones to be tried: short runs are noisy
 MIN_HITS = 20  # particles of a scout run that have to meet the support, or a tenth of few
 CLIMBS_ENTERED = 2  # modes that runs are started from
-NOISE_ROWS, FEW_NOISE_ROWS = 64, 8  # particles at which rounding is looked for, the half of them those of the largest density
+NOISE_ROWS, FEW_NOISE_ROWS = (
+    64,
+    8,
+)  # particles at which rounding is looked for, the half of them those of the largest density
 LARGEST_NOISE = 1.0  # nats that the energy may jump by between neighbouring points
 ANNEALING = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse temperatures on the way from points of the support
 
@@ -129,8 +132,9 @@ class Race:
         if self.stopped is None and self.best.log_evidence == -math.inf:
             raise InvalidEnergyError(
                 "energy_fn was +inf or invalid at every point that the pilot tried, drawn from N(0, s^2 I) for s from "
-                f"{MIN_SCALE:g} to {STARTING_SCALES[-1]:g}, positive, ordered, in the simplex and in the unit cube; shift "
-                "or scale the coordinates so that the density has mass near zero, or pass points of its support in start=."
+                f"{MIN_SCALE:g} to {STARTING_SCALES[-1]:g}, positive, ordered, in the simplex and in the unit cube; "
+                "shift or scale the coordinates so that the density has mass near zero, or pass points of its support "
+                "in start=."
             )
         return self.best
 
@@ -139,7 +143,9 @@ class Race:
         """The best run that found anything."""
         return self.best if self.runs and self.best.log_evidence > -math.inf else None
 
-    def enter(self, scale: float, standardization: Standardization | None = None, n_particles: int | None = None) -> None:
+    def enter(
+        self, scale: float, standardization: Standardization | None = None, n_particles: int | None = None
+    ) -> None:
         """One run, from N(0, scale^2 I) in the coordinates of a standardisation."""
         if self.stopped is not None:
             return
@@ -204,7 +210,7 @@ class Race:
     # ---------------------------------------------------------------- soundness, and support that Gaussians miss
 
     def _is_sound(self, x: Tensor) -> bool:
-        """Whether the energy at particles (n, d) is more than rounding; single precision is given up where it is not."""
+        """Whether the energy at particles (n, d) is more than rounding; single precision is given up if it is not."""
         few = self.limit < 20_000
         rows = FEW_NOISE_ROWS if few else NOISE_ROWS
         log_prob = self.energy.log_prob(x, self.energy.fast_dtype)
@@ -218,9 +224,9 @@ class Race:
         if not self.warned:
             warn_user(
                 f"energy_fn jumps by some {noise:.2g} nats between neighbouring points near x = "
-                f"{example_of(self._located(top[:1])[0])}, by rounding: what a fit finds there is no mass of the density, and is "
-                "left out. Keep the coordinates away from there by bounds= or a prior, compute the energy in a stabler "
-                "way, or say where to begin by start=.",
+                f"{example_of(self._located(top[:1])[0])}, by rounding: what a fit finds there is no mass of the "
+                "density, and is left out. Keep the coordinates away from there by bounds= or a prior, compute the "
+                "energy in a stabler way, or say where to begin by start=.",
                 RuntimeWarning,
             )
             self.warned = True
@@ -241,7 +247,7 @@ class Race:
             self._enter_support(points)
 
     def _enter_support(self, seeds: Tensor) -> None:
-        """Particles spread from points of the support by cooling down from a flat density, then a run from their Gaussian."""
+        """Runs from the Gaussian of particles that spread from points of the support while a flat density cools."""
         spread = 10 * seeds.std(0).nan_to_num(1.0).clamp(min=1e-6) + 0.1 * seeds.abs().mean(0)
         standardization = Standardization.from_moments(seeds.mean(0), spread**2)
         target = StandardizedTarget(self.energy, standardization)
@@ -255,7 +261,9 @@ class Race:
                 population.move(self.n_moves)
                 z, step = path.standardization(population.x), population.step
                 path.standardization = Standardization.from_moments(*moments(z))
-                population = Population(path, path.standardization.inverse(z), self.generator, step=min(step, 1.0), decades=2.0)
+                population = Population(
+                    path, path.standardization.inverse(z), self.generator, step=min(step, 1.0), decades=2.0
+                )
         around = Standardization.from_moments(*moments(standardization(z)))
         for widening in (1.0, 1.5):
             self.enter(widening, around)

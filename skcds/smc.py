@@ -54,7 +54,7 @@ class TemperedTarget:
         return -0.5 * (z**2).sum(1) / self.scale**2 - d * math.log(self.scale * math.sqrt(2 * math.pi))
 
     def log_prob_and_score(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Log density (n,) of the path at beta, up to a constant, and its score (n, d), in preconditioned coordinates."""
+        """Log density (n,) at beta, up to a constant, and its score (n, d), in preconditioned coordinates."""
         z = self.standardization(u)
         log_prob, score = self.target.log_prob_and_score(z)
         tempered = self.beta * log_prob + (1 - self.beta) * self.log_reference(z)

@@ -46,8 +46,8 @@ class Start:
         points = _array(start, "start")
         if points.ndim != 2 or points.shape[1] != n_features or not len(points):
             raise ValueError(
-                f"start has to be points of shape (m, {n_features}), or a tuple (location, scale); got an array of shape "
-                f"{points.shape}."
+                f"start has to be points of shape (m, {n_features}), or a tuple (location, scale); got an array of "
+                f"shape {points.shape}."
             )
         _check_inside(points, bounds, "start")
         y = _on(bounds, points) if bounds is None else bounds.inverse(_on(bounds, points))

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
