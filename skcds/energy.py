@@ -83,6 +83,8 @@ class Energy:
         Rows evaluated so far, the probe included.
     n_invalid : int
         Rows that were NaN, ``-inf`` or an exception so far.
+    n_raised : int
+        Those of them that were an exception. A batch with such rows takes a call or more for each.
     n_float_errors : int
         Floating point errors that were silenced so far: overflows, divisions by zero, invalid operations.
     evals_per_second : float
@@ -114,7 +116,7 @@ class Energy:
         generator = torch.default_generator if generator is None else generator
         self.energy_fn, self.grad_fn, self.n_features, self.device = energy_fn, grad_fn, n_features, generator.device
         self.bounds = bounds and bounds.to(self.device)
-        self.n_energy_evals = self.n_grad_evals = self.n_invalid = self.n_float_errors = 0
+        self.n_energy_evals = self.n_grad_evals = self.n_invalid = self.n_raised = self.n_float_errors = 0
         self.monitor, self.needs_grad_mode, self.rows = monitor, False, CHUNK_ROWS
         self._seconds = self._timed = 0.0
         self._largest = 0  # rows of a call so far
@@ -174,7 +176,7 @@ class Energy:
             first += self.rows if len(chunk) == self.rows else len(chunk) or 1
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
-    def _guarded(self, function: Callable, rows: Tensor) -> tuple[Tensor, ...]:
+    def _guarded(self, function: Callable, rows: Tensor, works: bool = False) -> tuple[Tensor, ...]:
         """A function of rows; those at which it raises count as outside the support, unless it raises everywhere."""
         try:
             return function(rows)
@@ -183,11 +185,13 @@ class Energy:
         except Exception as error:
             if self._canary is None:
                 raise
-            function(self._canary.to(rows.dtype))  # raises where the callable does not work any more
+            if not works:
+                function(self._canary.to(rows.dtype))  # raises where the callable does not work any more
             if len(rows) > 1:
-                halves = [self._guarded(function, half) for half in rows.split(-(-len(rows) // 2))]
+                halves = [self._guarded(function, half, True) for half in rows.split(-(-len(rows) // 2))]
                 return tuple(torch.cat(part) for part in zip(*halves, strict=True))
             self._count_invalid(1, rows, f"raised {type(error).__name__} ({str(error).partition(chr(10))[0]})")
+            self.n_raised += 1
             value = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
             return (value, torch.zeros_like(rows)) if function == self._value_and_gradient else (value,)
 

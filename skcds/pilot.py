@@ -18,7 +18,7 @@ from .laplace import laplace_standardization
 from .mcmc import Population
 from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
-from .race import Entrant, Race
+from .race import MAX_RAISED, Entrant, Race
 from .smc import FULL_COVARIANCE_MAX, Tempered, moments, temper
 from .standardize import Standardization, StandardizedTarget
 from .start import Start
@@ -247,7 +247,7 @@ class _Pilot:
                 break
             tamed = _Run(
                 self.energy, _standardize(run.x, tails), len(run.x), self.n_moves, self.generator, INFLATION,
-                self.budget.progress,
+                self.budget.progress, MAX_RAISED,
             )  # fmt: skip
             if tamed.stopped is not None:
                 self._note(tamed.stopped)
@@ -321,16 +321,18 @@ class _Run:
 
     def __init__(
         self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator,
-        inflation: float = INFLATION, progress=None,
+        inflation: float = INFLATION, progress=None, max_raised: float = 1.0,
     ):  # fmt: skip
         self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
         self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         before = energy.n_energy_evals
-        found: Tempered = temper(self.target, n_particles, inflation, n_moves, generator, progress=progress)
+        found: Tempered = temper(
+            self.target, n_particles, inflation, n_moves, generator, progress=progress, max_raised=max_raised
+        )
         self.log_evidence, self.n_temperatures, self.stopped = found.log_evidence, found.n_temperatures, found.stopped
         self.n_evals = energy.n_energy_evals - before
         self.x = standardization(found.z)
-        if self.stopped is None and self.log_evidence == -math.inf:
+        if self.stopped is None and self.log_evidence == -math.inf and max_raised == 1.0:
             raise InvalidEnergyError(
                 "No particle of the pilot's last run met the support of the density, which its first runs had found: "
                 "it is too narrow for a Gaussian around it. Pass bounds=, or more n_particles."

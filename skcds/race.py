@@ -31,6 +31,7 @@ NOISE_ROWS, FEW_NOISE_ROWS = (
     8,
 )  # particles at which rounding is looked for, the half of them those of the largest density
 LARGEST_NOISE = 1.0  # nats that the energy may jump by between neighbouring points
+MAX_RAISED = 0.1  # of a run's first particles, at which the function may raise: every one of them costs calls
 ANNEALING = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse temperatures on the way from points of the support
 
 
@@ -96,7 +97,7 @@ class Race:
         self.identity = Standardization(energy.n_features, full=False).to(energy.device)
         self.runs: list[Entrant] = []
         self.stopped: BaseException | None = None
-        self.warned = False
+        self.warned, self.max_raised = False, MAX_RAISED
 
     @property
     def spent(self) -> int:
@@ -152,7 +153,9 @@ class Race:
         seen, standardization = self.spent, standardization or self.identity
         target = StandardizedTarget(self.energy, standardization, self.energy.fast_dtype)
         n = n_particles or self.n_particles
-        found = temper(target, n, scale, self.n_moves, self.generator, self.min_hits, self.budget.progress)
+        found = temper(
+            target, n, scale, self.n_moves, self.generator, self.min_hits, self.budget.progress, self.max_raised
+        )
         self.stopped = found.stopped
         x = standardization(found.z)
         log_evidence = found.log_evidence
@@ -176,8 +179,9 @@ class Race:
                 scales.append(self.runs[-1])
         if self.stopped is not None:
             return
-        if self.best.log_evidence == -math.inf and self.n_particles < RACE_PARTICLES:
+        if self.best.log_evidence == -math.inf and (self.n_particles < RACE_PARTICLES or self.energy.n_raised):
             self.n_particles, self.min_hits = RACE_PARTICLES, MIN_HITS  # without a hit a run costs one a particle
+            self.max_raised = 1.0
             for scale in STARTING_SCALES:
                 self.enter(scale)
         self._widen()
@@ -248,7 +252,8 @@ class Race:
 
     def _enter_support(self, seeds: Tensor) -> None:
         """Runs from the Gaussian of particles that spread from points of the support while a flat density cools."""
-        spread = 10 * seeds.std(0).nan_to_num(1.0).clamp(min=1e-6) + 0.1 * seeds.abs().mean(0)
+        spread = 0.1 * seeds.abs().mean(0) + 1e-6
+        spread = spread + 10 * seeds.std(0) if len(seeds) > 1 else spread + 1.0
         standardization = Standardization.from_moments(seeds.mean(0), spread**2)
         target = StandardizedTarget(self.energy, standardization)
         path = TemperedTarget(target, 1.0)
