@@ -19,6 +19,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ._copies import copied, copied_deeply, with_energy
 from ._forks import seed_of
 from ._warnings import warn_user
 from .bounds import Bounds
@@ -167,6 +168,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
         for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
             fitted[count] = sum(getattr(fit, count) for fit in fits)
+        self._take_back(fitted, energy_fn, grad_fn)
         bounds = Bounds.from_fitted(best)
         energy.bounds = bounds and bounds.to(energy.device)
         self.__dict__.update(
@@ -180,6 +182,13 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
                 ConvergenceWarning,
             )
         return self
+
+    def _take_back(self, fitted: dict, energy_fn, grad_fn) -> None:
+        """Give the sampler inside a fit, which may be from another process, the energy back."""
+        if "teacher_" in fitted:
+            own = getattr(self.teacher, "estimator", self.teacher)
+            kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], energy_fn, grad_fn)
+            fitted["teacher_"] = kept
 
     @abstractmethod
     def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:
@@ -457,7 +466,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         path : path-like
-            The file; an older one is replaced.
+            The file; an older one is replaced. A symbolic link stays, and the file that it links to is replaced.
 
         Raises
         ------
@@ -465,8 +474,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             When the sampler is not fitted.
         TypeError
             When it is of a class of your own, or has a parameter that cannot be saved.
+        ModelFileError
+            When `skcds.load` would refuse the file, as for weights that are not finite: it is read before it is written.
         OSError
-            When the file cannot be written.
+            When the file cannot be written, for example since its folder is not there.
         """
         from .persistence import save  # which knows the samplers' classes
 
@@ -474,6 +485,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_model")
+
+    def __copy__(self):
+        return copied(self)
+
+    def __deepcopy__(self, memo):
+        return copied_deeply(self, memo)
 
     def __getstate__(self) -> dict:
         """State of NumPy arrays and plain values; the energy only by reference, the clock reading not at all."""

@@ -241,6 +241,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
         x = torch.from_numpy(teacher.particles_).to(energy.device)
         population = Population(target, target.standardization.inverse(x).float(), generator)
+        budget.checkpoint.watch(x)
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
         losses: list[float] = []
         model = self._start_model(control, generator)

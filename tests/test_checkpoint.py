@@ -16,7 +16,8 @@ from samplers import KINDS, make, quadratic
 from sklearn.exceptions import ConvergenceWarning
 
 from skcds import ConsistentSamplerDistiller, training
-from skcds.checkpoint import Checkpoint, replace_file
+from skcds.checkpoint import Checkpoint
+from skcds.files import replace_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -171,7 +172,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         "change, named",
         [
-            ({"max_iter": 21}, "parameter max_iter is '20'.*is '21'"),
+            ({"max_iter": 21}, "parameter max_iter is 20,.*is 21"),
             ({"random_state": 1}, "parameter random_state"),
             ({"learning_rate": 0.1}, "parameter learning_rate"),
         ],

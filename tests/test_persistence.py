@@ -18,7 +18,8 @@ from sklearn.frozen import FrozenEstimator
 
 import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
-from skcds.persistence import BLANK, FORMAT, MARK
+from skcds.files import BLANK, MARK
+from skcds.persistence import FORMAT
 
 DATA = Path(__file__).parent / "data"
 CASES = [(KINDS[0], None), *((kind, network) for kind in KINDS[1:] for network in ("coupling", "residual"))]
