@@ -475,7 +475,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         TypeError
             When it is of a class of your own, or has a parameter that cannot be saved.
         ModelFileError
-            When `skcds.load` would refuse the file, as for weights that are not finite: it is read before it is written.
+            When `skcds.load` would refuse the file, as with weights that are not finite: nothing is written then.
         OSError
             When the file cannot be written, for example since its folder is not there.
         """

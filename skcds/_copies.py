@@ -11,14 +11,14 @@ from .energy import Energy
 
 def copied(sampler):
     """What ``copy.copy`` gives: another sampler of the same attributes."""
-    twin = type(sampler).__new__(type(sampler))
+    twin = object.__new__(type(sampler))
     twin.__dict__.update(vars(sampler))
     return twin
 
 
 def copied_deeply(sampler, memo: dict):
     """What ``copy.deepcopy`` gives: all is copied but the energy's functions, which may be anything of the user's."""
-    twin = memo[id(sampler)] = type(sampler).__new__(type(sampler))
+    twin = memo[id(sampler)] = object.__new__(type(sampler))
     for name, value in vars(sampler).items():
         twin.__dict__[name] = copy.copy(value) if isinstance(value, Energy) else copy.deepcopy(value, memo)
     return twin

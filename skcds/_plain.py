@@ -23,7 +23,7 @@ def to_plain(value, arrays: dict[str, np.ndarray]):
         return value
     if isinstance(value, torch.Tensor):
         # the order of the axes in memory is kept: in another one products of matrices are rounded otherwise
-        order = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
+        order = sorted(range(value.ndim), key=lambda axis: value.stride()[axis], reverse=True)
         return {"tensor": _stored(to_numpy(value.permute(order)), arrays), "order": order}
     if isinstance(value, np.ndarray):
         return {"array": _stored(value, arrays)}

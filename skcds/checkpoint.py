@@ -76,9 +76,9 @@ class Checkpoint:
                 self.watched = content["watched"]
                 return
         except Exception as error:
-            reason = f"{error} " if isinstance(error, DamagedFileError) else ""
+            reason = str(error).rstrip(".") if isinstance(error, DamagedFileError) else "it is damaged"
             raise ValueError(
-                f"The checkpoint {path} cannot be read: {reason}Delete it to start anew, unless it is another file."
+                f"The checkpoint {path} cannot be read: {reason}; delete it to start anew, or give another file."
             ) from error
         raise ValueError(
             f"The checkpoint {path} has format {version}, and this version of skcds reads {FORMAT}: use the "

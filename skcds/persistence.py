@@ -251,7 +251,8 @@ class _Reader:
         for name, array in self.arrays.items():
             if array.dtype.kind == "f" and not name.endswith(UNLIMITED):
                 _require(np.isfinite(array).all(), f"the array {name} has values that are not finite.")
-            _require(not name.endswith("width") or not np.isnan(array).any(), f"the array {name} has values of NaN.")
+            if name.endswith("width"):
+                _require((array > -np.inf).all(), f"the array {name} has values that are not finite, and no width.")
         sampler = self._sampler(self.content["root"])
         _require(hasattr(sampler, "_model"), "the sampler in it is not fitted.")
         return sampler
