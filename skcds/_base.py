@@ -88,6 +88,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             A file that the state of the fit is written to, every half a minute and after every phase, and that a fit
             which was stopped goes on from, with the same result. The parameters and the energy have to be the same
             again, but for `verbose`, `n_jobs`, `max_time` and `max_energy_evals`, and the device one of the same kind.
+            The energy and its gradient are compared at fixed points and at particles of the fit in the file; where
+            `random_state` is no integer, the seed is that of the file.
             A student keeps that of the teacher that it fits in a second file, of the same name with ``.teacher`` at its
             end; of several fits (`n_init`) each has its own, with ``.0``, ``.1`` and so on at their ends.
 

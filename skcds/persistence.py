@@ -179,8 +179,9 @@ def load(path):
     """Read a sampler that `save` wrote.
 
     The file is checked before anything is built from it: its hash over every byte, the version of its format, the class
-    against the package's own, the set of its parts and their shapes, and that numbers are finite. No code of the file
-    is run, and none can be in it. The energy is not in it either: methods that need the energy have to be given it.
+    against the package's own, the set of its parts and their shapes, and that weights are finite. No code of the file
+    is run, and none can be in it. The hash tells damage, not forgery: a file that somebody made up can have one that
+    fits, and numbers of no fit. The energy is not in it either: methods that need the energy have to be given it.
 
     Parameters
     ----------
