@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
+from skcds.budget import Budget
 from skcds.energy import Energy
 from skcds.importance import WeightedSample
 from skcds.maps import OneStepModel
@@ -23,7 +24,6 @@ from skcds.mcmc import Population
 from skcds.networks import seeded
 from skcds.pilot import run_pilot
 from skcds.standardize import StandardizedTarget
-from skcds.budget import Budget
 from skcds.training import train
 
 TEACHERS = {

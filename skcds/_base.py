@@ -20,6 +20,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ._copies import copied, copied_deeply, with_energy
 from ._forks import seed_of
 from ._warnings import warn_user
 from .bounds import Bounds
@@ -92,6 +93,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             A file that the state of the fit is written to, every half a minute and after every phase, and that a fit
             which was stopped goes on from, with the same result. The parameters and the energy have to be the same
             again, but for `verbose`, `n_jobs`, `max_time` and `max_energy_evals`, and the device one of the same kind.
+            The energy and its gradient are compared at fixed points and at particles of the fit in the file; where
+            `random_state` is no integer, the seed is that of the file.
             A student keeps that of the teacher that it fits in a second file, of the same name with ``.teacher`` at its
             end; of several fits (`n_init`) each has its own, with ``.0``, ``.1`` and so on at their ends.
 
@@ -178,6 +181,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
         for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
             fitted[count] = sum(getattr(fit, count) for fit in fits)
+        self._take_back(fitted, energy_fn, grad_fn)
         bounds = Bounds.from_fitted(best)
         energy.bounds = bounds and bounds.to(energy.device)
         self.__dict__.update(
@@ -207,6 +211,13 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
         return Start.from_parameter(self.start, n_features, bounds)
+
+    def _take_back(self, fitted: dict, energy_fn, grad_fn) -> None:
+        """Give the sampler inside a fit, which may be from another process, the energy back."""
+        if "teacher_" in fitted:
+            own = getattr(self.teacher, "estimator", self.teacher)
+            kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], energy_fn, grad_fn)
+            fitted["teacher_"] = kept
 
     @abstractmethod
     def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:
@@ -484,7 +495,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         path : path-like
-            The file; an older one is replaced.
+            The file; an older one is replaced. A symbolic link stays, and the file that it links to is replaced.
 
         Raises
         ------
@@ -492,8 +503,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             When the sampler is not fitted.
         TypeError
             When it is of a class of your own, or has a parameter that cannot be saved.
+        ModelFileError
+            When `skcds.load` would refuse the file, as with weights that are not finite: nothing is written then.
         OSError
-            When the file cannot be written.
+            When the file cannot be written, for example since its folder is not there.
         """
         from .persistence import save  # which knows the samplers' classes
 
@@ -501,6 +514,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_model")
+
+    def __copy__(self):
+        return copied(self)
+
+    def __deepcopy__(self, memo):
+        return copied_deeply(self, memo)
 
     def __getstate__(self) -> dict:
         """State of NumPy arrays and plain values; the energy only by reference, the clock reading not at all."""

@@ -62,6 +62,7 @@ class ControlledSampler(BaseSampler):
         if stored is not None:
             return self._restart(stored, energy, budget, generator)
         pilot, model, target, population = self._start_anew(energy, budget, generator)
+        budget.checkpoint.watch(None if population is None else model.standardization(population.x))
         budget.checkpoint.store(
             "start",
             {

@@ -254,6 +254,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         energy.check_fast_dtype(x[:N_CHECKED])
         target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
         population = population_of(target, target.standardization.inverse(x).float(), generator, budget)
+        budget.checkpoint.watch(x)
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
         losses: list[float] = []
         model = self._start_model(control, generator)

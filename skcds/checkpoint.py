@@ -1,24 +1,26 @@
 """State of an unfinished fit on disk, from which a later fit goes on as if it had not been stopped."""
 
-__all__ = ["Checkpoint", "replace_file"]
+__all__ = ["Checkpoint", "identity_of"]
 
-import contextlib
 import copy
 import hashlib
-import io
-import os
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ._plain import described, from_plain, to_plain
 from .devices import generator_on, randn, to_numpy
+from .energy import InvalidEnergyError
+from .files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 
-FORMAT = 1
+FORMAT = 2
+KIND = "skcds checkpoint"
 INTERVAL = 30.0  # seconds of training between two writes
 N_PROBES = 16  # points at which the energy is compared with that of the file
+N_WATCHED = 32  # particles at which it is compared, too
+ENERGY_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-4  # that sums in another order may differ by
 # Parameters that may be others when a fit goes on; the kind of device may not.
 FREE = {"verbose", "max_time", "max_energy_evals", "n_jobs", "device"}
 
@@ -43,6 +45,8 @@ class Checkpoint:
     ------
     ValueError
         When there is a file that is no checkpoint.
+    OSError
+        When a file of this name cannot be written.
     """
 
     def __init__(self, path):
@@ -50,25 +54,34 @@ class Checkpoint:
         self.entries: dict[str, dict] = {}
         self.seed: int | None = None
         self.identity: dict | None = None
+        self.watched: dict | None = None
         self.written = time.perf_counter()
-        if self.path is not None and self.path.exists():
+        if self.path is not None and check_place(self.path).exists():
             self._read(self.path)
 
     def _read(self, path: Path) -> None:
+        raw = path.read_bytes()
+        if raw.startswith(b"PK"):
+            raise ValueError(
+                f"The checkpoint {path} has format 1, which skcds wrote by torch.save and no longer reads, or is no "
+                "checkpoint: use the version that wrote it, or delete it to start anew."
+            )
         try:
-            content = torch.load(path, weights_only=True, map_location="cpu")  # which runs no code
+            content, _ = read_header(raw, KIND)
             version = content["format"]
             if version == FORMAT:
+                check_hash(raw)
+                content = from_plain(content["fit"], open_arrays(raw))
                 self.entries, self.seed, self.identity = content["entries"], content["seed"], content["identity"]
+                self.watched = content["watched"]
                 return
-        except OSError:
-            raise
         except Exception as error:
+            reason = str(error).rstrip(".") if isinstance(error, DamagedFileError) else "it is damaged"
             raise ValueError(
-                f"The checkpoint {self.path} cannot be read: it is damaged, or no checkpoint; delete it to start anew."
+                f"The checkpoint {path} cannot be read: {reason}; delete it to start anew, or give another file."
             ) from error
         raise ValueError(
-            f"The checkpoint {self.path} has format {version}, and this version of skcds reads {FORMAT}: use the "
+            f"The checkpoint {path} has format {version}, and this version of skcds reads {FORMAT}: use the "
             "version that wrote it, or delete it to start anew."
         )
 
@@ -82,14 +95,32 @@ class Checkpoint:
         """
         self.budget, self.generator, self.network = budget, generator, network
         if self.identity is not None:
-            for name, value in identity.items():
-                found = self.identity.get(name)
-                if not _agrees(value, found):
-                    raise ValueError(
-                        f"The checkpoint {self.path} belongs to another fit: its {name} is {found!r}, and that of this "
-                        f"fit is {value!r}. Give this fit another file, or delete that one."
-                    )
+            self._compare(self.identity, identity)
+        if self.watched is not None:
+            self._compare(self.watched, _density_at(budget.energy, self.watched["points"], "particles"))
         self.seed, self.identity = seed, identity
+
+    def _compare(self, known: dict, values: dict) -> None:
+        for name, value in values.items():
+            difference = _difference(name, known.get(name), value)
+            if difference is not None:
+                found, here = difference
+                raise ValueError(
+                    f"The checkpoint {self.path} belongs to another fit: its {name} is {found!r}, and that of this "
+                    f"fit is {here!r}. Give this fit another file, or delete that one."
+                )
+
+    def watch(self, points: torch.Tensor | None) -> None:
+        """Keep the energy at some of the points (n, d) from now on, which the one of a fit that goes on has to have.
+
+        They are the particles, that is where the density is, in the coordinates of the energy's methods.
+        """
+        if self.path is None or self.watched is not None or points is None:
+            return
+        energy = self.budget.energy
+        points = points[torch.linspace(0, len(points) - 1, min(N_WATCHED, len(points))).long().to(points.device)]
+        points = (points if energy.bounds is None else energy.bounds(points)).double().cpu()
+        self.watched = {"points": points, **_density_at(energy, points, "particles")}
 
     def restore(self, name: str) -> dict | None:
         """The state stored under a name; `rewind` puts back what goes with it."""
@@ -122,10 +153,9 @@ class Checkpoint:
             "elapsed": time.perf_counter() - self.budget.start,
         }
         self.entries[name] = {"state": _copied(state), "moment": moment}
-        buffer = io.BytesIO()
-        content = {"format": FORMAT, "seed": self.seed, "identity": self.identity, "entries": self.entries}
-        torch.save(content, buffer)
-        replace_file(self.path, buffer.getvalue())
+        content = {"seed": self.seed, "identity": self.identity, "watched": self.watched, "entries": self.entries}
+        arrays: dict[str, np.ndarray] = {}
+        replace_file(self.path, seal(KIND, {"format": FORMAT, "fit": to_plain(content, arrays)}, arrays))
         self.written = time.perf_counter()
 
 
@@ -141,75 +171,66 @@ def _copied(state):
 def identity_of(sampler, energy) -> dict:
     """What a fit has to have in common with one that it goes on from: class, parameters, dimension and energy."""
     probes = randn(generator_on("cpu", 0), N_PROBES, energy.n_features, dtype=torch.float64).to(energy.device)
-    counts = energy.n_energy_evals, energy.n_grad_evals, energy.n_invalid
-    values = [round_off(-value) for value in to_numpy(energy.log_prob(probes)).tolist()]
-    energy.n_energy_evals, energy.n_grad_evals, energy.n_invalid = counts
-    start = {"earlier fit": weights_hash(sampler)} if sampler.warm_start else {}
+    probes = probes if energy.bounds is None else energy.bounds(probes)
+    start = {"earlier fit": fit_hash(sampler)} if sampler.warm_start else {}
     return {
         "class": type(sampler).__name__,
         **{f"parameter {name}": value for name, value in _parameters(sampler).items()},
         **start,
         "dimension": energy.n_features,
         "device": energy.device.type,
-        "energy at fixed points": values,
         "gradient": energy.has_gradient,
+        **_density_at(energy, probes, "fixed points"),
     }
 
 
+def _density_at(energy, points: torch.Tensor, where: str) -> dict:
+    """Energies and their gradients at points (n, d) in the user's coordinates; nothing is counted."""
+    energy, points = copy.copy(energy), points.to(energy.device)
+    energy.bounds = None
+    try:
+        log_prob, score = energy.log_prob_and_score(points) if energy.has_gradient else (energy.log_prob(points), None)
+    except InvalidEnergyError as error:
+        return {f"energy at {where}": str(error)}
+    gradient = {} if score is None else {f"gradient at {where}": to_numpy(-score).tolist()}
+    return {f"energy at {where}": to_numpy(-log_prob).tolist(), **gradient}
+
+
 def _parameters(sampler) -> dict:
-    described = {}
+    found = {}
     for name, value in sampler.get_params(deep=False).items():
         if name in FREE:
             continue
         inner = getattr(value, "estimator", value)  # of a FrozenEstimator
         if hasattr(inner, "_parameter_constraints"):
-            described[name] = repr(
-                {"class": type(inner).__name__, "weights": weights_hash(inner), **_parameters(inner)}
-            )
+            found[name] = {"class": type(inner).__name__, "fit": fit_hash(inner), **_parameters(inner)}
         else:
-            described[name] = "no integer" if name == "random_state" and not isinstance(value, int) else repr(value)
-    return described
+            found[name] = described(value)
+    return found
 
 
-def weights_hash(sampler) -> str | None:
-    """SHA-256 of the weights of a fitted sampler."""
+def fit_hash(sampler) -> str | None:
+    """SHA-256 of the weights and the other arrays of a fitted sampler."""
     if not hasattr(sampler, "_model"):
         return None
+    arrays = {name: to_numpy(tensor) for name, tensor in sampler._model.state_dict().items()}
+    arrays |= {name: value for name, value in sorted(vars(sampler).items()) if isinstance(value, np.ndarray)}
     digest = hashlib.sha256()
-    for name, tensor in sampler._model.state_dict().items():
-        digest.update(name.encode() + np.ascontiguousarray(to_numpy(tensor)).tobytes())
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def round_off(value: float) -> float:
-    """Without the digits that another order of a sum changes."""
-    return float(f"{value:.9e}")
-
-
-def _agrees(value, found) -> bool:
-    if isinstance(value, list) and isinstance(found, list):
-        return len(value) == len(found) and np.allclose(value, found, rtol=1e-6, atol=1e-6, equal_nan=True)
-    return value == found
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside `path`, and put it in its place once it is on the disk: the old file or the new, no other."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # the permissions of a file that is replaced, or else the usual ones
-            os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _difference(name: str, found, value):
+    """What differs of two descriptions, or None: of long lists the first numbers that do."""
+    if not (isinstance(value, list) and isinstance(found, list) and name.startswith(("energy at", "gradient at"))):
+        return None if value == found else (found, value)
+    theirs, ours = np.asarray(found, dtype=np.float64), np.asarray(value, dtype=np.float64)
+    if theirs.shape != ours.shape:
+        return theirs.shape, ours.shape
+    tolerance = ENERGY_TOLERANCE
+    if name.startswith("gradient"):  # whose coordinates have units of their own
+        tolerance = GRADIENT_TOLERANCE * np.abs(theirs).max(axis=0)
+    differs = ~np.isclose(ours, theirs, rtol=ENERGY_TOLERANCE, atol=tolerance, equal_nan=True)
+    return (float(theirs[differs][0]), float(ours[differs][0])) if differs.any() else None

@@ -3,17 +3,15 @@
 __all__ = ["ModelFileError", "load"]
 
 import dataclasses
-import hashlib
-import json
 import math
 import numbers
 import os
 import platform
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import scipy
 import sklearn
 import torch
@@ -25,15 +23,15 @@ from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
 from .bounds import Bounds
-from .checkpoint import replace_file
 from .devices import loading_device
 from .export import checked_names
+from .files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 from .pilot import PilotResult
+from .process import GRIDS
 
 FORMAT = 2  # of the files that `save` writes; `load` reads this and all earlier ones
-BLANK = "0" * 64  # stands for the hash while it is taken
-MARK = b'"sha256":"'
-MAX_SIZE = 4096  # of an integer in a model's configuration that is larger than any dimension in the file
+KIND = "skcds"
+MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 
 SAMPLERS: dict[str, type[BaseSampler]] = {
     cls.__name__: cls for cls in (DiffusionSampler, ConsistentSamplerDistiller, ConsistentSamplerScratch)
@@ -53,11 +51,13 @@ FITTED = {
     "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
     "ConsistentSamplerScratch": COMMON | {"pilot_": "pilot", "particles_": "particles", "violation_share_": "number"},
 }
-UNSAVED = {"_energy", "_lost_energy", "fit_time_"}
+# Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
+# of iterations that were taken back, and particles beyond the range of their type.
+UNLIMITED = ("width", "bounds_", "loss_curve_", "particles_")
 
 
 class ModelFileError(ValueError):
-    """A file is not a saved sampler, or not the one that was written."""
+    """A file is not a saved sampler, or not the one that was written; or a sampler cannot be saved as it is."""
 
 
 # -------------------------------------------------------------------- writing
@@ -66,6 +66,19 @@ class ModelFileError(ValueError):
 def save(sampler: BaseSampler, path) -> None:
     """Write a fitted sampler to one file; see `BaseSampler.save`."""
     check_is_fitted(sampler)
+    check_place(path)
+    raw = to_bytes(sampler)
+    try:
+        from_bytes(raw, device="cpu")
+    except Exception as error:
+        raise ModelFileError(
+            f"This {type(sampler).__name__} was not saved, since the file could not be loaded: {error}"
+        ) from error
+    replace_file(path, raw)
+
+
+def to_bytes(sampler: BaseSampler) -> bytes:
+    """The file of a fitted sampler."""
     writer = _Writer()
     root = writer.sampler(sampler)
     content = {
@@ -77,11 +90,7 @@ def save(sampler: BaseSampler, path) -> None:
             "scikit-learn": sklearn.__version__, "python": platform.python_version(),
         },
     }  # fmt: skip
-    metadata = {"skcds": json.dumps(content, allow_nan=False), "sha256": BLANK}
-    raw = safetensors.numpy.save(writer.arrays, metadata)
-    place = raw.index(MARK) + len(MARK)
-    digest = hashlib.sha256(raw).hexdigest().encode()
-    replace_file(Path(path), raw[:place] + digest + raw[place + len(digest) :])
+    return seal(KIND, content, writer.arrays)
 
 
 class _Writer:
@@ -115,8 +124,8 @@ class _Writer:
 
     def _parameter(self, value, name: str):
         """As `_value`, but arrays and sequences as nested lists of plain values."""
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
+        if hasattr(value, "__array__") and not isinstance(value, np.generic):
+            value = np.asarray(value).tolist()
         if isinstance(value, list | tuple):
             return {"list": [self._parameter(part, name) for part in value]}
         return self._value(value, name)
@@ -136,7 +145,7 @@ class _Writer:
             return {"sampler": self.sampler(value)}
         if isinstance(value, FrozenEstimator) and isinstance(value.estimator, BaseSampler):
             return {"frozen": self.sampler(value.estimator)}
-        if isinstance(value, np.random.RandomState):
+        if isinstance(value, np.random.RandomState) and value.get_state(legacy=False)["bit_generator"] == "MT19937":
             state = value.get_state(legacy=False)
             rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
             return {"random_state": [self._array(state["state"]["key"], name), *rest]}
@@ -153,7 +162,7 @@ class _Writer:
 
     def _array(self, array: np.ndarray, name: str) -> dict:
         name = name if name not in self.arrays else f"{name}.{len(self.arrays)}"
-        self.arrays[name] = np.ascontiguousarray(array)
+        self.arrays[name] = np.asarray(array, order="C")
         return {"array": name}
 
 
@@ -170,8 +179,9 @@ def load(path):
     """Read a sampler that `save` wrote.
 
     The file is checked before anything is built from it: its hash over every byte, the version of its format, the class
-    against the package's own, the set of its parts and their shapes, and that numbers are finite. No code of the file
-    is run, and none can be in it. The energy is not in it either: methods that need the energy have to be given it.
+    against the package's own, the set of its parts and their shapes, and that weights are finite. No code of the file
+    is run, and none can be in it. The hash tells damage, not forgery: a file that somebody made up can have one that
+    fits, and numbers of no fit. The energy is not in it either: methods that need the energy have to be given it.
 
     Parameters
     ----------
@@ -202,14 +212,23 @@ def load(path):
     """
     raw = Path(path).read_bytes()
     try:
-        content, shapes = _read_header(raw)
-        _check_hash(raw)
-        reader = _Reader(content, shapes, raw)
-        return reader.root()
-    except ModelFileError as error:
+        return from_bytes(raw)
+    except (DamagedFileError, ModelFileError) as error:
         raise ModelFileError(f"{os.fspath(path)} cannot be loaded: {error}") from error.__cause__
     except Exception as error:
         raise ModelFileError(f"{os.fspath(path)} cannot be loaded: {type(error).__name__}: {error}.") from error
+
+
+def from_bytes(raw: bytes, device: str | None = None) -> BaseSampler:
+    """The sampler in a file, on a device or on its own."""
+    content, shapes = read_header(raw, KIND)
+    version = content["format"]
+    _require(
+        version <= FORMAT,
+        f"it has format {version}, and this version of skcds reads formats up to {FORMAT}: update skcds.",
+    )
+    check_hash(raw)
+    return _Reader(content, shapes, open_arrays(raw), device).root()
 
 
 def _require(condition, reason: str) -> None:
@@ -217,40 +236,12 @@ def _require(condition, reason: str) -> None:
         raise ModelFileError(reason)
 
 
-def _read_header(raw: bytes) -> tuple[dict, dict]:
-    """What the file says of itself, and dtype and shape of every array."""
-    _require(len(raw) >= 8, "it is empty or cut off.")
-    size = int.from_bytes(raw[:8], "little")
-    _require(size <= len(raw) - 8, "it is cut off, or no safetensors file.")
-    try:
-        header = json.loads(raw[8 : 8 + size])
-        content = json.loads(header.pop("__metadata__")["skcds"])
-        version = content["format"]
-    except Exception as error:
-        raise ModelFileError("it is no safetensors file that skcds wrote, or was changed.") from error
-    _require(isinstance(version, int) and version >= 1, f"its format {version!r} is none of skcds'.")
-    _require(
-        version <= FORMAT,
-        f"it has format {version}, and this version of skcds reads formats up to {FORMAT}: update skcds.",
-    )
-    return content, {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-
-
-def _check_hash(raw: bytes) -> None:
-    place = raw.index(MARK) + len(MARK)
-    digest = raw[place : place + len(BLANK)]
-    expected = hashlib.sha256(raw[:place] + BLANK.encode() + raw[place + len(BLANK) :]).hexdigest()
-    _require(digest == expected.encode(), "its SHA-256 is not that of its content: it was changed or damaged.")
-
-
 class _Reader:
     """Puts samplers together from what was checked."""
 
-    def __init__(self, content: dict, shapes: dict, raw: bytes):
-        self.content, self.shapes, self.raw = content, shapes, raw
+    def __init__(self, content: dict, shapes: dict, arrays: dict[str, np.ndarray], device: str | None):
+        self.content, self.shapes, self.arrays, self.device = content, shapes, arrays, device
         self.built: dict[int, BaseSampler] = {}
-        self.used: set[str] = set()
-        self.arrays: dict[str, np.ndarray] = {}
 
     def root(self) -> BaseSampler:
         """The sampler that was saved."""
@@ -258,18 +249,25 @@ class _Reader:
             set(self.content) == {"format", "root", "samplers", "versions"}, "its parts are not the ones expected."
         )
         self._check_shapes()
-        self.arrays = safetensors.numpy.load(self.raw)
         for name, array in self.arrays.items():
-            if array.dtype.kind == "f":
-                unlimited = name.endswith(("width", "bounds_"))  # light tails, or no bound
-                allowed = np.isinf(array) if unlimited else False
-                _require((np.isfinite(array) | allowed).all(), f"the array {name} has values that are not finite.")
+            if array.dtype.kind == "f" and not name.endswith(UNLIMITED):
+                _require(np.isfinite(array).all(), f"the array {name} has values that are not finite.")
+            if name.endswith("width"):
+                _require((array > -np.inf).all(), f"the array {name} has values that are not finite, and no width.")
         sampler = self._sampler(self.content["root"])
         _require(hasattr(sampler, "_model"), "the sampler in it is not fitted.")
         return sampler
 
     def _check_shapes(self) -> None:
         """Key sets and shapes, before anything of their size is made."""
+        used = Counter(
+            value["array"]
+            for state in self.content["samplers"]
+            for part in ("params", "fitted")
+            for value in _leaves(state[part])
+            if "array" in value
+        )
+        _require(used.total() == len(used), "an array in it is used twice.")  # a small file would make a large sampler
         for state in self.content["samplers"]:
             _require(state["class"] in SAMPLERS, f"{state['class']!r} is none of {', '.join(SAMPLERS)}.")
             fitted = state["fitted"]
@@ -280,30 +278,16 @@ class _Reader:
             )
             _require(set(fitted) == expected, f"the fitted attributes {sorted(set(fitted) ^ expected)} differ.")
             self._check_model(fitted["_model"], fitted["n_features_in_"])
-        self.used |= {
-            value["array"]
-            for state in self.content["samplers"]
-            for part in ("params", "fitted")
-            for value in _leaves(state[part])
-            if "array" in value
-        }
-        _require(
-            self.used == set(self.shapes), f"the arrays {sorted(self.used ^ set(self.shapes))} are missing or extra."
-        )
+        differing = sorted(set(used) ^ set(self.shapes))
+        _require(not differing, f"the arrays {differing} are missing or extra.")
 
     def _check_model(self, state: dict, n_features: int) -> None:
         _require(set(state) == {"class", "config", "weights"}, "the parts of a model are not the ones expected.")
         _require(state["class"] in MODELS, f"{state['class']!r} is no model of skcds.")
-        largest = max([MAX_SIZE, len(self.shapes), *(max(shape, default=0) for _, shape in self.shapes.values())])
-        config = state["config"]
-        _require(
-            all(isinstance(value, bool | int | float | str) for value in config.values())
-            and all(0 < value <= largest for value in config.values() if type(value) is int),
-            "the sizes of a model are out of range.",
-        )
+        config, weights = state["config"], state["weights"]
+        check_sizes(config, {name: self.shapes.get(part["array"], (None, ()))[1] for name, part in weights.items()})
         with torch.device("meta"):
             skeleton = MODELS[state["class"]](**config).state_dict()
-        weights = state["weights"]
         _require(
             set(weights) == set(skeleton), f"the weights {sorted(set(weights) ^ set(skeleton))} are missing or extra."
         )
@@ -341,7 +325,7 @@ class _Reader:
                     "feature_names_out_": checked_names(None, d, ""),
                     **Bounds.as_fitted(None),
                 } | attributes
-                attributes["_model"].to(loading_device(sampler.device))
+                attributes["_model"].to(self.device or loading_device(sampler.device))
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
             self.built[place] = sampler
         return self.built[place]
@@ -377,7 +361,7 @@ class _Reader:
         if kind == "numbers":
             return self._array(value, name, (None,)).tolist()
         if kind == "particles":
-            return self._array(value, name, (None, d))
+            return self._array(value, name, (None, d), "f4", "f8")  # single precision in files of earlier versions
         if kind == "bounds":
             return None if value is None else self._bounds(value, d)
         if kind == "scales":
@@ -410,13 +394,48 @@ class _Reader:
             n_temperatures=self._attribute(value["n_temperatures"], "count", "n_temperatures", d, 0),
         )
 
-    def _array(self, value: dict, name: str, shape: tuple) -> np.ndarray:
+    def _array(self, value: dict, name: str, shape: tuple, *dtypes: str) -> np.ndarray:
         array = self.arrays[value["array"]]
         fits = array.ndim == len(shape) and all(
             want in (None, got) for want, got in zip(shape, array.shape, strict=True)
         )
         _require(fits, f"{name} has shape {array.shape}.")
+        _require(array.dtype in [np.dtype(dtype) for dtype in dtypes or ("f8",)], f"{name} is of {array.dtype}.")
         return array
+
+
+def check_sizes(config: dict, shapes: dict[str, tuple]) -> None:
+    """Raise `ModelFileError` where a model's configuration takes more layers or numbers than there are in the file.
+
+    This comes before anything is made of it: layers cost time and memory, even without their numbers.
+
+    Parameters
+    ----------
+    config : dict
+        Arguments of the model.
+    shapes : dict of str to tuple
+        Shapes of its weights in the file.
+    """
+    plain = all(isinstance(value, bool | int | float | str) for value in config.values())
+    _require(
+        plain
+        and all(math.isfinite(value) for value in config.values() if not isinstance(value, str))
+        and config.get("reference", "dis") in GRIDS,
+        "the configuration of a model is out of range.",
+    )
+    couples = config.get("network") == "coupling"
+    unused = set() if couples else {"n_transforms", "bins"}  # of a residual map
+    sizes = {name: value for name, value in config.items() if type(value) is int and name not in unused}
+    n_numbers = sum(math.prod(shape) for shape in shapes.values())
+    limits = {"n_layers": len(shapes), "map_layers": len(shapes), "n_transforms": len(shapes), "n_steps": MAX_STEPS}
+    fits = all(0 < value <= limits.get(name, n_numbers) for name, value in sizes.items())
+    if fits and couples:
+        layers = sizes["map_layers" if "map_layers" in sizes else "n_layers"]
+        fits = (
+            sizes["n_transforms"] * layers <= len(shapes)
+            and sizes["n_transforms"] * sizes["n_features"] <= 2 * n_numbers
+        )
+    _require(fits, f"the sizes of a model are out of range of the {len(shapes)} arrays and {n_numbers} numbers it has.")
 
 
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}

@@ -56,7 +56,8 @@ class Standardization(torch.nn.Module):
         """
         standardization = cls(len(loc), full=covariance.ndim == 2).to(loc.device)
         standardization.loc, covariance = loc.double().clone(), covariance.double()
-        standardization.scale = torch.linalg.cholesky(covariance) if standardization.full else covariance.sqrt()
+        scale = torch.linalg.cholesky(covariance) if standardization.full else covariance.sqrt()
+        standardization.scale = scale.contiguous()  # as it comes back from a file: the layout decides how it is rounded
         if tails is not None:
             standardization.center, standardization.width = (t.double().clone() for t in tails)
         return standardization

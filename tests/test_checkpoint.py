@@ -1,5 +1,6 @@
 """Fits that go on from a checkpoint end as if nothing had happened, and refuse what does not belong to them."""
 
+import copy
 import itertools
 import os
 import signal
@@ -12,11 +13,15 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from samplers import KINDS, make, quadratic
+from samplers import KINDS, fitted, make, quadratic
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds import ConsistentSamplerDistiller, training
-from skcds.checkpoint import Checkpoint, replace_file
+import skcds
+from skcds import ConsistentSamplerDistiller, ModelFileError, training
+from skcds._plain import from_plain, to_plain
+from skcds.checkpoint import KIND, Checkpoint, identity_of
+from skcds.energy import Energy
+from skcds.files import seal
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -171,7 +176,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         "change, named",
         [
-            ({"max_iter": 21}, "parameter max_iter is '20'.*is '21'"),
+            ({"max_iter": 21}, "parameter max_iter is 20,.*is 21"),
             ({"random_state": 1}, "parameter random_state"),
             ({"learning_rate": 0.1}, "parameter learning_rate"),
         ],
@@ -221,14 +226,152 @@ class TestRefusal:
         assert path.read_bytes() == raw
 
     def test_newer_format(self, path):
-        content = torch.load(path, weights_only=True)
-        torch.save(content | {"format": 2}, path)
-        with pytest.raises(ValueError, match="format 2"):
+        path.write_bytes(seal(KIND, {"format": 3}, {}))
+        with pytest.raises(ValueError, match="format 3, and this version of skcds reads 2: use the version"):
             make("DiffusionSampler").fit(quadratic, checkpoint=path)
 
+    def test_earlier_format(self, path, tmp_path):
+        """One that was written by torch.save is refused before anything in it is unpickled."""
+
+        class Bomb:
+            def __reduce__(self):
+                return os.system, (f"touch {tmp_path}/exploded",)
+
+        torch.save({"format": 1, "seed": 0, "identity": {}, "entries": Bomb()}, path)
+        with pytest.raises(ValueError, match=r"format 1.*use the version that wrote it, or delete it"):
+            make("DiffusionSampler").fit(quadratic, checkpoint=path)
+        assert not (tmp_path / "exploded").exists()
+
+    def test_files_of_two_kinds(self, path, tmp_path):
+        """A saved sampler is no checkpoint, and the other way round."""
+        fitted("DiffusionSampler").save(tmp_path / "saved")
+        before = (tmp_path / "saved").read_bytes()
+        with pytest.raises(ValueError, match="cannot be read"):
+            make("DiffusionSampler").fit(quadratic, checkpoint=tmp_path / "saved")
+        assert (tmp_path / "saved").read_bytes() == before
+        with pytest.raises(ModelFileError, match="no safetensors file that skcds wrote"):
+            skcds.load(path)
+
     def test_folder_that_is_not_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            make("DiffusionSampler").fit(quadratic, checkpoint=tmp_path / "none" / "a")
+        """Found out before the energy is called."""
+        energy = stopping(0)
+        with pytest.raises(FileNotFoundError, match=r"no such folder.*none'$"):
+            make("DiffusionSampler").fit(energy, checkpoint=tmp_path / "none" / "a")
+        assert not energy.calls
+
+
+def wall(mean, sign=1.0):
+    """Energy and gradient of a Gaussian at a mean, within 3 of it: infinite at the fixed points when that is far."""
+
+    def energy(x):
+        return np.where(np.abs(x - mean).max(1) < 3, 0.5 * ((x - mean) ** 2).sum(1), np.inf)
+
+    return energy, lambda x: sign * (x - mean)
+
+
+class TestEnergyOfAnotherFit:
+    """What differs where the energies at fixed points do not tell."""
+
+    @pytest.mark.parametrize("scale", [1.0, 1e6])
+    def test_gradient(self, scale, tmp_path):
+        """Only the sign was corrected; in coordinates of any unit."""
+        make("DiffusionSampler", max_iter=2).fit(
+            lambda x: quadratic(x / scale), grad_fn=lambda x: (1 - x / scale) / scale, checkpoint=tmp_path / "a"
+        )
+        with pytest.raises(ValueError, match="its gradient at fixed points"):
+            make("DiffusionSampler", max_iter=2).fit(
+                lambda x: quadratic(x / scale), grad_fn=lambda x: (x / scale - 1) / scale, checkpoint=tmp_path / "a"
+            )
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("change", ["mean", "slope"])
+    def test_at_particles(self, kind, change, tmp_path):
+        """Energies that are the same at every fixed point, infinite or not."""
+
+        def energy(x, mean=5.0, slope=1.0):
+            far = 0.5 * ((x - mean) ** 2).sum(1) * slope
+            return np.where(x.max(1) > 4, far, 8 + 0.5 * (x**2).sum(1))
+
+        other = {"mean": lambda x: energy(x, 5.1), "slope": lambda x: energy(x, slope=1.1)}[change]
+        path = tmp_path / "a"
+        teacher = {"init": "pilot"} if kind != "ConsistentSamplerDistiller" else {}
+        make(kind, max_iter=2, n_features=1, **teacher).fit(energy, checkpoint=path)
+        if kind == "ConsistentSamplerDistiller":
+            (tmp_path / "a.teacher").unlink()  # the student's own file tells
+        with pytest.raises(ValueError, match="its energy at particles"):
+            make(kind, max_iter=2, n_features=1, **teacher).fit(other, checkpoint=path)
+
+    def test_the_same_energy_goes_on(self, tmp_path):
+        for _ in range(2):
+            energy, gradient = wall(0.5)
+            make("DiffusionSampler", max_iter=2).fit(energy, grad_fn=gradient, checkpoint=tmp_path / "a")
+
+    def test_moved_beyond_the_fixed_points(self, tmp_path):
+        """They are outside the support of both but for one, far from the particles."""
+
+        def energy(mean):
+            return lambda x: np.where(
+                (np.abs(x - mean) < 3).all(1),
+                0.5 * ((x - mean) ** 2).sum(1),
+                np.where((np.abs(x) < 3).all(1), 30.0, np.inf),
+            )
+
+        make("DiffusionSampler", max_iter=2, n_features=1).fit(energy(6.0), checkpoint=tmp_path / "a")
+        with pytest.raises(ValueError, match=r"its energy at particles is [\d.]+, and that of this fit is inf"):
+            make("DiffusionSampler", max_iter=2, n_features=1).fit(energy(25.0), checkpoint=tmp_path / "a")
+
+
+class TestParameters:
+    """They are compared by their values."""
+
+    def identity(self, **params):
+        sampler = make("DiffusionSampler", **params)
+        energy = Energy(quadratic, sampler.n_features, generator=torch.Generator().manual_seed(0))
+        return from_plain(to_plain(identity_of(sampler, energy), {}), {})
+
+    @pytest.mark.parametrize("kind", [int, np.int64, np.int32, np.uint8])
+    def test_seeds_of_any_type(self, kind):
+        assert self.identity(random_state=kind(0)) == self.identity(random_state=0)
+        assert self.identity(random_state=kind(1)) != self.identity(random_state=kind(0))
+
+    def test_seed_of_another_fit(self, tmp_path):
+        make("DiffusionSampler", max_iter=2, random_state=np.int64(0)).fit(quadratic, checkpoint=tmp_path / "a")
+        with pytest.raises(ValueError, match="parameter random_state is 0, and that of this fit is 1"):
+            make("DiffusionSampler", max_iter=2, random_state=np.int64(1)).fit(quadratic, checkpoint=tmp_path / "a")
+
+    @pytest.mark.parametrize("d", [3, 20, 1500])
+    def test_arrays_of_any_length(self, d):
+        bounds = np.column_stack([-np.ones(d), np.arange(1.0, d + 1)])
+        known = self.identity(n_features=d, bounds=bounds)
+        assert (
+            known
+            == self.identity(n_features=d, bounds=bounds.copy())
+            == self.identity(n_features=d, bounds=bounds.tolist())
+            == self.identity(n_features=d, bounds=bounds.astype(int))
+        )
+        for place in (0, d // 2, d - 1):
+            other = bounds.copy()
+            other[place, 1] += 0.5
+            assert self.identity(n_features=d, bounds=other) != known
+
+    @pytest.mark.parametrize("d", [3, 1500])
+    def test_names(self, d):
+        names = [f"a{j}" for j in range(d)]
+        known = self.identity(n_features=d, feature_names=names)
+        assert known == self.identity(n_features=d, feature_names=np.array(names, dtype=object))
+        assert known != self.identity(n_features=d, feature_names=[*names[:-1], "b"])
+
+    def test_a_teacher_by_its_arrays(self):
+        """Students of teachers with other particles start from other particles."""
+        teacher = fitted("DiffusionSampler")
+        other = copy.copy(teacher)
+        other.particles_ = teacher.particles_ + 1
+        energy = Energy(quadratic, 3, generator=torch.Generator().manual_seed(0))
+        same, changed = (
+            identity_of(ConsistentSamplerDistiller(each), energy) for each in (copy.deepcopy(teacher), other)
+        )
+        known = identity_of(ConsistentSamplerDistiller(teacher), energy)
+        assert known == same and known != changed
 
 
 CHILD = """
@@ -314,10 +457,3 @@ class TestInterrupted:
         with pytest.raises(KeyboardInterrupt):
             sampler.fit(stopping(20, KeyboardInterrupt))  # in the pilot
         assert result(sampler) == before
-
-
-class TestReplaceFile:
-    def test_leaves_nothing_behind(self, tmp_path):
-        replace_file(tmp_path / "a", b"one")
-        replace_file(tmp_path / "a", b"two")
-        assert (tmp_path / "a").read_bytes() == b"two" and os.listdir(tmp_path) == ["a"]
