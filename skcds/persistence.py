@@ -28,9 +28,10 @@ from .bounds import Bounds
 from .checkpoint import replace_file
 from .devices import loading_device
 from .export import checked_names
+from .networks import without_draws
 from .pilot import PilotResult
 
-FORMAT = 2  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 3  # of the files that `save` writes; `load` reads this and all earlier ones
 BLANK = "0" * 64  # stands for the hash while it is taken
 MARK = b'"sha256":"'
 MAX_SIZE = 4096  # of an integer in a model's configuration that is larger than any dimension in the file
@@ -45,15 +46,16 @@ COMMON = {
     "log_evidence_se_": "number", "elbo_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
     "n_rollbacks_": "count", "bounds_": "bounds", "bounds_scale_": "scales", "feature_names_out_": "names",
 }  # fmt: skip
-ADDED = {
-    2: {"elbo_", "bounds_", "bounds_scale_", "feature_names_out_"}
-}  # fitted attributes by the format that brought them
+ADDED = {  # fitted attributes by the format that brought them
+    2: {"elbo_", "bounds_", "bounds_scale_", "feature_names_out_"},
+    3: {"n_steps_"},
+}
 FITTED = {
-    "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles"},
+    "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles", "n_steps_": "count"},
     "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
     "ConsistentSamplerScratch": COMMON | {"pilot_": "pilot", "particles_": "particles", "violation_share_": "number"},
 }
-UNSAVED = {"_energy", "_lost_energy", "fit_time_"}
+UNSAVED = {"_energy", "_lost_energy", "_particles_log_prob", "fit_time_"}
 
 
 class ModelFileError(ValueError):
@@ -301,7 +303,7 @@ class _Reader:
             and all(0 < value <= largest for value in config.values() if type(value) is int),
             "the sizes of a model are out of range.",
         )
-        with torch.device("meta"):
+        with torch.device("meta"), without_draws():
             skeleton = MODELS[state["class"]](**config).state_dict()
         weights = state["weights"]
         _require(
@@ -340,6 +342,7 @@ class _Reader:
                     "elbo_": math.nan,
                     "feature_names_out_": checked_names(None, d, ""),
                     **Bounds.as_fitted(None),
+                    **({"n_steps_": sampler.n_steps} if state["class"] == "DiffusionSampler" else {}),
                 } | attributes
                 attributes["_model"].to(loading_device(sampler.device))
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
