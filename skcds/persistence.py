@@ -142,6 +142,9 @@ class _Writer:
             state = value.get_state(legacy=False)
             rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
             return {"random_state": [self._array(state["state"]["key"], name), *rest]}
+        if isinstance(value, np.random.Generator) and isinstance(value.bit_generator, np.random.PCG64):
+            pcg: Any = value.bit_generator.state
+            return {"generator": [*pcg["state"].values(), pcg["has_uint32"], pcg["uinteger"]]}
         if isinstance(value, list):
             return self._array(np.array(value, dtype=np.float64), name)
         if isinstance(value, PilotResult):
@@ -362,6 +365,12 @@ class _Reader:
             return self._sampler(content, below=place)
         if kind == "frozen":
             return FrozenEstimator(self._sampler(content, below=place))
+        if kind == "generator":
+            state, inc, *rest = content
+            generator = np.random.default_rng(0)
+            parts = {"bit_generator": "PCG64", "state": {"state": state, "inc": inc}}
+            generator.bit_generator.state = parts | dict(zip(("has_uint32", "uinteger"), rest, strict=True))
+            return generator
         _require(kind == "random_state", f"a parameter of unknown kind {kind!r}.")
         key, *rest = content
         random_state = np.random.RandomState(0)
