@@ -6,7 +6,6 @@ import functools
 import importlib
 import numbers
 import time
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,7 @@ from torch import nn
 
 from ._copies import copied, copied_deeply, with_energy
 from ._forks import seed_of
-from ._warnings import warn_user
+from ._warnings import muted, warn_user
 from .bounds import Bounds
 from .budget import FEWEST_EVALS, Budget
 from .checkpoint import Checkpoint, identity_of
@@ -31,11 +30,12 @@ from .diagnosis import diagnose, subset
 from .energy import Energy
 from .export import checked_names, to_frame
 from .importance import WeightedSample
-from .networks import count_evaluations, seeded
+from .networks import count_evaluations, without_draws
 from .parallel import best_fit, drawn_in_parallel, few_threads, in_parallel
 from .progress import Progress
 from .standardize import StandardizedTarget
 from .start import Start
+from .training import MAX_ROLLBACKS
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 RELIABLE_K = 0.7
@@ -73,7 +73,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "warm_start": ["boolean"],
         "start": "no_validation",
         "verbose": ["verbose"],
-        "random_state": ["random_state"],
+        "random_state": ["random_state", np.random.Generator],
     }
 
     def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):
@@ -141,6 +141,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
                 f"The fit of {type(self).__name__} was interrupted after {fitted['n_iter_']} iterations; what it had "
                 "learned by then is kept.",
                 ConvergenceWarning,
+                "interruption",
             )
         elif not fitted["n_iter_"]:
             warn_user(
@@ -193,6 +194,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
                 f"{self.ess_:.3f} and weights with a Pareto k above {RELIABLE_K}, so that log evidence and "
                 "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
                 ConvergenceWarning,
+                "convergence",
             )
         return self
 
@@ -218,6 +220,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             own = getattr(self.teacher, "estimator", self.teacher)
             kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], energy_fn, grad_fn)
             fitted["teacher_"] = kept
+
+    def _one_of_several(self, k: int, seed: int):
+        """An unfitted sampler with these parameters and its own seed, for fit k of `n_init`."""
+        return type(self)(**self.get_params(deep=False)).set_params(n_init=1, n_jobs=1, random_state=seed)
 
     @abstractmethod
     def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:
@@ -311,7 +317,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             Number of draws in all.
         batch_size : int, default=8192
             Draws of a batch; the last may be smaller.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The batches together are ``sample(n, random_state=random_state)``, whatever their size.
         **options
             Further arguments of `sample`, such as `n_steps`.
@@ -368,7 +374,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         ----------
         n : int
             Number of draws.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
         resample : bool, default=True
             Whether the posterior holds as many draws resampled in proportion to the weights, or the draws themselves
@@ -381,10 +387,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         InferenceData or DataTree
             As the installed ArviZ has it.
         """
+        check_is_fitted(self)
         seed = seed_of(random_state)
+        kept = self._kept_energy("to_arviz") if energy_fn is None else None
         weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
-        if energy_fn is None and self._energy is not None:
-            energy_fn = self._energy.energy_fn
+        if kept is not None:
+            energy_fn = kept.energy_fn
         return weighted.to_arviz(resample, seed, getattr(energy_fn, "constrain", None))
 
     # ---------------------------------------------------------------- judgement
@@ -405,7 +413,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             The gradient that goes with `energy_fn`.
         n : int, default=10000
             Number of draws.
-        random_state : int, RandomState instance or None, default=0
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=0
             Seed of the draws: the same for all that are compared.
 
         Returns
@@ -413,6 +421,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         float
             In nats; ``-inf`` where any draw falls outside the support. No bound for a map that folds, which warns.
         """
+        check_is_fitted(self)
+        if energy_fn is None:
+            self._kept_energy("score")
         return self.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn).elbo
 
     def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
@@ -427,7 +438,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         ----------
         n : int, default=10000
             Draws, and at most as many particles, that are looked at; at least 100.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
@@ -445,8 +456,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         n = check_count(n, "n", MIN_JUDGED)
         seed = seed_of(random_state)
         target = self._target(energy_fn, grad_fn, "diagnose")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # what they say is in the report
+        with muted(ConvergenceWarning):  # what they say is in the report
             weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
         trained: Any = getattr(self, "teacher_", self)
         pilot = trained.pilot_
@@ -593,6 +603,20 @@ def check_count(value, name: str, minimum: int) -> int:
     return int(value)
 
 
+def advice_by_cause(budget: Budget, n_iter: int, max_iter: int, usual: str) -> str:
+    """What to do about a fit that did not converge, by what ended its training; `usual` where it ran to its end."""
+    ended = f"Training ended after {n_iter} of {max_iter} iterations"
+    if budget.interrupted:
+        return f"{ended}, when it was interrupted: fit it to the end."
+    if n_iter < max_iter and budget.n_rollbacks > MAX_ROLLBACKS:
+        return f"{ended}, as loss or gradient was not finite: lower learning_rate, or smooth the energy."
+    if n_iter < max_iter and budget.spent() >= 1:
+        n_evals, limit = budget.energy.n_energy_evals, budget.max_energy_evals
+        name = "max_energy_evals" if limit is not None and n_evals >= limit else "max_time"
+        return f"{ended}, when {name} was used up: raise it."
+    return usual
+
+
 def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) -> dict:
     """Fitted attributes that the losses and held-out weights tell; warns when the weights have no usable tail."""
     k, share = weighted.pareto_k, weighted.ess / len(weighted.log_weights)
@@ -602,6 +626,7 @@ def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) ->
             f"Pareto k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and "
             f"expectations from its weights are not reliable. {advice}",
             ConvergenceWarning,
+            "convergence",
         )
     return {
         "loss_curve_": losses,
@@ -633,7 +658,7 @@ def pack(model: nn.Module) -> dict:
 
 def unpack(state: dict) -> nn.Module:
     """The model that `pack` took apart."""
-    with seeded(0):
+    with without_draws():
         model = MODELS[state["class"]](**state["config"])
     model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state["weights"].items()})
     return model.requires_grad_(False).eval()

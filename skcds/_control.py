@@ -14,13 +14,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ._base import MODELS, BaseSampler, positive_integer
+from ._warm import check_same_networks, serve, warn_of_a_cold_start
 from ._warnings import note
 from .bounds import Bounds, same_bounds
 from .budget import Spent
 from .devices import randint, randn, to_numpy
 from .diffusion import DiffusionModel
 from .mcmc import CORRECTION_MOVES, Population
-from .networks import seeded
+from .networks import seeded, without_draws
 from .pilot import PilotResult, finest_scale, run_pilot
 from .standardize import Standardization, StandardizedTarget
 
@@ -78,7 +79,8 @@ class ControlledSampler(BaseSampler):
         """What `_start` gave to the fit that this one goes on with."""
         found: dict[str, Any] = {name: _as_array(value) for name, value in (stored["pilot"] or {}).items()}
         pilot = PilotResult(**found) if found else None
-        model: Any = MODELS[stored["model"]["class"]](**stored["model"]["config"])
+        with without_draws():
+            model: Any = MODELS[stored["model"]["class"]](**stored["model"]["config"])
         model.load_state_dict(stored["model"]["weights"])
         model.to(energy.device)
         if energy.bounds is not None:
@@ -92,7 +94,9 @@ class ControlledSampler(BaseSampler):
 
     def _start_anew(self, energy, budget, generator):
         if self.warm_start and hasattr(self, "_model"):
-            return self._continue(energy, budget, generator)
+            continued = self._continue(energy, budget, generator)
+            if continued is not None:
+                return continued
         if self.init == "pilot":
             return self._start_from_pilot(energy, budget, generator)
         return self._start_from_prior(energy, budget, generator)
@@ -121,22 +125,50 @@ class ControlledSampler(BaseSampler):
         return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
 
     def _continue(self, energy, budget, generator):
+        """What `_start_anew` gives from the earlier fit, or None where that is of no use to this energy."""
+        self._check_continued(energy)
+        known = Bounds.from_fitted(self)
+        energy.bounds = known and known.to(energy.device)
+        model = copy.deepcopy(self._model).to(energy.device)
+        target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
+        x = torch.from_numpy(self.particles_).to(energy.device)
+        population = population_of(target, model.standardization.inverse(x).float(), generator, budget)
+        old = getattr(self, "_particles_log_prob", None)  # which files do not hold
+        if not serve(population, None if old is None else torch.from_numpy(old)):
+            warn_of_a_cold_start(type(self).__name__)
+            return None
+        return self.pilot_, model, target, population if self.init == "pilot" else None
+
+    def _check_continued(self, energy):
+        """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
         if energy.n_features != self.n_features_in_:
             raise ValueError(
                 f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
                 f"{energy.n_features}; set warm_start=False."
             )
-        known = Bounds.from_fitted(self)
-        if not same_bounds(known, energy.bounds):
+        if not same_bounds(Bounds.from_fitted(self), energy.bounds):
             raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
-        energy.bounds = known and known.to(energy.device)
-        model = copy.deepcopy(self._model).to(energy.device)
-        target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
-        x = torch.from_numpy(self.particles_).to(energy.device)
-        population = None
-        if self.init == "pilot":
-            population = population_of(target, model.standardization.inverse(x).float(), generator, budget)
-        return self.pilot_, model, target, population
+        if self._model.needs_score and not energy.has_gradient:
+            raise ValueError(
+                "warm_start=True goes on from a fit whose control reads the gradient of the energy, and this energy "
+                "has none: pass grad_fn=, or set warm_start=False."
+            )
+        check_same_networks(self._networks_wanted(energy), self._networks_found(self._model.config))
+
+    def _networks_wanted(self, energy) -> dict:
+        """Parameters that decide the networks; None where the value leaves it open."""
+        langevin = None if self.langevin == "auto" or not energy.has_gradient else bool(self.langevin)
+        return {
+            "hidden_features": self.hidden_features, "n_layers": self.n_layers, "variance": self.variance,
+            "langevin": langevin,
+        }  # fmt: skip
+
+    def _networks_found(self, config: dict) -> dict:
+        """Those of a model with this configuration."""
+        return {
+            "hidden_features": config["hidden"], "n_layers": config["n_layers"], "langevin": config["langevin"],
+            "variance": "learned" if config["learned_variance"] else "fixed",
+        }  # fmt: skip
 
     def _reads_score(self, energy, budget) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""

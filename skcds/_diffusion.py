@@ -7,7 +7,7 @@ import numbers
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import check_count, judge_fit, register_model
+from ._base import advice_by_cause, check_count, judge_fit, register_model
 from ._control import (
     HELD_OUT,
     MIN_ITER_REFRESH,
@@ -112,11 +112,12 @@ class DiffusionSampler(ControlledSampler):
         that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
         numbers on every device; those of training are not.
     warm_start : bool, default=False
-        Whether to go on from the earlier fit's network and particles.
+        Whether to go on from the earlier fit's network and particles, which must not have another size. Where its
+        particles are of no use to the energy, the fit starts anew and says so.
     verbose : int, default=0
         1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
         normalised ESS so far. 2 keeps a line for every phase.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance, numpy.random.Generator or None, default=None
         Seed of the fit.
 
     Attributes
@@ -129,6 +130,8 @@ class DiffusionSampler(ControlledSampler):
         Lower and upper bounds, infinite where there is none; None without any.
     bounds_scale_ : ndarray of shape (n_features,) or None
         Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
+    n_steps_ : int
+        Steps of the chain that was fitted.
     log_evidence_, log_evidence_se_ : float
         Estimate of log Z from held-out draws, with its standard error.
     elbo_ : float
@@ -225,6 +228,12 @@ class DiffusionSampler(ControlledSampler):
             self.hidden_features, self.n_layers, langevin, self.variance == "learned", self.reference,
         )  # fmt: skip
 
+    def _networks_wanted(self, energy):
+        return {**super()._networks_wanted(energy), "reference": self.reference}
+
+    def _networks_found(self, config):
+        return {**super()._networks_found(config), "reference": config["reference"]}
+
     def _fit(self, energy, budget, generator):
         if self.loss == "kl" and not energy.has_gradient:
             raise ValueError(
@@ -250,13 +259,17 @@ class DiffusionSampler(ControlledSampler):
         weighted = WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), True)
         return {
             "_model": model,
+            "n_steps_": self.n_steps,
             "pilot_": pilot,
             "particles_": to_numpy(model.standardization(population.x)),
+            "_particles_log_prob": to_numpy(population.log_prob),
             **judge_fit(
                 type(self).__name__,
                 losses,
                 weighted,
-                "Raise max_iter, n_steps or max_time, or check the energy function.",
+                advice_by_cause(
+                    budget, len(losses), self.max_iter, "Raise max_iter or n_steps, or check the energy function."
+                ),
             ),
         }
 
@@ -335,7 +348,7 @@ class DiffusionSampler(ControlledSampler):
             Number of draws.
         n_steps : int, default=None
             Steps of the chain; by default those of the fit.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one, to single precision.
         method : {"sde", "ode"}, default="sde"
             The stochastic chain, or the probability-flow ODE by Heun's method.
@@ -380,7 +393,7 @@ class DiffusionSampler(ControlledSampler):
             Number of draws.
         n_steps : int, default=None
             Steps of the chain; by default those of the fit. The weights are exact for any number.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
@@ -399,12 +412,17 @@ class DiffusionSampler(ControlledSampler):
             lambda normal: self._model.simulate_weighted(normal(grid.n_steps), grid, target, normal), is_bound=True,
         )  # fmt: skip
 
+    def __setstate__(self, state):
+        if "_model" in state:
+            state = {"n_steps_": state["n_steps"], **state}  # of a pickle from before it was kept
+        super().__setstate__(state)
+
     def _weigh(self, z, target, generator):
         _, log_ratio = self._model.noise_back(z, self._grid(None), target, lambda k: randn(generator, z.shape))
         return target.log_prob(z) + log_ratio
 
     def _grid(self, n_steps):
-        return self._model.grid(self.n_steps if n_steps is None else check_count(n_steps, "n_steps", 1))
+        return self._model.grid(self.n_steps_ if n_steps is None else check_count(n_steps, "n_steps", 1))
 
 
 def _bound(log_weights) -> float:

@@ -11,10 +11,13 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler, check_count, checked_names, judge_fit, positive_integer, register_model
+from ._base import BaseSampler, advice_by_cause, check_count, checked_names, judge_fit, positive_integer, register_model
 from ._control import MOVES_SHARE, N_CHECKED, population_of
 from ._diffusion import DiffusionSampler
+from ._forks import seed_of
 from ._onestep import OneStepSampler
+from ._warm import check_same_networks, with_new_coordinates
+from ._warnings import muted
 from .bounds import Bounds, same_bounds
 from .budget import FEWEST_EVALS, JUDGEMENT_SHARE
 from .consistency import (
@@ -55,7 +58,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     Parameters
     ----------
     teacher : DiffusionSampler, FrozenEstimator or None, default=None
-        A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one.
+        A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one. One
+        without a `random_state` gets a seed that follows from the student's; with `n_init` each fit has another.
     n_features : int, default=None
         Dimension; by default the teacher's or ``energy_fn.n_features``.
     bounds : pair or array-like of shape (n_features, 2), default=None
@@ -109,11 +113,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
         numbers on every device; those of training are not. A teacher that is fitted on the way, and does not name a
         device of its own, is fitted there.
     warm_start : bool, default=False
-        Whether to go on from the earlier fit's map (with the same teacher).
+        Whether to go on from the earlier fit's map, which must not have another size. It is carried over to the
+        coordinates of the teacher of the new fit.
     verbose : int, default=0
         1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
         normalised ESS so far. 2 keeps a line for every phase.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance, numpy.random.Generator or None, default=None
         Seed of the fit.
 
     Attributes
@@ -246,6 +251,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         return super()._find_feature_names(energy_fn, n_features)
 
     def _fit(self, energy, budget, generator):
+        if self.warm_start and hasattr(self, "_model"):
+            self._check_continued(energy)
         teacher, spent = self._fitted_teacher(energy, budget, generator)
         bounds = Bounds.from_fitted(teacher)
         energy.bounds = bounds and bounds.to(energy.device)
@@ -260,7 +267,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         model = self._start_model(control, generator)
         if self.max_iter > n_kl:
             model, losses = self._distil(
-                model, control, teacher.n_steps, target, population, self.max_iter - n_kl, budget, generator
+                model, control, teacher.n_steps_, target, population, self.max_iter - n_kl, budget, generator
             )
         if n_kl and len(losses) == self.max_iter - n_kl:
             model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
@@ -276,10 +283,19 @@ class ConsistentSamplerDistiller(OneStepSampler):
                 type(self).__name__,
                 losses,
                 weighted,
-                "Raise max_iter or the size of the network, or use a better teacher.",
+                self._advice(teacher, budget, len(losses)),
             ),
             **spent,
         }
+
+    def _advice(self, teacher, budget, n_iter):
+        usual = "Raise max_iter or the size of the network, or use a better teacher."
+        if not teacher.converged_:
+            usual = (
+                f"Its teacher did not converge either (effective share {teacher.ess_:.3f}): raise the teacher's "
+                "max_iter or n_steps, or check the energy function."
+            )
+        return advice_by_cause(budget, n_iter, self.max_iter, usual)
 
     def _fitted_teacher(self, energy, budget, generator):
         """The teacher, fitted here unless it comes so, and what fitting it spent."""
@@ -287,7 +303,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if hasattr(teacher, "_model"):
             return teacher, {}
         seed = int(randint(generator, 0, 2**31 - 1))
-        teacher = clone(teacher) if teacher is not None else DiffusionSampler(random_state=seed)
+        teacher = clone(teacher) if teacher is not None else DiffusionSampler()
+        if teacher.random_state is None:
+            teacher.random_state = seed
         limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
         limits["bounds"] = energy.bounds and energy.bounds.to_array()
         if teacher.device == "auto":
@@ -301,9 +319,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
             share = int(TEACHER_SHARE * (self.max_energy_evals - energy.n_energy_evals))
             limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(share, FEWEST_EVALS))
         path = budget.checkpoint.path
-        teacher.set_params(**limits).fit(
-            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
-        )
+        with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
+            teacher.set_params(**limits).fit(
+                energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
+            )
+        energy.n_invalid += vars(teacher)["_energy"].n_invalid
         budget.interrupted |= teacher.interrupted_
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
@@ -316,7 +336,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _start_model(self, control, generator):
         if self.warm_start and hasattr(self, "_model"):
-            return copy.deepcopy(self._model).to(generator.device)
+            return with_new_coordinates(self._model, control).to(generator.device)
         log_snr_max = control.log_snr_max
         if self.network == "coupling":
             sizes = coupling_sizes(
@@ -330,6 +350,33 @@ class ConsistentSamplerDistiller(OneStepSampler):
             model = OneStepModel(self.network, standardization.loc.numel(), log_snr_max, standardization.full, **sizes)
         model.standardization = standardization
         return model.to(generator.device)
+
+    def _one_of_several(self, k, seed):
+        one, teacher = super()._one_of_several(k, seed), self.teacher
+        if isinstance(teacher, DiffusionSampler) and not hasattr(teacher, "_model"):
+            one.teacher = clone(teacher)
+            if teacher.random_state is not None:  # another for every fit
+                sequence = np.random.SeedSequence([seed_of(one.teacher.random_state), k])
+                one.teacher.random_state = int(sequence.generate_state(1)[0])
+        return one
+
+    def _check_continued(self, energy):
+        """Refuse a warm start from a fit in another dimension, with other bounds or another network."""
+        if energy.n_features != self.n_features_in_:
+            raise ValueError(
+                f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
+                f"{energy.n_features}; set warm_start=False."
+            )
+        if not same_bounds(Bounds.from_fitted(self), energy.bounds):
+            raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
+        names = {"n_layers": "n_layers", "hidden_features": "hidden"}
+        if self.network == "coupling":
+            names |= {"n_transforms": "n_transforms", "n_bins": "bins"}
+        names, config = {"network": "network", **names}, self._model.config
+        check_same_networks(
+            {name: getattr(self, name) for name in names},
+            {name: config[key] for name, key in names.items() if key in config},
+        )
 
     def _distil(self, model, control, n_steps, target, population, n_iter, budget, generator):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
@@ -396,7 +443,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         n_steps : int, default=1
             Calls of the network: after the first, each noises the draw to a lower level and maps it again (multistep
             consistency sampling, Algorithm 4 of the paper).
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one, to single precision.
         polish : int, default=0
             Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
@@ -444,7 +491,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         ----------
         n : int
             Number of draws.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of ``sample(n, random_state=random_state)``.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.

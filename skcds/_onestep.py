@@ -60,7 +60,7 @@ class OneStepSampler(BaseSampler):
             Number of draws.
         n_moves : int, default=50
             Steps of every draw; each costs an evaluation of the energy (and of its gradient).
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; without moves the draws are those of ``sample(n, random_state=random_state)``.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.

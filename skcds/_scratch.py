@@ -6,7 +6,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import check_count, judge_fit, positive_integer, register_model
+from ._base import advice_by_cause, check_count, judge_fit, positive_integer, register_model
 from ._control import (
     GAUGED,
     MIN_ITER_REFRESH,
@@ -111,11 +111,12 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
         numbers on every device; those of training are not.
     warm_start : bool, default=False
-        Whether to go on from the earlier fit's networks and particles.
+        Whether to go on from the earlier fit's networks and particles, which must not have another size. Where its
+        particles are of no use to the energy, the fit starts anew and says so.
     verbose : int, default=0
         1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
         normalised ESS so far. 2 keeps a line for every phase.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance, numpy.random.Generator or None, default=None
         Seed of the fit.
 
     Attributes
@@ -227,14 +228,29 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
     # ---------------------------------------------------------------- training
 
+    def _networks_wanted(self, energy):
+        wanted = {"network": self.network, **super()._networks_wanted(energy)}
+        if self.network == "residual":  # one network, which reads no score
+            return {**wanted, "variance": None, "langevin": None}
+        maps = {"map_features": self.map_features, "map_layers": self.map_layers}
+        return {**wanted, **maps, "n_transforms": self.n_transforms, "n_bins": self.n_bins}
+
+    def _networks_found(self, config):
+        return {
+            "network": config["network"], **super()._networks_found(config), "map_features": config["map_hidden"],
+            "map_layers": config["map_layers"], "n_transforms": config["n_transforms"], "n_bins": config["bins"],
+        }  # fmt: skip
+
+    def _check_continued(self, energy):
+        super()._check_continued(energy)
+        n_steps = self._model.steps.n_steps
+        if n_steps != self.n_steps:
+            raise ValueError(f"warm_start=True goes on from a fit with n_steps={n_steps}; got n_steps={self.n_steps}.")
+
     def _fit(self, energy, budget, generator):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
         pilot, model, target, population = self._start(energy, budget, generator)
-        if model.steps.n_steps != self.n_steps:
-            raise ValueError(
-                f"warm_start=True goes on from a fit with n_steps={model.steps.n_steps}; got n_steps={self.n_steps}."
-            )
         seconds = self._gauge(model, target, budget, generator)
         model, losses, population = self._train(model, target, population, budget, generator, seconds)
         weighted, violation_share = self._hold_out(
@@ -244,12 +260,18 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             "_model": model,
             "pilot_": pilot,
             "particles_": to_numpy(model.standardization(population.x)),
+            "_particles_log_prob": to_numpy(population.log_prob),
             "violation_share_": violation_share,
             **judge_fit(
                 type(self).__name__,
                 losses,
                 weighted,
-                "Raise max_iter or the sizes of the networks, or take more steps.",
+                advice_by_cause(
+                    budget,
+                    len(losses),
+                    self.max_iter,
+                    "Raise max_iter or the sizes of the networks, or take more steps.",
+                ),
             ),
         }
 
@@ -367,7 +389,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             Number of draws.
         n_steps : int, default=1
             A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one, to single precision.
         method : {"map", "chain"}, default=None
             How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
@@ -416,7 +438,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             Number of draws.
         n_steps : int, default=1
             A power of two, at most the `n_steps` of the fit.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of `sample` with the same arguments.
         method : {"map", "chain"}, default=None
             As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the

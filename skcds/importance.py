@@ -17,8 +17,8 @@ from numbers import Integral
 import numpy as np
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
+from ._forks import random_state_of
 from ._warnings import warn_user
 from .export import checked_names, to_arviz, to_frame
 
@@ -251,7 +251,7 @@ def systematic_resample(log_weights, n, rng):
     Raises
     ------
     ValueError
-        If every weight is zero, or n is not a positive integer.
+        If every weight is zero and n is not, or n is no count.
 
     References
     ----------
@@ -264,8 +264,10 @@ def systematic_resample(log_weights, n, rng):
     >>> systematic_resample(np.log([1, 2, 1]), 8, np.random.RandomState(0))
     array([0, 0, 1, 1, 1, 1, 2, 2])
     """
-    if not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"The number of draws to resample must be a positive integer, not {n!r}.")
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"The number of draws to resample must be an integer of at least 0, not {n!r}.")
+    if n == 0:
+        return np.empty(0, dtype=np.intp)
     cumulative = np.cumsum(_scaled_weights(log_weights))  # (m,)
     positions = (np.arange(int(n)) + rng.uniform()) / n
     positions = np.minimum(positions, np.nextafter(1, 0))  # rounding must not pass the last weight
@@ -398,16 +400,16 @@ class WeightedSample:
         Parameters
         ----------
         n : int
-            How many rows to draw. More than `ess` of them repeat each other.
-        random_state : int, RandomState or None, default=None
-            An int makes the draw reproducible.
+            How many rows to draw. More than `ess` of them repeat each other; 0 gives an empty array.
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
+            An int makes the draw reproducible; an instance moves on.
 
         Returns
         -------
         ndarray of shape (n, d)
             Unweighted draws in random order, so that any subset of rows is as good as another.
         """
-        rng = check_random_state(random_state)
+        rng = random_state_of(random_state)
         return self.samples[rng.permutation(systematic_resample(self.log_weights, n, rng))]
 
     def to_frame(self):
@@ -437,7 +439,7 @@ class WeightedSample:
         resample : bool, default=True
             Whether to resample. Otherwise the draws are those of the sampler, which ArviZ summarises without their
             weights, with ``log_weight`` among the statistics of the draws.
-        random_state : int, RandomState or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             For the resampling.
         constrain : callable, default=None
             Maps draws (n, d) to a dictionary of arrays (n, ...), which then are the variables, as the method

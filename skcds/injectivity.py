@@ -21,29 +21,30 @@ class InjectivityReport:
 
     Attributes
     ----------
-    negative_share : float
-        Share of draws whose Jacobian determinant is not positive.
+    sign_change_share : float
+        Share of draws whose Jacobian determinant has not the sign that most of them have, or is zero.
     second_preimage_share : float
         Share of the draws searched for which another latent with the same image was found.
     """
 
-    negative_share: float
+    sign_change_share: float
     second_preimage_share: float
 
     @property
     def violation_share(self) -> float:
         """The larger of the two."""
-        return max(self.negative_share, self.second_preimage_share)
+        return max(self.sign_change_share, self.second_preimage_share)
 
 
 def check_injectivity(
     consistency_map, latent: Tensor, level: Tensor, n_search: int = 500, n_starts: int = 4
 ) -> InjectivityReport:
-    """Search for violations of injectivity: determinants that are not positive, and second preimages.
+    """Search for violations of injectivity: determinants that change sign, and second preimages.
 
-    A continuous map whose Jacobian determinant changes sign folds. One whose determinant is positive everywhere may
-    still overlap itself: for `n_search` of the draws, Newton's method looks for other latents with the same image, from
-    the latents of draws that landed near by but started far away. Finding none is evidence, not proof.
+    A continuous map whose Jacobian determinant changes sign folds; one that turns space over has a negative one
+    everywhere, and may be injective. One whose determinant keeps its sign may still overlap itself: for `n_search` of
+    the draws, Newton's method looks for other latents with the same image, from the latents of draws that landed near
+    by but started far away. Finding none is evidence, not proof.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ def check_injectivity(
     if not len(latent):
         return InjectivityReport(0.0, 0.0)
     images, jacobian = consistency_map.jacobian(latent, level)
-    negative = float((torch.linalg.slogdet(jacobian)[0] <= 0).double().mean())
+    signs = torch.linalg.slogdet(jacobian)[0]
+    changed = (len(signs) - max(int((signs > 0).sum()), int((signs < 0).sum()))) / len(signs)
     n_search = min(n_search, len(latent))
     neighbours = _near_images_far_latents(images, latent, n_search, n_starts)
     found = torch.zeros(n_search, dtype=torch.bool, device=latent.device)
@@ -75,7 +77,7 @@ def check_injectivity(
         other = (z - latent[:n_search]).norm(dim=1) > SEPARATION
         on_mass = (z**2).sum(1) < (latent**2).sum(1).max()
         found |= (residual < TOLERANCE) & other & on_mass
-    return InjectivityReport(negative, float(found.double().mean()))
+    return InjectivityReport(changed, float(found.double().mean()))
 
 
 def _near_images_far_latents(images: Tensor, latent: Tensor, n_search: int, n_starts: int) -> Tensor:

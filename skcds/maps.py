@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
-from .networks import ResidualMLP, TimeFeatures, in_parts, note_evaluations
+from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 from .splines import rational_quadratic_spline
 from .standardize import Standardization
@@ -197,7 +197,9 @@ def jacobians(function, x: Tensor, *conditions: Tensor) -> tuple[Tensor, Tensor]
         y = function(point[None], *(c[None] for c in condition))[0]
         return y, y
 
-    jacobian, y = vmap(jacfwd(single, has_aux=True))(x, *conditions)
+    with count_evaluations() as of_a_row:  # all rows go through the function at once, which sees one
+        jacobian, y = vmap(jacfwd(single, has_aux=True))(x, *conditions)
+    note_evaluations(x, of_a_row.rows)
     return y, jacobian
 
 

@@ -30,7 +30,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import binom
-from sklearn.utils import check_random_state
+
+from ._forks import random_state_of
 
 __all__ = [
     "WassersteinRatio",
@@ -141,7 +142,7 @@ def wasserstein_ratio(X, target, n=1500, n_repeats=4, p=2, within_modes=False, r
         Whether to choose the exact draws, in both samples, so that they have as many draws in every mode as the rows of
         `X`. Only the shape of the modes is then compared. Masses and missed modes are **not**: see
         `mode_total_variation`. The target must have ``modes(X)``.
-    random_state : int, RandomState or None, default=None
+    random_state : int, RandomState instance, numpy.random.Generator or None, default=None
         An int makes the result reproducible.
 
     Returns
@@ -173,7 +174,7 @@ def wasserstein_ratio(X, target, n=1500, n_repeats=4, p=2, within_modes=False, r
     n, n_repeats = _as_count(n, "n"), _as_count(n_repeats, "n_repeats")
     if len(X) < n:
         raise ValueError(f"X has {len(X)} rows, fewer than n={n}: draw more of them, or pass a smaller n.")
-    rng = check_random_state(random_state)
+    rng = random_state_of(random_state)
     blocks = np.resize(rng.permutation(len(X)), (n_repeats, n))  # cyclic: no row comes twice in a block
     distances = []
     for rows in X[blocks]:  # (n, d)
@@ -330,7 +331,7 @@ def quantile_error(X, target, levels=(0.05, 0.25, 0.5, 0.75, 0.95), n=200_000, r
         Probabilities between 0 and 1.
     n : int, default=200_000
         Number of exact draws; their own error is at most 0.5 / sqrt(n), one standard deviation.
-    random_state : int, RandomState or None, default=None
+    random_state : int, RandomState instance, numpy.random.Generator or None, default=None
         An int makes the result reproducible.
 
     Returns
@@ -354,7 +355,7 @@ def quantile_error(X, target, levels=(0.05, 0.25, 0.5, 0.75, 0.95), n=200_000, r
     n, levels = _as_count(n, "n"), np.asarray(levels, dtype=np.float64)
     if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels < 1)).all():
         raise ValueError(f"levels must be a list of probabilities between 0 and 1; got {levels.tolist()}.")
-    exact = target.sample(n, check_random_state(random_state))  # (n, d)
+    exact = target.sample(n, random_state_of(random_state))  # (n, d)
     quantiles = np.quantile(X, levels, axis=0)  # (n_levels, d)
     below = np.array([(exact <= q).mean(0) for q in quantiles])  # (n_levels, d)
     return float(np.abs(below - levels[:, None]).max())

@@ -3,6 +3,7 @@
 __all__ = [
     "Evaluations",
     "GatedMLP",
+    "Linear",
     "NoiseNetwork",
     "ResidualMLP",
     "TimeFeatures",
@@ -10,9 +11,11 @@ __all__ = [
     "in_parts",
     "note_evaluations",
     "seeded",
+    "without_draws",
 ]
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,15 +31,52 @@ PART_NUMBERS, PART_ROWS = 65_536, (512, 4096)  # that a thread maps at once: num
 LANGEVIN_CLIP = 10.0  # of the target's part of the noise estimate, in standard deviations of the noise
 
 
+_weights: ContextVar[torch.Generator | str | None] = ContextVar("weights", default=None)  # where layers get theirs
+
+
 @contextlib.contextmanager
-def seeded(seed: int):
-    """Seed torch's CPU generator inside the block, and put its state back after it."""
-    state = torch.get_rng_state()
+def seeded(seed: int) -> Iterator[None]:
+    """Layers that are made inside the block, in this thread, draw their weights from a generator of this seed.
+
+    They are those that PyTorch's own layers have after ``torch.manual_seed(seed)``, but its generator is left alone.
+    """
+    with _weights_from(torch.Generator("cpu").manual_seed(seed)):
+        yield
+
+
+@contextlib.contextmanager
+def without_draws() -> Iterator[None]:
+    """Layers that are made inside the block, in this thread, are zero, and draw no random numbers."""
+    with _weights_from("zeros"):
+        yield
+
+
+@contextlib.contextmanager
+def _weights_from(source: torch.Generator | str) -> Iterator[None]:
+    token = _weights.set(source)
     try:
-        torch.default_generator.manual_seed(seed)
         yield
     finally:
-        torch.set_rng_state(state)
+        _weights.reset(token)
+
+
+class Linear(nn.Linear):
+    """PyTorch's linear layer, with the weights that `seeded` or `without_draws` say; outside of both, its own."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases anew."""
+        source = _weights.get()
+        if source is None:
+            super().reset_parameters()
+            return
+        with torch.no_grad():
+            for parameter in (self.weight, self.bias):
+                if isinstance(source, str) or parameter.is_meta:
+                    parameter.zero_()
+                else:  # drawn on the CPU, whatever device is the default
+                    bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
+                    draws = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    parameter.copy_(draws.uniform_(-bound, bound, generator=source))
 
 
 @dataclass
@@ -60,11 +100,11 @@ def count_evaluations() -> Iterator[Evaluations]:
         _evaluations.reset(token)
 
 
-def note_evaluations(x: Tensor) -> None:
-    """Add the rows of x to the count, if there is one."""
+def note_evaluations(x: Tensor, times: int = 1) -> None:
+    """Add the rows of x to the count, if there is one, as often as networks were called with them."""
     count = _evaluations.get()
     if count is not None:
-        count.rows += len(x)
+        count.rows += times * len(x)
 
 
 class TimeFeatures(nn.Module):
@@ -114,9 +154,9 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, hidden: int, n_layers: int):
         super().__init__()
-        self.input = nn.Linear(n_in, hidden)
-        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(n_layers - 1))
-        self.output = nn.Linear(hidden, n_out)
+        self.input = Linear(n_in, hidden)
+        self.hidden = nn.ModuleList(Linear(hidden, hidden) for _ in range(n_layers - 1))
+        self.output = Linear(hidden, n_out)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -138,10 +178,10 @@ class GatedMLP(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, hidden: int, n_layers: int):
         super().__init__()
-        self.input = nn.Linear(n_in, hidden)
+        self.input = Linear(n_in, hidden)
         self.norms = nn.ModuleList(nn.RMSNorm(hidden) for _ in range(n_layers - 1))
-        self.hidden = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(n_layers - 1))
-        self.output = nn.Linear(hidden, n_out)
+        self.hidden = nn.ModuleList(Linear(hidden, 2 * hidden) for _ in range(n_layers - 1))
+        self.output = Linear(hidden, n_out)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

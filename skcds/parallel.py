@@ -3,7 +3,6 @@
 __all__ = ["best_fit", "drawn_in_parallel", "few_threads", "in_parallel"]
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
+
+from ._warnings import muted
 
 TASKS_A_WORKER = 4  # that the chunks of a sample are divided in: fewer wait for the slowest, more for each other
 
@@ -42,23 +43,28 @@ def in_parallel(n_jobs: int | None, n_tasks: int) -> bool:
 def best_fit(sampler, energy_fn, grad_fn, checkpoint, seed: int):
     """The best of ``n_init`` independent fits by their evidence lower bound on held-out draws, and all of them.
 
+    A map that was found to fold, whose weights are no bound, is taken only where all fold.
+
     The seeds are those of one sequence, whatever the number of workers.
     """
     seeds = np.random.SeedSequence(seed).generate_state(sampler.n_init)
     n_workers = min(sampler.n_init, joblib.effective_n_jobs(sampler.n_jobs))
     fits = Parallel(n_jobs=sampler.n_jobs)(
         delayed(_fit_one)(
-            type(sampler)(**sampler.get_params(deep=False)).set_params(n_init=1, n_jobs=1, random_state=int(one)),
+            sampler._one_of_several(k, int(one)),
             energy_fn, grad_fn, checkpoint and Path(checkpoint).with_name(f"{Path(checkpoint).name}.{k}"), n_workers,
         )
         for k, one in enumerate(seeds)
     )  # fmt: skip
-    return max(fits, key=lambda fit: (fit.elbo_, fit.ess_)), fits
+    return max(fits, key=_merit), fits
+
+
+def _merit(fit) -> tuple:
+    return not getattr(fit, "violation_share_", 0.0), np.nan_to_num(fit.elbo_, nan=-np.inf), fit.ess_
 
 
 def _fit_one(sampler, energy_fn, grad_fn, checkpoint, n_workers):
-    with warnings.catch_warnings(), few_threads(n_workers):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of one of several; of the best the caller warns
+    with muted(ConvergenceWarning), few_threads(n_workers):  # of one of several; of the best the caller warns
         return sampler.fit(energy_fn, grad_fn=grad_fn, checkpoint=checkpoint)
 
 

@@ -26,10 +26,11 @@ from .bounds import Bounds
 from .devices import loading_device
 from .export import checked_names
 from .files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
+from .networks import without_draws
 from .pilot import PilotResult
 from .process import GRIDS
 
-FORMAT = 2  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 3  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 
@@ -43,17 +44,20 @@ COMMON = {
     "log_evidence_se_": "number", "elbo_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
     "n_rollbacks_": "count", "bounds_": "bounds", "bounds_scale_": "scales", "feature_names_out_": "names",
 }  # fmt: skip
-ADDED = {
-    2: {"elbo_", "bounds_", "bounds_scale_", "feature_names_out_"}
-}  # fitted attributes by the format that brought them
+ADDED = {  # fitted attributes by the format that brought them
+    2: {"elbo_", "bounds_", "bounds_scale_", "feature_names_out_"},
+    3: {"n_steps_"},
+}
 FITTED = {
-    "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles"},
+    "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles", "n_steps_": "count"},
     "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
     "ConsistentSamplerScratch": COMMON | {"pilot_": "pilot", "particles_": "particles", "violation_share_": "number"},
 }
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
 # of iterations that were taken back, and particles beyond the range of their type.
 UNLIMITED = ("width", "bounds_", "loss_curve_", "particles_")
+
+UNSAVED = {"_energy", "_lost_energy", "_particles_log_prob", "fit_time_"}
 
 
 class ModelFileError(ValueError):
@@ -149,6 +153,9 @@ class _Writer:
             state = value.get_state(legacy=False)
             rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
             return {"random_state": [self._array(state["state"]["key"], name), *rest]}
+        if isinstance(value, np.random.Generator) and isinstance(value.bit_generator, np.random.PCG64):
+            pcg: Any = value.bit_generator.state
+            return {"generator": [*pcg["state"].values(), pcg["has_uint32"], pcg["uinteger"]]}
         if isinstance(value, list):
             return self._array(np.array(value, dtype=np.float64), name)
         if isinstance(value, PilotResult):
@@ -286,7 +293,7 @@ class _Reader:
         _require(state["class"] in MODELS, f"{state['class']!r} is no model of skcds.")
         config, weights = state["config"], state["weights"]
         check_sizes(config, {name: self.shapes.get(part["array"], (None, ()))[1] for name, part in weights.items()})
-        with torch.device("meta"):
+        with torch.device("meta"), without_draws():
             skeleton = MODELS[state["class"]](**config).state_dict()
         _require(
             set(weights) == set(skeleton), f"the weights {sorted(set(weights) ^ set(skeleton))} are missing or extra."
@@ -324,6 +331,7 @@ class _Reader:
                     "elbo_": math.nan,
                     "feature_names_out_": checked_names(None, d, ""),
                     **Bounds.as_fitted(None),
+                    **({"n_steps_": sampler.n_steps} if state["class"] == "DiffusionSampler" else {}),
                 } | attributes
                 attributes["_model"].to(self.device or loading_device(sampler.device))
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
@@ -343,6 +351,12 @@ class _Reader:
             return self._sampler(content, below=place)
         if kind == "frozen":
             return FrozenEstimator(self._sampler(content, below=place))
+        if kind == "generator":
+            state, inc, *rest = content
+            generator = np.random.default_rng(0)
+            parts = {"bit_generator": "PCG64", "state": {"state": state, "inc": inc}}
+            generator.bit_generator.state = parts | dict(zip(("has_uint32", "uinteger"), rest, strict=True))
+            return generator
         _require(kind == "random_state", f"a parameter of unknown kind {kind!r}.")
         key, *rest = content
         random_state = np.random.RandomState(0)

@@ -42,9 +42,11 @@ from scipy.spatial.distance import cdist
 from sklearn.datasets import load_breast_cancer, load_sample_image
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.utils import check_random_state, check_X_y
+from sklearn.utils import check_X_y
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from ._forks import random_state_of
 
 LOG_2PI = math.log(2 * math.pi)
 WELL_CUT = 7.0  # a double well is integrated where |v^2 - delta| < WELL_CUT: its density outside is below exp(-49)
@@ -185,7 +187,7 @@ class GaussianMixture(_Target):
 
     def sample(self, n: int, random_state=None) -> np.ndarray:
         """Exact draws, (n, n_features)."""
-        rng = check_random_state(random_state)
+        rng = random_state_of(random_state)
         component = rng.choice(self.n_components, size=n, p=self.mode_masses)
         return self.means[component] + self.sd * rng.standard_normal((n, self.n_features))
 
@@ -272,7 +274,7 @@ class Gaussian(_Target):
 
     def sample(self, n: int, random_state=None) -> np.ndarray:
         """Exact draws, (n, n_features)."""
-        z = check_random_state(random_state).standard_normal((n, self.n_features))
+        z = random_state_of(random_state).standard_normal((n, self.n_features))
         return self.mean + z @ self._cholesky().T
 
 
@@ -306,7 +308,7 @@ class Funnel(_Target):
 
     def sample(self, n: int, random_state=None) -> np.ndarray:
         """Exact draws, (n, n_features)."""
-        X = check_random_state(random_state).standard_normal((n, self.n_features))
+        X = random_state_of(random_state).standard_normal((n, self.n_features))
         X[:, 0] *= self.NECK_SD
         X[:, 1:] *= np.exp(0.5 * X[:, :1])
         return X
@@ -426,7 +428,7 @@ class ImageDensity(_Target):
         A bilinear interpolant is a mixture of pyramids, products of triangular densities around each pixel; what would
         lie beyond the edge is reflected.
         """
-        rng = check_random_state(random_state)
+        rng = random_state_of(random_state)
         masses = self.density * self._areas()
         pixel = np.stack(np.unravel_index(rng.choice(masses.size, size=n, p=masses.ravel()), masses.shape), 1)
         position = np.abs(pixel + rng.uniform(size=(n, 2)) - rng.uniform(size=(n, 2)))
@@ -494,7 +496,7 @@ class _DoubleWells(_Target):
 
     def sample(self, n: int, random_state=None) -> np.ndarray:
         """Draws by inverse CDF, (n, n_features), exact to 1e-7 in the distribution function of every coordinate."""
-        rng = check_random_state(random_state)
+        rng = random_state_of(random_state)
         X = rng.standard_normal((n, self.n_features))
         wells, _ = self._split(X)  # a view
         wells[...] = self._well_quantiles(rng.uniform(size=wells.shape))
@@ -843,7 +845,7 @@ class LogGaussianCoxProcess(_Target):
 
     def _pattern(self, root: np.ndarray) -> np.ndarray:
         """Points (n, 2) drawn from the model."""
-        rng = check_random_state(PATTERN_SEED)
+        rng = random_state_of(PATTERN_SEED)
         field = self._mean(PINES) + root @ rng.standard_normal(self.n_features)
         cells = np.repeat(np.arange(self.n_features), rng.poisson(np.exp(field) / self.n_features))
         corners = np.stack(np.divmod(cells, self.n_grid), 1)

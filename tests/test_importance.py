@@ -298,10 +298,22 @@ class TestResampling:
         mean = sample.expectation(lambda x: x[:, 0])
         assert abs(sample.resample(5000, random_state=0).mean() - mean) <= np.ptp(x) / 5000
 
-    @pytest.mark.parametrize("n", [0, -1, 2.5])
+    @pytest.mark.parametrize("n", [-1, 2.5, True])
     def test_bad_number(self, n):
-        with pytest.raises(ValueError, match="must be a positive integer"):
+        with pytest.raises(ValueError, match="must be an integer of at least 0"):
             WeightedSample(*gaussian(5), is_bound=True).resample(n)
+
+    @pytest.mark.parametrize("log_weights", [np.zeros(5), np.full(5, -np.inf)])
+    def test_none(self, log_weights):
+        sample = WeightedSample(np.ones((5, 2)), log_weights, is_bound=True)
+        assert sample.resample(0).shape == (0, 2) and sample.resample(0).dtype == np.float64
+        assert systematic_resample(log_weights, 0, np.random.RandomState(0)).shape == (0,)
+
+    def test_a_generator_moves_on(self):
+        sample = WeightedSample(*gaussian(50), is_bound=True)
+        draws = [sample.resample(20, random_state=rng) for rng in [np.random.default_rng(3)] * 2]
+        assert (draws[0] != draws[1]).any()
+        np.testing.assert_array_equal(draws[0], sample.resample(20, random_state=np.random.default_rng(3)))
 
 
 class TestTruncation:

@@ -101,17 +101,32 @@ class TestKnownMaps:
     def test_a_positive_determinant_is_no_proof(self, name):
         formula, d, _ = FOLDED[name]
         report = check(formula, latents(1000, d), n_search=300)
-        assert report.negative_share == 0 < report.violation_share == report.second_preimage_share
+        assert report.sign_change_share == 0 < report.violation_share == report.second_preimage_share
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_negative_share(self, seed):
+    def test_sign_change_share(self, seed):
         z = latents(1000, 1, seed)
-        share = (z < 0).double().mean()
-        assert check(lambda z: z**2, z).negative_share == pytest.approx(float(share))
+        share = float((z < 0).double().mean())
+        assert check(lambda z: z**2, z).sign_change_share == pytest.approx(min(share, 1 - share))
+
+    @pytest.mark.parametrize("name", INJECTIVE)
+    def test_a_map_that_turns_space_over(self, name):
+        formula, d = INJECTIVE[name]
+        mirror = torch.tensor([-1.0] + [1.0] * (d - 1))
+        report = check(lambda z: mirror * formula(z), latents(1000, d), n_search=300)
+        assert report == InjectivityReport(0.0, 0.0)
+
+    @pytest.mark.parametrize("name", ["fold along an axis", "ripple"])
+    def test_a_map_that_turns_space_over_and_folds(self, name):
+        formula, d, _ = FOLDED[name]
+        z = latents(1000, d)
+        expected = check(formula, z, n_search=300)
+        found = check(lambda z: -formula(z) if d == 1 else formula(z).flip(1), z, n_search=300)
+        assert found.sign_change_share == pytest.approx(expected.sign_change_share) and expected.sign_change_share > 0
 
     def test_a_zero_determinant_counts(self):
         report = check(lambda z: torch.stack([z[:, 0], z[:, 0]], 1), latents(50, 2))
-        assert report.negative_share == 1
+        assert report.sign_change_share == 1
 
     @pytest.mark.parametrize("seed", range(3))
     def test_a_local_fold(self, seed):
@@ -120,7 +135,7 @@ class TestKnownMaps:
         report = check(lambda z: z - 1.5 * torch.tanh(z - 1), latents(n, 1, seed))
         share = 0.5 * (math.erf((1 + half) / 2**0.5) - math.erf((1 - half) / 2**0.5))
         bound = Z * math.sqrt(share * (1 - share) / n)
-        assert abs(report.negative_share - share) < bound
+        assert abs(report.sign_change_share - share) < bound
         assert report.second_preimage_share > share - bound  # each of them has two other preimages
 
 
@@ -157,7 +172,7 @@ class TestMaps:
         assert report == InjectivityReport(0.0, 0.0)
 
     def test_residual(self):
-        residual, z = self.random(ResidualMap, 2, 2.0), latents(500, 2)
+        residual, z = self.random(ResidualMap, 3, 2.0), latents(500, 3)
         assert check_injectivity(residual, z, torch.full((500,), -6.0), n_search=300).violation_share > 0.01
         assert check_injectivity(residual, z, torch.full((500,), torch.inf)).violation_share == 0  # the identity
 
@@ -186,7 +201,7 @@ class TestArguments:
     def test_few_draws(self, n):
         assert check(lambda z: z, latents(n, 3)).violation_share == 0
         report = check(lambda z: z**2, -latents(n, 1).abs())
-        assert report.negative_share == 1 and 0 <= report.second_preimage_share <= 1
+        assert report.sign_change_share == 0 <= report.second_preimage_share <= 1
 
     @pytest.mark.parametrize("n_search", [1, 50, 10_000])
     def test_number_searched(self, n_search):
@@ -200,6 +215,6 @@ class TestArguments:
         first, second = (check(complex_square, z) for _ in range(2))
         assert first == second and torch.equal(z, before) and torch.equal(torch.get_rng_state(), state)
 
-    @pytest.mark.parametrize("negative, second", [(0.1, 0.3), (0.3, 0.1)])
-    def test_violation_share(self, negative, second):
-        assert InjectivityReport(negative, second).violation_share == 0.3
+    @pytest.mark.parametrize("changes, second", [(0.1, 0.3), (0.3, 0.1)])
+    def test_violation_share(self, changes, second):
+        assert InjectivityReport(changes, second).violation_share == 0.3

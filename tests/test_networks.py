@@ -1,27 +1,43 @@
 """The networks at their start, where they have closed forms, and the seeding that leaves the global state alone."""
 
+import functools
 import math
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from skcds.diffusion import DiffusionModel
+from skcds.maps import OneStepModel
 from skcds.networks import (
     LANGEVIN_CLIP,
     GatedMLP,
+    Linear,
     NoiseNetwork,
     ResidualMLP,
     TimeFeatures,
     count_evaluations,
     in_parts,
     seeded,
+    without_draws,
 )
 from skcds.process import LOG_SNR_MIN, noise_levels
+from skcds.shortcut import ShortcutModel
 
 LOG_SNR_MAX = 6.0
 EPS = 2.0**-24
 LEVELS = torch.tensor([LOG_SNR_MIN, -2.0, 0.0, 3.0, LOG_SNR_MAX, torch.inf])
+MODELS = [
+    functools.partial(OneStepModel, "coupling", 3, LOG_SNR_MAX, True, hidden=8, n_layers=2, n_transforms=4, bins=4),
+    functools.partial(OneStepModel, "coupling", 1, LOG_SNR_MAX, True, hidden=8, n_layers=2, n_transforms=2, bins=4),
+    functools.partial(OneStepModel, "residual", 3, LOG_SNR_MAX, False, hidden=8, n_layers=3),
+    functools.partial(DiffusionModel, 3, LOG_SNR_MAX, True, 8, 3, True, True),
+    functools.partial(ShortcutModel, "coupling", 8, 3, LOG_SNR_MAX, True, 8, 3, True, True),
+    functools.partial(ShortcutModel, "residual", 8, 3, LOG_SNR_MAX, True, 8, 3, False, False),
+]
 
 
 def network(n_features=3, langevin=True, learned_variance=True, seed=0):
@@ -42,27 +58,72 @@ def randomise(module, seed=0):
 
 
 class TestSeeded:
-    def test_restores_the_global_state(self):
+    @pytest.mark.parametrize("build", MODELS)
+    @pytest.mark.parametrize("seed", [0, 5])
+    def test_weights_are_those_of_torchs_own_generator(self, build, seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            expected = build().state_dict()
+        with seeded(seed):
+            found = build().state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    @pytest.mark.parametrize("build", MODELS)
+    @pytest.mark.parametrize("block", [lambda: seeded(3), without_draws])
+    def test_leaves_torchs_own_generator_alone(self, build, block, monkeypatch):
         before = torch.get_rng_state()
-        with seeded(3):
-            torch.randn(5)
+        monkeypatch.setattr(torch, "set_rng_state", None)  # not even to put it back
+        with block():
+            build()
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_restores_it_after_an_error(self):
-        before = torch.get_rng_state()
-        with pytest.raises(KeyError), seeded(3):
-            raise KeyError(torch.randn(5))
-        assert torch.equal(torch.get_rng_state(), before)
+    @pytest.mark.parametrize("build", MODELS)
+    def test_without_draws(self, build):
+        with without_draws():
+            model = build()
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        assert linear and not any(p.any() for module in linear for p in module.parameters())
+        buffers = dict(build().named_buffers())
+        assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+
+    def test_ends_after_an_error(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            expected = Linear(2, 2).weight
+            torch.manual_seed(1)
+            with pytest.raises(KeyError), seeded(3):
+                raise KeyError
+            assert torch.equal(Linear(2, 2).weight, expected)
 
     def test_nests(self):
         with seeded(3):
-            expected = torch.randn(2)
+            expected = [Linear(2, 3).weight for _ in range(2)]
         with seeded(3):
-            first = torch.randn(1)
+            first = Linear(2, 3).weight
             with seeded(4):
-                torch.randn(7)
-            second = torch.randn(1)
-        assert torch.equal(torch.cat([first, second]), expected)
+                Linear(7, 7)
+            second = Linear(2, 3).weight
+        assert torch.equal(first, expected[0]) and torch.equal(second, expected[1])
+
+    def test_threads_do_not_see_each_other(self):
+        """Weights of many threads at once are those of one; a thread that draws meanwhile never repeats itself."""
+
+        def weights(seed):
+            return network(seed=seed).state_dict()["body.hidden.0.weight"]
+
+        def draw(stop):
+            draws = []
+            while not stop.is_set():
+                draws.append(float(torch.rand(1, dtype=torch.float64)))
+            return draws
+
+        expected, stop = [weights(seed) for seed in range(100)], threading.Event()
+        with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(5) as pool:
+            drawn = pool.submit(draw, stop)
+            found = list(pool.map(weights, range(100)))
+            stop.set()
+        assert all(map(torch.equal, found, expected))
+        assert len(set(drawn.result())) == len(drawn.result())
 
     def test_decides_the_weights(self):
         state, same, other = (network(seed=seed).state_dict() for seed in (0, 0, 1))

@@ -2,6 +2,7 @@
 
 __all__ = ["from_pymc"]
 
+import threading
 from functools import cached_property
 from importlib import import_module
 
@@ -13,6 +14,7 @@ from .._warnings import note
 from ._common import ConstrainedEnergy, names_of, require
 
 LARGEST_BATCH = 1024  # rows of a compiled call
+_turn = threading.RLock()  # compiled functions keep their arguments in storage that all threads share
 
 
 def from_pymc(model, *, vectorize: bool = True) -> ConstrainedEnergy:
@@ -114,12 +116,14 @@ class _PyMCEnergy(ConstrainedEnergy):
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        values = self._call(self._both if with_gradient else self._value, points.numpy())
+        with _turn:
+            values = self._call(self._both if with_gradient else self._value, points.numpy())
         value, *score = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in values)
         return value, score[0] if with_gradient else None
 
     def _constrain(self, X: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self.constrained_names, self._call(self._parameters, X), strict=True))
+        with _turn:
+            return dict(zip(self.constrained_names, self._call(self._parameters, X), strict=True))
 
 
 def _check(model) -> None:

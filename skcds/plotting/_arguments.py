@@ -1,12 +1,11 @@
 """What the arguments of `SamplerDisplay` stand for, checked: draws, weights, features, the energy."""
 
 import numbers
-import warnings
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .._warnings import warn_user
+from .._warnings import muted, warn_user
 from ..energy import Energy
 from ..importance import PARETO_K_LIMIT
 from ._grids import centers
@@ -25,9 +24,7 @@ def draw_from(estimator, n, weighted, random_state, options) -> tuple[np.ndarray
     """Draws, and their log weights where these are asked for."""
     if not weighted:
         return np.asarray(estimator.sample(n, random_state=random_state, **options)), None
-    with warnings.catch_warnings():
-        if weighted == "auto":
-            warnings.simplefilter("ignore", ConvergenceWarning)
+    with muted(*([ConvergenceWarning] if weighted == "auto" else [])):
         found = estimator.sample_weighted(n, random_state=random_state, **options)
     return found.samples, None if weighted == "auto" and found.pareto_k > PARETO_K_LIMIT else found.log_weights
 

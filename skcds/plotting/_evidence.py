@@ -1,7 +1,6 @@
 """EvidenceDisplay: the log weights of draws, and what they say of log Z."""
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from .._base import check_count
+from .._warnings import muted
 from ..importance import PARETO_K_LIMIT, WeightedSample, effective_sample_size, log_evidence, pareto_k
 from ._grids import centers, weighted_quantile
 from ._style import (
@@ -103,7 +103,7 @@ class EvidenceDisplay:
             Number of draws.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed of the draws.
         ax : matplotlib Axes, default=None
             Where to plot; by default in a new figure.
@@ -139,8 +139,7 @@ class EvidenceDisplay:
         require_matplotlib("EvidenceDisplay.from_estimator")
         check_is_fitted(estimator)
         n = check_count(n, "n", 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # what they say is in the caption
+        with muted(ConvergenceWarning):  # what they say is in the caption
             weighted = estimator.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn)
         pilot = getattr(getattr(estimator, "teacher_", estimator), "pilot_", None)
         found = None if pilot is None else pilot.log_evidence

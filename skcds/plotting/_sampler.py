@@ -128,7 +128,7 @@ class SamplerDisplay:
         grid_size : int, default=None
             Points along each axis of the grid that the energy is evaluated on; by default 1000 for one feature and 200,
             which makes 40 000 evaluations, for two. Very narrow densities need more.
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed of the draws.
         ax : matplotlib Axes, default=None
             Where to plot; see `plot`.
