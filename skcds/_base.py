@@ -24,7 +24,7 @@ from ._warnings import warn_user
 from .bounds import Bounds
 from .checkpoint import Checkpoint, identity_of
 from .devices import find_device, generator_on, loading_device, to_numpy
-from .diagnosis import diagnose, subset
+from .diagnosis import diagnose, energies_at, subset
 from .energy import Energy, StandardizedTarget
 from .export import checked_names, to_frame
 from .importance import WeightedSample
@@ -33,7 +33,6 @@ from .parallel import best_fit, drawn_in_parallel, few_threads, in_parallel
 from .training import Budget
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
-RELIABLE_K = 0.7
 DOCUMENTATION = "https://skcds.readthedocs.io/en/latest/"
 MIN_JUDGED = 100  # draws from which weights are judged
 
@@ -175,7 +174,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         if not self.converged_:
             warn_user(
                 f"None of {self.n_init} fits of {type(self).__name__} converged: the best has an effective share of "
-                f"{self.ess_:.3f} and weights with a Pareto k above {RELIABLE_K}, so that log evidence and "
+                f"{self.ess_:.3f} and weights with a Pareto k above its limit, so that log evidence and "
                 "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
                 ConvergenceWarning,
             )
@@ -419,7 +418,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         return diagnose(
             weighted, to_numpy(z), log_weights if log_weights is None else to_numpy(log_weights), self._standardize,
             pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
-            target=target.energy.energy_fn,
+            target=target.energy.energy_fn, energies=energies_at(weighted.samples, target.energy), n_iter=self.n_iter_,
         )  # fmt: skip
 
     @abstractmethod
@@ -549,12 +548,14 @@ def check_count(value, name: str, minimum: int) -> int:
 
 def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) -> dict:
     """Fitted attributes that the losses and held-out weights tell; warns when the weights have no usable tail."""
-    k, share = weighted.pareto_k, weighted.ess / len(weighted.log_weights)
-    if k > RELIABLE_K:
+    k, limit, share = weighted.pareto_k, weighted.pareto_k_limit, weighted.ess / len(weighted.log_weights)
+    if k > limit:
+        found = f"have Pareto k = {k:.2f} (above {limit:.3g}) and an effective share of {share:.3f}"
+        if not share:
+            found = "are all zero, since none of the draws lies in the support"
         warn_user(
-            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have "
-            f"Pareto k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and "
-            f"expectations from its weights are not reliable. {advice}",
+            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws {found}, "
+            f"so log evidence and expectations from its weights are not reliable. {advice}",
             ConvergenceWarning,
         )
     return {
@@ -564,7 +565,7 @@ def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) ->
         "log_evidence_se_": weighted.log_evidence_se,
         "elbo_": weighted.elbo,
         "ess_": share,
-        "converged_": bool(k <= RELIABLE_K),
+        "converged_": bool(k <= limit),
     }
 
 

@@ -8,7 +8,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._warnings import warn_user
 from ..energy import Energy
-from ..importance import PARETO_K_LIMIT
 from ._grids import centers
 
 MAX_FEATURES = 8
@@ -29,7 +28,8 @@ def draw_from(estimator, n, weighted, random_state, options) -> tuple[np.ndarray
         if weighted == "auto":
             warnings.simplefilter("ignore", ConvergenceWarning)
         found = estimator.sample_weighted(n, random_state=random_state, **options)
-    return found.samples, None if weighted == "auto" and found.pareto_k > PARETO_K_LIMIT else found.log_weights
+    reliable = weighted != "auto" or found.pareto_k <= found.pareto_k_limit
+    return found.samples, found.log_weights if reliable else None
 
 
 def particles_of(estimator, name: str) -> np.ndarray:

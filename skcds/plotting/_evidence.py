@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from .._base import check_count
-from ..importance import PARETO_K_LIMIT, WeightedSample, effective_sample_size, log_evidence, pareto_k
+from ..importance import WeightedSample, effective_sample_size, log_evidence, pareto_k, pareto_k_limit
 from ._grids import centers, weighted_quantile
 from ._style import (
     BLUE,
@@ -228,7 +228,7 @@ class EvidenceDisplay:
         ax.set(xlabel="log weight − estimate of log Z", ylabel="draws in a bin", xlim=(low, high))
         tidy(ax)
         self.caption_ = self._caption(len(log_weights), len(shown), int((shown < low).sum()), low)
-        good = self.pareto_k_ <= PARETO_K_LIMIT and self.ess_ >= SMALL_SHARES[0][0]
+        good = self.pareto_k_ <= pareto_k_limit(len(log_weights)) and self.ess_ >= SMALL_SHARES[0][0]
         caption(ax, self.caption_.splitlines(), GREY if good else VERMILLION)
         ax.legend(frameon=False, fontsize="small", labelcolor=INK, handlelength=1.4, borderaxespad=0.2, **beside)
         return self
@@ -293,7 +293,7 @@ class EvidenceDisplay:
         lines = [f"log Z = {number(self.log_evidence_, digits)} ± {number(self.log_evidence_se_, digits)}"]
         if self.pilot_log_evidence is not None:
             lines[0] += f" · pilot {number(self.pilot_log_evidence, min(digits, 3))}"
-        lines.append(f"ESS / n {number(self.ess_)}{_judged(self.ess_)} · Pareto k {_in_words(self.pareto_k_)}")
+        lines.append(f"ESS / n {number(self.ess_)}{_judged(self.ess_)} · Pareto k {_in_words(self.pareto_k_, n)}")
         bound = {True: ": a lower bound of log Z", False: ": no bound of log Z", None: ""}[self.is_bound]
         if not math.isfinite(self.elbo_):
             bound = ", for the draws outside the support"
@@ -311,12 +311,12 @@ def _judged(share: float) -> str:
     return next((f": {word}" for limit, word in SMALL_SHARES if share < limit), "")
 
 
-def _in_words(k: float) -> str:
+def _in_words(k: float, n: int) -> str:
     if k == math.inf:
         return "∞: too few distinct weights to judge by"
     if k == -math.inf:
         return "−∞: good, the weights have no tail"
-    return f"{number(k, 2)}: " + ("good" if k <= PARETO_K_LIMIT else "unreliable")
+    return f"{number(k, 2)}: " + ("good" if k <= pareto_k_limit(n) else "unreliable")
 
 
 def _tail_counts(tail: np.ndarray, cutoff: float, k: float, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
