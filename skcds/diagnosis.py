@@ -19,6 +19,7 @@ from .importance import WeightedSample
 
 VERDICTS = ("ok", "suspect", "failed")
 FAR = math.log(100.0)  # log weight of a particle over the mean weight, from which draws hardly ever get there
+OUT_OF_REACH = 0.005, 0.02  # shares of such particles
 DEPENDENCE = 4.0  # particles that count as one independent draw: they are states of chains with common ancestors
 N_DEVIATIONS = 4.0  # standard errors that are put down to chance
 FALSE_ALARM = 1e-3  # probability with which chance alone exceeds the noise of the largest of several figures
@@ -161,9 +162,9 @@ def _of_raw_draws(weighted: WeightedSample, z: np.ndarray, energies: np.ndarray 
     name, bounds = "draws less weights", (0.05, 0.2)
     if not weighted.ess:
         return Check(name, math.nan, "failed", "no draw has a weight")
-    excess_weight, n = weighted.weights - 1 / len(z), len(z)
-    found = {f"of {name}": kolmogorov(x, excess_weight)
-             for name, x in zip(weighted.feature_names, weighted.samples.T, strict=True)}  # fmt: skip
+    excess_weight, n, columns = weighted.weights - 1 / len(z), len(z), weighted.samples.T
+    assert weighted.feature_names is not None  # since it was made
+    found = {f"of {j}": kolmogorov(x, excess_weight) for j, x in zip(weighted.feature_names, columns, strict=True)}
     found["of the distance from the centre"] = kolmogorov(np.linalg.norm(z, axis=1), excess_weight)
     if energies is not None:
         found["of the energy"] = kolmogorov(energies, excess_weight)
@@ -203,10 +204,10 @@ def _of_lost_mass(weighted: WeightedSample, log_weights: np.ndarray) -> list[Che
     se = math.sqrt(by_draws.var() / n + by_particles.var() / m + (slope * weighted.log_evidence_se) ** 2)
     lost = float(by_particles.mean() - by_draws.mean())
     far, reached = float(np.mean(of_particles > FAR)), float(weighted.weights[of_draws > FAR].sum())
-    beyond = far - reached - N_DEVIATIONS * math.sqrt(far * (1 - far) / m)
+    beyond = far - reached - N_DEVIATIONS * math.sqrt(OUT_OF_REACH[0] / m)
     return [
         _judge("lost mass", lost, (0.01, 0.05), lost - N_DEVIATIONS * se, "total variation seen by particles only"),
-        _judge("particles out of reach", far, (0.005, 0.02), beyond, "share with a weight over 100"),
+        _judge("particles out of reach", far, OUT_OF_REACH, beyond, "share with a weight over 100"),
     ]
 
 

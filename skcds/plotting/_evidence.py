@@ -21,6 +21,8 @@ from ._style import (
     axes_for,
     caption,
     decimals,
+    mark,
+    note_of,
     number,
     require_matplotlib,
     tidy,
@@ -50,6 +52,8 @@ class EvidenceDisplay:
         Whether the mean log weight is a lower bound of log Z in expectation; None where that is not known.
     pilot_log_evidence : float, default=None
         Another estimate of log Z.
+    note : str, default=None
+        What a reader has to know of the fit, as that it did not converge; shown in the axes.
 
     Attributes
     ----------
@@ -67,6 +71,8 @@ class EvidenceDisplay:
         Estimate of log Z with its standard error, mean log weight, effective share of the draws, and Pareto k.
     caption_ : str
         What the caption says.
+    note_ : matplotlib Text
+        The note; None without one.
 
     See Also
     --------
@@ -84,10 +90,11 @@ class EvidenceDisplay:
     ELBO −0.0023: a lower bound of log Z
     """
 
-    def __init__(self, log_weights, *, is_bound=None, pilot_log_evidence=None):
+    def __init__(self, log_weights, *, is_bound=None, pilot_log_evidence=None, note=None):
         self.log_weights = log_weights
         self.is_bound = is_bound
         self.pilot_log_evidence = pilot_log_evidence
+        self.note = note
 
     @classmethod
     def from_estimator(
@@ -142,9 +149,9 @@ class EvidenceDisplay:
             weighted = estimator.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn)
         pilot = getattr(getattr(estimator, "teacher_", estimator), "pilot_", None)
         found = None if pilot is None else pilot.log_evidence
-        return cls(weighted.log_weights, is_bound=weighted.is_bound, pilot_log_evidence=found).plot(
-            ax=ax, **plot_options
-        )
+        return cls(
+            weighted.log_weights, is_bound=weighted.is_bound, pilot_log_evidence=found, note=note_of(estimator)
+        ).plot(ax=ax, **plot_options)
 
     @classmethod
     def from_weights(
@@ -230,6 +237,7 @@ class EvidenceDisplay:
         self.caption_ = self._caption(len(log_weights), len(shown), int((shown < low).sum()), low)
         good = self.pareto_k_ <= pareto_k_limit(len(log_weights)) and self.ess_ >= SMALL_SHARES[0][0]
         caption(ax, self.caption_.splitlines(), GREY if good else VERMILLION)
+        self.note_ = mark(ax, self.note)
         ax.legend(frameon=False, fontsize="small", labelcolor=INK, handlelength=1.4, borderaxespad=0.2, **beside)
         return self
 
