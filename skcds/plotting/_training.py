@@ -228,8 +228,8 @@ def _set_limits(ax, lines, yscale: str) -> int:
     bounds = np.concatenate([np.quantile(raw, [SPREAD, 1 - SPREAD]) for raw in raws if len(raw)] + smooths)
     low, high = np.clip([bounds.min(), bounds.max()], -LARGEST, LARGEST)
     means, positive = np.concatenate(smooths), np.concatenate([raw[raw > 0] for raw in raws])
-    if len(positive) and (yscale == "log" or (yscale == "auto" and low > 0 and means.max() > 30 * means.min())):
-        ax.set_yscale("log")
+    log = yscale == "log" or (yscale == "auto" and low > 0 and means.max() > 30 * means.min())
+    if log and len(positive):
         low = max(low if low > 0 else positive.min(), 1 / LARGEST)
         high = max(high if high > 0 else positive.max(), low)
         edge = max(np.exp(0.06 * np.log(high / low)), 1.1)
@@ -237,7 +237,8 @@ def _set_limits(ax, lines, yscale: str) -> int:
     else:
         edge = 0.06 * (high - low) or 0.5
         low, high = low - edge, high + edge
-    ax.set_ylim(low, high)
+    ax.set_ylim(low, high)  # before the scale, which would look for limits of its own
+    ax.set_yscale("log" if log and len(positive) else "linear")
     return int(sum(np.sum(~((raw >= low) & (raw <= high))) for _, raw, _ in lines.values()))
 
 
