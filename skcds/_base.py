@@ -379,10 +379,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
 
-        Weighted draws are judged by themselves (effective share, Pareto k, share outside the support), and against what
-        the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that the
-        sampler has lost. What neither the pilot nor the sampler found is not seen; compare with other starting points,
-        or with what you know of the target.
+        The weights are judged by themselves (effective share, Pareto k, share outside the support). So are the draws
+        that `sample` gives without weights, by what the weights would change about them: the total variation, and the
+        largest Kolmogorov distance in any coordinate, the distance from the centre, and the energy. Both are compared
+        with what the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that
+        the sampler has lost. What neither the pilot nor the sampler found is not seen; compare with other starting
+        points, or with what you know of the target.
 
         Parameters
         ----------
@@ -396,11 +398,26 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         Diagnosis
-            Its ``verdict`` is "ok", "suspect" or "failed"; printed, it is a table. The limits: effective share .1 and
-            .01, Pareto k .7 and 1, share outside the support .02 and .5, log Z off the pilot's by .1 and .5 beyond four
-            standard errors, a share of .001 and .01 of the particles that draws hardly ever reach, means shifted by .1
-            and .5 standard deviations, deviations off by a factor of 1.1 and 1.5, any and .01 violations of
-            injectivity, and mode masses off by a total variation of .05 and .2 where the energy knows them.
+            Its ``verdict`` is "ok", "suspect" or "failed"; printed, it is a table.
+
+        Notes
+        -----
+        The verdict is the worst of the checks'. A figure counts as far as it is beyond what chance does to an exact
+        sampler of as many draws, with particles of which four count as one. The limits for "suspect" and "failed":
+
+        - training iterations: none is suspect;
+        - effective share: below .1 and .01; Pareto k: above `skcds.importance.pareto_k_limit` (.7, or less below 2200
+          draws) and 1; outside the support: .02 and .5 of the draws;
+        - total variation: .4 and .75, generous, as noise of weights alone makes .28 with an effective share of .6;
+        - draws less weights, the Kolmogorov distances: .05 and .2;
+        - log Z less the pilot's: .1 and .5;
+        - lost mass, the total variation that particles see beyond that of the draws' weights: .01 and .05;
+        - particles out of reach, of a weight over 100 that draws hardly ever get: .005 and .02;
+        - location: means shifted by .1 and .5 standard deviations; spread: deviations off by a factor of 1.1 and 1.5;
+        - injectivity: any violation, and .01;
+        - mode masses, and well masses of targets that are products: off by .05 and .2 where the energy knows them.
+
+        RATES
         """
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)

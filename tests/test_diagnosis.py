@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from samplers import KINDS, fitted, make, quadratic
+from sklearn.exceptions import ConvergenceWarning
 
-from skcds import WeightedSample, targets
+from skcds import DiffusionSampler, WeightedSample, targets
+from skcds._onestep import OneStepSampler
 from skcds.diagnosis import VERDICTS, diagnose, kolmogorov
 
 N = 10_000
@@ -359,3 +361,34 @@ def test_residual_maps_have_no_weights_of_particles():
     found = fitted("ConsistentSamplerDistiller", "residual").diagnose(300, random_state=0)
     assert "particles out of reach" not in {check.name for check in found.checks}
     assert found["injectivity"].value >= 0
+
+
+class DiesAfterTraining:
+    """An energy that is finite in training, and infinite everywhere when the held-out draws are judged."""
+
+    n_features, dead = 2, False
+
+    def __call__(self, x):
+        return 0.5 * (x**2).sum(1) + (torch.inf if self.dead else 0.0)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "residual"])
+def test_a_fit_survives_held_out_draws_without_weight(kind, monkeypatch):
+    energy = DiesAfterTraining()
+    options = {"network": "residual"} if kind == "residual" else {}
+    kind = KINDS[1] if options else kind
+    owner, method = (DiffusionSampler, "_unspoiled") if kind == KINDS[0] else (OneStepSampler, "_hold_out")
+    original = getattr(owner, method)
+
+    def dying(self, *args):
+        energy.dead = True
+        return original(self, *args)
+
+    monkeypatch.setattr(owner, method, dying)
+    with pytest.warns(ConvergenceWarning, match="did not converge: .* are all zero"):
+        sampler = make(kind, n_features=2, max_iter=5, **options).fit(energy)
+    assert (sampler.log_evidence_, sampler.ess_, sampler.converged_) == (-np.inf, 0.0, False)
+    assert math.isnan(sampler.log_evidence_se_) and sampler.n_iter_ == 5
+    assert np.isfinite(sampler.sample(10, random_state=0)).all()
+    found = sampler.diagnose(100, random_state=0)
+    assert found.verdict == "failed" and found["outside the support"].value == 1

@@ -119,7 +119,7 @@ class SamplerDisplay:
             Number of draws.
         weighted : bool or "auto", default=False
             Whether to weigh the draws, which needs the energy. With "auto" they are weighed where the energy is known
-            and the Pareto k of the weights at most 0.7.
+            and the Pareto k of the weights is reliable.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
         features : sequence of int or str, default=None
