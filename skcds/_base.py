@@ -417,7 +417,11 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         - injectivity: any violation, and .01;
         - mode masses, and well masses of targets that are products: off by .05 and .2 where the energy knows them.
 
-        RATES
+        Of samplers made by hand, 100 of every kind, none of 1400 sound ones was called anything but ok, with effective
+        shares of .5 to 1 and 1000 or 10 000 draws: false alarms are below .003. From 10 000 draws and particles none of
+        1100 faulty ones was called ok (dropped modes, wrong masses or widths, a plateau or an edge drawn too seldom,
+        wrong weights, no training): misses are below .037 for every kind. From 1000, one of 40 modes dropped was missed
+        in 39 % and a plateau of mass .165 drawn as .084 in 46 %. See benchmarks/verdicts.py.
         """
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)
