@@ -26,7 +26,7 @@ from .bounds import Bounds
 from .budget import FEWEST_EVALS, Budget
 from .checkpoint import Checkpoint, identity_of
 from .devices import find_device, generator_on, loading_device, to_numpy
-from .diagnosis import diagnose, subset
+from .diagnosis import diagnose, energies_at, subset
 from .energy import Energy
 from .export import checked_names, to_frame
 from .importance import WeightedSample
@@ -38,7 +38,6 @@ from .start import Start
 from .training import MAX_ROLLBACKS
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
-RELIABLE_K = 0.7
 DOCUMENTATION = "https://skcds.readthedocs.io/en/latest/"
 MIN_JUDGED = 100  # draws from which weights are judged
 
@@ -191,7 +190,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         if not self.converged_:
             warn_user(
                 f"None of {self.n_init} fits of {type(self).__name__} converged: the best has an effective share of "
-                f"{self.ess_:.3f} and weights with a Pareto k above {RELIABLE_K}, so that log evidence and "
+                f"{self.ess_:.3f} and weights with a Pareto k above its limit, so that log evidence and "
                 "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
                 ConvergenceWarning,
                 "convergence",
@@ -429,10 +428,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
 
-        Weighted draws are judged by themselves (effective share, Pareto k, share outside the support), and against what
-        the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that the
-        sampler has lost. What neither the pilot nor the sampler found is not seen; compare with other starting points,
-        or with what you know of the target.
+        The weights are judged by themselves (effective share, Pareto k, share outside the support). So are the draws
+        that `sample` gives without weights, by what the weights would change about them: the total variation, and the
+        largest Kolmogorov distance in any coordinate, the distance from the centre, and the energy. Both are compared
+        with what the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that
+        the sampler has lost. What neither the pilot nor the sampler found is not seen; compare with other starting
+        points, or with what you know of the target.
 
         Parameters
         ----------
@@ -446,11 +447,30 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         Diagnosis
-            Its ``verdict`` is "ok", "suspect" or "failed"; printed, it is a table. The limits: effective share .1 and
-            .01, Pareto k .7 and 1, share outside the support .02 and .5, log Z off the pilot's by .1 and .5 beyond four
-            standard errors, a share of .001 and .01 of the particles that draws hardly ever reach, means shifted by .1
-            and .5 standard deviations, deviations off by a factor of 1.1 and 1.5, any and .01 violations of
-            injectivity, and mode masses off by a total variation of .05 and .2 where the energy knows them.
+            Its ``verdict`` is "ok", "suspect" or "failed"; printed, it is a table.
+
+        Notes
+        -----
+        The verdict is the worst of the checks'. A figure counts as far as it is beyond what chance does to an exact
+        sampler of as many draws, with particles of which four count as one. The limits for "suspect" and "failed":
+
+        - training iterations: none is suspect;
+        - effective share: below .1 and .01; Pareto k: above `skcds.importance.pareto_k_limit` (.7, or less below 2200
+          draws) and 1; outside the support: .02 and .5 of the draws;
+        - total variation: .4 and .75, generous, as noise of weights alone makes .28 with an effective share of .6;
+        - draws less weights, the Kolmogorov distances: .05 and .2;
+        - log Z less the pilot's: .1 and .5;
+        - lost mass, the total variation that particles see beyond that of the draws' weights: .01 and .05;
+        - particles out of reach, of a weight over 100 that draws hardly ever get: .005 and .02;
+        - location: means shifted by .1 and .5 standard deviations; spread: deviations off by a factor of 1.1 and 1.5;
+        - injectivity: any violation, and .01;
+        - mode masses, and well masses of targets that are products: off by .05 and .2 where the energy knows them.
+
+        Of samplers made by hand, 100 of every kind, none of 1400 sound ones was called anything but ok, with effective
+        shares of .5 to 1 and 1000 or 10 000 draws: false alarms are below .003. From 10 000 draws and particles none of
+        1100 faulty ones was called ok (dropped modes, wrong masses or widths, a plateau or an edge drawn too seldom,
+        wrong weights, no training): misses are below .037 for every kind. From 1000, one of 40 modes dropped was missed
+        in 39 % and a plateau of mass .165 drawn as .084 in 46 %. See benchmarks/verdicts.py.
         """
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)
@@ -467,7 +487,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         return diagnose(
             weighted, to_numpy(z), log_weights if log_weights is None else to_numpy(log_weights), self._standardize,
             pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
-            target=target.energy.energy_fn,
+            target=target.energy.energy_fn, energies=energies_at(weighted.samples, target.energy), n_iter=self.n_iter_,
         )  # fmt: skip
 
     @abstractmethod
@@ -611,20 +631,21 @@ def advice_by_cause(budget: Budget, n_iter: int, max_iter: int, usual: str) -> s
     if n_iter < max_iter and budget.n_rollbacks > MAX_ROLLBACKS:
         return f"{ended}, as loss or gradient was not finite: lower learning_rate, or smooth the energy."
     if n_iter < max_iter and budget.spent() >= 1:
-        n_evals, limit = budget.energy.n_energy_evals, budget.max_energy_evals
-        name = "max_energy_evals" if limit is not None and n_evals >= limit else "max_time"
+        name = "max_energy_evals" if budget.max_time is None or budget.seconds_left() > 0 else "max_time"
         return f"{ended}, when {name} was used up: raise it."
     return usual
 
 
 def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) -> dict:
     """Fitted attributes that the losses and held-out weights tell; warns when the weights have no usable tail."""
-    k, share = weighted.pareto_k, weighted.ess / len(weighted.log_weights)
-    if k > RELIABLE_K:
+    k, limit, share = weighted.pareto_k, weighted.pareto_k_limit, weighted.ess / len(weighted.log_weights)
+    if k > limit:
+        found = f"have Pareto k = {k:.2f} (above {limit:.3g}) and an effective share of {share:.3f}"
+        if not share:
+            found = "are all zero, since none of the draws lies in the support"
         warn_user(
-            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws have "
-            f"Pareto k = {k:.2f} (above {RELIABLE_K}) and an effective share of {share:.3f}, so log evidence and "
-            f"expectations from its weights are not reliable. {advice}",
+            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws {found}, "
+            f"so log evidence and expectations from its weights are not reliable. {advice}",
             ConvergenceWarning,
             "convergence",
         )
@@ -635,7 +656,7 @@ def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) ->
         "log_evidence_se_": weighted.log_evidence_se,
         "elbo_": weighted.elbo,
         "ess_": share,
-        "converged_": bool(k <= RELIABLE_K),
+        "converged_": bool(k <= limit),
     }
 
 

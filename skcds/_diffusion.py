@@ -139,7 +139,7 @@ class DiffusionSampler(ControlledSampler):
     ess_ : float
         Effective share of the held-out path weights, in (0, 1].
     converged_ : bool
-        Whether their Pareto k is at most 0.7.
+        Whether their Pareto k is at most `skcds.importance.pareto_k_limit`, 0.7 for so many.
     pilot_ : PilotResult or None
         What the pilot found; with `bounds`, in unconstrained coordinates.
     particles_ : ndarray of shape (n_particles, n_features)

@@ -136,7 +136,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     ess_ : float
         Effective share of their exact weights, in (0, 1].
     converged_ : bool
-        Whether their Pareto k is at most 0.7.
+        Whether their Pareto k is at most `skcds.importance.pareto_k_limit`, 0.7 for so many.
     violation_share_ : float
         Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
     pilot_ : PilotResult or None

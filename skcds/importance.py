@@ -28,11 +28,13 @@ __all__ = [
     "log_evidence",
     "log_mean_exp",
     "pareto_k",
+    "pareto_k_limit",
     "systematic_resample",
+    "total_variation",
     "truncate_log_weights",
 ]
 
-PARETO_K_LIMIT = 0.7  # above it the estimates are unreliable (Vehtari et al. 2024, section 3.2.4)
+LARGEST_K = 0.7  # that is reliable however many draws there are: beyond it they would have to be too many
 MIN_TAIL = 5  # fewest exceedances a generalised Pareto distribution is fitted to
 SMALLEST_EXCESS = 1e-300  # an exceedance below it is a weight lost to underflow, or a tie with the cutoff
 NO_TAIL = 1e-8  # largest weights that agree to this relative precision have no tail
@@ -131,8 +133,9 @@ def log_evidence(log_weights):
 def pareto_k(log_weights):
     """Pareto k: the shape of the weights' upper tail, as in Pareto smoothed importance sampling (PSIS).
 
-    Below 0.5 the weights have a finite variance and estimates converge at the usual rate; above 0.7 estimates and their
-    standard errors are unreliable at any practical sample size. It cannot see a missed mode.
+    Below 0.5 the weights have a finite variance and estimates converge at the usual rate; above `pareto_k_limit`, which
+    is 0.7 from 2200 draws on and lower for fewer, estimates and their standard errors are unreliable. It cannot see a
+    missed mode.
 
     A generalised Pareto distribution is fitted, by the method of [2]_ with the weakly informative prior of [1]_, to the
     ``ceil(min(0.2 n, 3 sqrt(n)))`` largest weights less the next largest one.
@@ -147,7 +150,7 @@ def pareto_k(log_weights):
     float
         ``inf`` where there are too few weights to judge by: fewer than five in the tail that differ from the next
         largest one and from zero, as always with 20 draws or fewer. ``-inf`` where the largest weights agree to eight
-        digits, so that there is no tail. Hence ``pareto_k(...) > 0.7`` is "not shown to be reliable".
+        digits, so that there is no tail. Hence ``pareto_k(w) > pareto_k_limit(len(w))`` is "not shown to be reliable".
 
     References
     ----------
@@ -195,6 +198,78 @@ def _generalised_pareto_shape(x):
     weights = np.exp(log_likelihood - logsumexp(log_likelihood))
     k = np.log1p(-(weights @ b) * x).mean()
     return float((m * k + 10 * 0.5) / (m + 10))  # the prior: worth ten observations, centred at 0.5
+
+
+def pareto_k_limit(n):
+    """Largest Pareto k at which the weights of n draws can be relied on: ``min(1 - 1 / log10(n), 0.7)``.
+
+    For a larger k, estimates from n draws have a large error with a probability that is not small (section 3.2.4 of
+    [1]_). From 2200 draws on the limit is 0.7: more draws would help in theory, but the number needed soon is out of
+    reach.
+
+    Parameters
+    ----------
+    n : int
+        How many weights, at least one.
+
+    Returns
+    -------
+    float
+        ``-inf`` for a single one.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+
+    References
+    ----------
+    .. [1] Vehtari, Simpson, Gelman, Yao and Gabry (2024), "Pareto smoothed importance sampling", JMLR 25(72).
+
+    Examples
+    --------
+    >>> from skcds.importance import pareto_k_limit
+    >>> [round(pareto_k_limit(n), 2) for n in (100, 1000, 10_000)]
+    [0.5, 0.67, 0.7]
+    """
+    if n < 1:
+        raise ValueError(f"n is the number of weights, at least 1; got {n}.")
+    return -np.inf if n == 1 else float(min(1 - 1 / np.log10(n), LARGEST_K))
+
+
+def total_variation(log_weights):
+    """Total variation distance between the density of the draws and the target, as the weights see it.
+
+    For weights ``w = p / q`` that are normalised to mean one, it is ``E_q[max(0, 1 - w)] = E_q|1 - w| / 2``: the share
+    of the draws that would have to move. It is estimated by the mean over the draws of ``max(0, 1 - w / mean(w))``.
+    Expectations of functions with values from 0 to 1 differ by at most so much between unweighted draws and target.
+
+    Of path weights it is the distance between the laws of whole paths, at least that of their ends. Weights that are
+    log-normal with an effective share s have ``2 Phi(sqrt(-log(s)) / 2) - 1``: .16 with s = .85, .28 with .6, .44 with
+    .25. It cannot see a missed mode.
+
+    Parameters
+    ----------
+    log_weights : array-like of shape (n,)
+        Log weights, up to a constant; ``-inf`` is a weight of zero.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; 1 where every weight is zero, for draws without any in the target's support.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcds.importance import total_variation
+    >>> total_variation(np.log([1.0, 1.0, 2.0, 4.0]))  # of mean 2: two draws lack a half
+    0.25
+    """
+    log_weights = _as_log_weights(log_weights)
+    mean = log_mean_exp(log_weights)
+    if np.isneginf(mean):
+        return 1.0
+    return float(-np.expm1(np.minimum(log_weights - mean, 0)).mean())
 
 
 def truncate_log_weights(log_weights):
@@ -300,7 +375,12 @@ class WeightedSample:
 
     See Also
     --------
-    effective_sample_size, log_evidence, pareto_k : The definitions of the properties.
+    effective_sample_size, log_evidence, pareto_k, total_variation : The definitions of the properties.
+
+    Notes
+    -----
+    Where every weight is zero, `ess` is 0, `log_evidence` is ``-inf`` with a standard error of NaN, and
+    `total_variation` is 1; what needs normalised weights (`weights`, `resample`, `expectation`) raises.
 
     Examples
     --------
@@ -359,23 +439,43 @@ class WeightedSample:
 
     @property
     def ess(self):
-        """Effective sample size, between 1 and n; see `effective_sample_size`."""
-        return effective_sample_size(self.log_weights)
+        """Effective sample size, between 1 and n; see `effective_sample_size`. 0 if every weight is zero."""
+        return 0.0 if self._all_zero else effective_sample_size(self.log_weights)
+
+    @property
+    def total_variation(self):
+        """Total variation between the draws without their weights and the target; see `total_variation`."""
+        return total_variation(self.log_weights)
+
+    @property
+    def _all_zero(self):
+        return bool(np.isneginf(self.log_weights).all())
 
     @property
     def log_evidence(self):
-        """Estimate of log Z, the log mean weight; where `is_bound`, its expectation is at most log Z too."""
-        return log_evidence(self.log_weights)[0]
+        """Estimate of log Z, the log mean weight; where `is_bound`, its expectation is at most log Z too.
+
+        ``-inf`` if every weight is zero.
+        """
+        return log_mean_exp(self.log_weights)
 
     @property
     def log_evidence_se(self):
-        """Standard error of `log_evidence`; to be believed where `pareto_k` is below 0.7."""
-        return log_evidence(self.log_weights)[1]
+        """Standard error of `log_evidence`; to be believed where `pareto_k` is at most `pareto_k_limit`.
+
+        NaN for a single draw or if every weight is zero.
+        """
+        return np.nan if self._all_zero else log_evidence(self.log_weights)[1]
 
     @cached_property
     def pareto_k(self):
-        """Shape of the weights' upper tail; above 0.7 the estimates are unreliable. See `pareto_k`."""
+        """Shape of the weights' upper tail; above `pareto_k_limit` the estimates are unreliable. See `pareto_k`."""
         return pareto_k(self.log_weights)
+
+    @property
+    def pareto_k_limit(self):
+        """Largest `pareto_k` that is reliable with so many draws: 0.7, or less below 2200. See `pareto_k_limit`."""
+        return pareto_k_limit(len(self.log_weights))
 
     @property
     def elbo(self):
@@ -478,7 +578,8 @@ class WeightedSample:
             Maps an array of shape (n, d) to one of shape (n,) or (n, k). Rows of weight zero do not count,
             whatever it returns there.
         return_se : bool, default=False
-            Whether to return the delta method's standard error as well; to be believed where `pareto_k` is below 0.7.
+            Whether to return the delta method's standard error as well; to be believed where `pareto_k` is at most
+            `pareto_k_limit`.
 
         Returns
         -------
@@ -500,14 +601,14 @@ class WeightedSample:
         return mean, np.sqrt(w**2 @ (values - mean) ** 2)
 
     def warn_if_unreliable(self):
-        """Emit a `ConvergenceWarning` if `pareto_k` is above 0.7; the estimators call it.
+        """Emit a `ConvergenceWarning` if `pareto_k` is above `pareto_k_limit`; the estimators call it.
 
         Silence does not mean that every mode was found.
         """
-        if self.pareto_k <= PARETO_K_LIMIT:
+        if self.pareto_k <= self.pareto_k_limit:
             return
         n = len(self.log_weights)
-        if np.isneginf(self.log_weights).all():
+        if self._all_zero:
             reason = f"All {n} draws have weight zero: none lies in the target's support."
         elif np.isposinf(self.pareto_k):
             reason = (
@@ -516,7 +617,7 @@ class WeightedSample:
             )
         else:
             reason = (
-                f"Pareto k is {self.pareto_k:.2f}, above {PARETO_K_LIMIT}: a few draws dominate "
+                f"Pareto k is {self.pareto_k:.2f}, above {self.pareto_k_limit:.3g}: a few draws dominate "
                 f"(effective sample size {self.ess:.1f} of {n})."
             )
         warn_user(
@@ -527,7 +628,7 @@ class WeightedSample:
 
     def __repr__(self):
         n, d = self.samples.shape
-        if np.isneginf(self.log_weights).all():
+        if self._all_zero:
             found = "every weight is zero"
         else:
             found = (

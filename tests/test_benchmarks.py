@@ -490,3 +490,58 @@ def test_couplings_are_timed_in_pairs(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(couplings.CASES) and all(line.count("|") == 7 for line in lines)
     assert couplings.maps.rational_quadratic_spline is couplings.rational_quadratic_spline
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_verdicts_are_counted(capsys):
+    verdicts = importlib.import_module("verdicts")
+    verdicts.main(["--cases", "1", "--sizes", "500"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "| 500 |" in line]
+    assert len(rows) == len(verdicts.SOUND) + len(verdicts.FAULTY)
+    for row in rows:
+        shares = [float(cell.split()[0]) for cell in row.strip("| ").split("|")[2:]]
+        assert sorted(shares) == [0, 0, 1]
+
+
+def test_rates_have_wilson_intervals():
+    verdicts = importlib.import_module("verdicts")
+    assert verdicts.wilson(0, 100) == pytest.approx((0, 0.0370), abs=1e-4)
+    assert verdicts.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+@pytest.mark.parametrize("make", ["exact", "rippled", "plateau", "edge", "remassed"])
+def test_densities_of_the_samplers_made_by_hand_are_those_of_their_draws(make):
+    """The mean weight is one: within six standard errors, 1e-8."""
+    verdicts, rng = importlib.import_module("verdicts"), np.random.default_rng(0)
+    build = verdicts.rippled(0.8) if make == "rippled" else getattr(verdicts, make)
+    for _ in range(3):
+        weights = np.exp(build(20_000, rng).log_weights)
+        assert abs(weights.mean() - 1) < 6 * weights.std() / 20_000**0.5 + 0.02 * (make == "rippled") + 1e-9
+
+
+def test_fits_are_judged(monkeypatch, capsys):
+    verdicts = importlib.import_module("verdicts")
+
+    class Exact:
+        def __init__(self, **options):
+            pass
+
+        def fit(self, target):
+            self.target = target
+            return self
+
+        def sample(self, n, random_state):
+            return self.target.sample(n, random_state)
+
+        def diagnose(self, random_state):
+            X = self.sample(1000, 0)
+            weighted = verdicts.WeightedSample(X, np.zeros(1000), True)
+            return verdicts.diagnose(weighted, X[:0], None, lambda x: x)
+
+    for name in ("DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"):
+        monkeypatch.setattr(verdicts, name, Exact)
+    verdicts.fits(1, 1.0)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 12 and all("| ok |" in row and float(row.split("|")[5]) < 0.04 for row in rows)

@@ -216,7 +216,11 @@ class TestPrecision:
         values = Counted(single_precision_only(energy_fn))
         energy = make(values, grad_fn=grad_fn and single_precision_only(grad_fn))
         assert energy.dtype == energy.fast_dtype == torch.float32
-        assert energy.has_gradient and energy.n_energy_evals and sum(values.rows) == energy.n_energy_evals == N_PROBED + N_MAX + N_MAX
+        assert (
+            energy.has_gradient
+            and energy.n_energy_evals
+            and sum(values.rows) == energy.n_energy_evals == N_PROBED + N_MAX + N_MAX
+        )
         x = normal(5)
         log_prob, score = energy.log_prob_and_score(x)
         assert log_prob.dtype == score.dtype == torch.float64
@@ -408,7 +412,9 @@ class TestErrors:
         x = normal(CHUNK_ROWS + 100)
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[:n_bad]
         x[rows, 0] = 60.0
-        with pytest.warns(RuntimeWarning, match=r"raised ValueError \(the scale has to be positive\).* at x = \[60") as caught:
+        with pytest.warns(
+            RuntimeWarning, match=r"raised ValueError \(the scale has to be positive\).* at x = \[60"
+        ) as caught:
             log_prob = energy.log_prob(x)
             score = energy.log_prob_and_score(x)[1] if energy.has_gradient else 0 * x
         bad = torch.zeros(len(x), dtype=torch.bool)

@@ -3,6 +3,7 @@
 Statistical bounds hold for any seed: each states the probability at which it fails a correct implementation.
 """
 
+import math
 import pickle
 import re
 import warnings
@@ -20,7 +21,9 @@ from skcds.importance import (
     log_evidence,
     log_mean_exp,
     pareto_k,
+    pareto_k_limit,
     systematic_resample,
+    total_variation,
     truncate_log_weights,
 )
 
@@ -242,6 +245,66 @@ class TestZeroWeights:
             with pytest.raises(ValueError, match="All 3 log weights are -inf: no draw lies in the target's support"):
                 function(log_weights)
         assert "every weight is zero" in repr(WeightedSample(np.zeros((3, 1)), log_weights, is_bound=True))
+
+    @pytest.mark.parametrize("n", [1, 3, 5000])
+    def test_all_zero_have_properties(self, n):
+        sample = WeightedSample(np.zeros((n, 1)), np.full(n, -np.inf), is_bound=True)
+        found = sample.ess, sample.log_evidence, sample.elbo, sample.pareto_k, sample.total_variation
+        assert found == (0, -np.inf, -np.inf, np.inf, 1)
+        assert np.isnan(sample.log_evidence_se) and np.isnan(sample.elbo_se)
+        for call in (lambda: sample.weights, lambda: sample.resample(2), lambda: sample.expectation(lambda x: x)):
+            with pytest.raises(ValueError, match="no draw lies in the target's support"):
+                call()
+
+
+class TestTotalVariation:
+    @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_of_two_normals(self, shift, seed):
+        """N(0, 1) and N(m, 1): 2 Phi(m / 2) - 1; within Z standard errors, each term being in [0, 1]."""
+        x = np.random.default_rng(seed).standard_normal(50_000)
+        found = total_variation(shift * x - 0.5 * shift**2)
+        assert abs(found - math.erf(shift / 2**1.5)) <= Z * 0.6 / np.sqrt(50_000) * (1 + shift)
+
+    @given(some_zero, st.floats(-500, 500))
+    def test_is_a_share_and_has_no_unit(self, log_weights, constant):
+        found = total_variation(log_weights)
+        assert 0 <= found <= 1
+        assert total_variation(log_weights + constant) == pytest.approx(found, abs=1e-9)
+
+    def test_is_half_the_absolute_difference(self):
+        w = np.random.default_rng(0).exponential(size=1000)
+        expected = 0.5 * np.abs(1 - w / w.mean()).mean()
+        assert total_variation(np.log(w)) == pytest.approx(expected)
+        assert WeightedSample(np.zeros((1000, 1)), np.log(w), True).total_variation == pytest.approx(expected)
+
+    @pytest.mark.parametrize("share", [0.85, 0.6, 0.25])
+    def test_of_log_normal_weights_is_that_of_the_docstring(self, share):
+        x = np.sqrt(-np.log(share)) * np.random.default_rng(0).standard_normal(400_000)
+        assert total_variation(x) == pytest.approx({0.85: 0.16, 0.6: 0.28, 0.25: 0.44}[share], abs=0.006)
+
+
+class TestParetoKLimit:
+    @pytest.mark.parametrize("n, limit", [
+        (1, -np.inf), (10, 0.0), (100, 0.5), (1000, 2 / 3), (2154, 0.7), (2155, 0.7), (10**6, 0.7)
+    ])  # fmt: skip
+    def test_values(self, n, limit):
+        assert pareto_k_limit(n) == pytest.approx(limit, abs=1e-4)
+        assert WeightedSample(np.zeros((n, 1)), np.zeros(n), True).pareto_k_limit == pareto_k_limit(n)
+
+    def test_of_none(self):
+        with pytest.raises(ValueError, match="at least 1; got 0"):
+            pareto_k_limit(0)
+
+    @pytest.mark.parametrize("n", [100, 1000, 10_000])
+    def test_is_that_of_the_warning(self, n):
+        """Weights of a tail of shape .6 are reliable for the larger numbers only."""
+        u = (np.arange(n) + 0.5) / n
+        sample = WeightedSample(np.zeros((n, 1)), -0.6 * np.log(u), True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sample.warn_if_unreliable()
+        assert bool(caught) == (sample.pareto_k > pareto_k_limit(n)) == (n == 100)
 
 
 class TestResampling:

@@ -247,7 +247,8 @@ class TestSupport:
 
     def test_nothing_is_found(self):
         with pytest.raises(
-            InvalidEnergyError, match=r"every point that the pilot tried, .* for s from 1e-07 to 100, .*; shift or scale"
+            InvalidEnergyError,
+            match=r"every point that the pilot tried, .* for s from 1e-07 to 100, .*; shift or scale",
         ):
             run(lambda x: torch.where(x[:, 0] > 1e9, 0.5 * (x**2).sum(1), torch.inf))
 

@@ -1,4 +1,5 @@
 import builtins
+import copy
 import functools
 import pickle
 import warnings
@@ -418,6 +419,30 @@ def test_smoothed_is_a_running_mean():
     np.testing.assert_array_equal(smoothed(x, 1), x)
 
 
+@pytest.mark.parametrize("yscale", ["auto", "linear", "log"])
+@pytest.mark.parametrize("losses", [
+    -np.exp(-np.arange(200) / 20), np.linspace(5, -5, 200), np.linspace(5, 0, 200), np.zeros(200), np.full(200, 2.0),
+    np.r_[np.ones(50), -np.ones(150)], np.r_[-np.ones(199), 3.0], np.r_[np.full(100, np.inf), -np.ones(100)],
+    np.r_[1e300 * np.ones(100), 1e-300 * np.ones(100)], np.r_[-1e300, 1e300, np.ones(20)], np.full(30, -np.inf),
+    [-1.0], [0.0], np.r_[np.ones(20), np.nan, -np.ones(20)],
+])  # fmt: skip
+def test_losses_of_any_sign_have_limits(losses, yscale):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        display = TrainingDisplay(losses).plot(yscale=yscale)
+        display.figure_.canvas.draw()
+    low, high = display.ax_.get_ylim()
+    assert np.isfinite([low, high]).all() and low < high
+    assert (display.ax_.get_yscale() == "log") <= (low > 0)
+
+
+def test_log_scale_that_is_asked_for_leaves_negative_losses_out():
+    losses = np.r_[np.full(150, 1.0), np.full(50, -1.0)]
+    display = TrainingDisplay(losses).plot(yscale="log")
+    assert display.ax_.get_yscale() == "log" and "50 losses outside the picture" in display.caption_
+    assert TrainingDisplay(-np.ones(50)).plot(yscale="log").ax_.get_yscale() == "linear"
+
+
 def test_wrong_arguments_of_training():
     with pytest.raises(ValueError, match="yscale has to be"):
         TrainingDisplay([1.0]).plot(yscale="cube")
@@ -526,3 +551,79 @@ def test_wrong_arguments_of_evidence():
         EvidenceDisplay.from_weights([0.0, np.nan])
     with pytest.raises(NotFittedError):
         EvidenceDisplay.from_estimator(DiffusionSampler())
+
+
+# ---------------------------------------------------------------- notes on fits that did not end well
+
+FAULTS = {
+    "converged": ({"converged_": False, "ess_": 0.0312}, "not converged: Pareto k above its limit, ESS / n 0.0312"),
+    "trained": ({"n_iter_": 0, "converged_": True, "loss_curve_": []}, "not trained: no iteration was done"),
+    "interrupted": ({"interrupted_": True, "converged_": True}, "interrupted"),
+    "both": ({"interrupted_": True, "converged_": False, "ess_": 0.5}, "not converged: Pareto k above its limit, "
+             "ESS / n 0.5\ninterrupted"),
+}  # fmt: skip
+DISPLAYS = {
+    "training": TrainingDisplay.from_estimator,
+    "evidence": lambda estimator, **options: EvidenceDisplay.from_estimator(estimator, n=200, **options),
+    "sampler": lambda estimator, **options: SamplerDisplay.from_estimator(estimator, n=100, grid_size=5, **options),
+}
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+@pytest.mark.parametrize("n_features", [1, 2, 3])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fit_that_went_wrong_is_marked(display, n_features, fault):
+    estimator = copy.copy(small(n_features))
+    changes, note = FAULTS[fault]
+    vars(estimator).update(changes)
+    shown = DISPLAYS[display](estimator)
+    assert shown.note_.get_text() == note and shown.note_.get_visible()
+    assert note in [text.get_text() for text in texts(shown)]
+    assert shown.figure_.bbox.contains(*shown.note_.get_window_extent().min)
+    assert shown.figure_.bbox.contains(*shown.note_.get_window_extent().max)
+
+
+@pytest.mark.parametrize("display", DISPLAYS)
+@pytest.mark.parametrize("n_features", [1, 2, 3])
+def test_a_fit_that_went_well_is_not_marked(display, n_features):
+    estimator = copy.copy(small(n_features))
+    vars(estimator).update(converged_=True, interrupted_=False)
+    assert DISPLAYS[display](estimator).note_ is None
+
+
+# ---------------------------------------------------------------- particles within bounds
+
+
+@pytest.mark.parametrize("kind, bounds", [
+    *((KINDS[0], bounds) for bounds in [
+        (100, 101), (0, 1), (100, None), (None, -100), (-1e6, 1e6), (None, None), [(100, 101), (None, None)],
+        [(100, None), (None, -100)],
+    ]), *((kind, (100, 101)) for kind in KINDS[1:]),
+], ids=str)  # fmt: skip
+def test_particles_are_shown_in_the_coordinates_of_the_draws(kind, bounds):
+    """Between the bounds, and about where the draws are: within as much as ten deviations of these for any fit."""
+
+    def energy(x):
+        low = np.array([-np.inf if pair[0] is None else pair[0] for pair in pairs])
+        high = np.array([np.inf if pair[1] is None else pair[1] for pair in pairs])
+        middle = np.where(np.isfinite(low) & np.isfinite(high), 0.5 * low + 0.5 * high,
+                          np.where(np.isfinite(low), low + 1, np.where(np.isfinite(high), high - 1, 0.0)))  # fmt: skip
+        width = np.where(np.isfinite(high - low), np.minimum(0.2 * (high - low), 1e5), 0.5)
+        return 0.5 * (((x - torch.from_numpy(middle)) / torch.from_numpy(width)) ** 2).sum(1)
+
+    pairs = bounds if isinstance(bounds, list) else [bounds, bounds]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = make(kind, n_features=2, max_iter=3)
+        sampler.set_params(bounds=bounds).fit(lambda x: energy(x.double()))
+        display = SamplerDisplay.from_estimator(sampler, n=300, reference="particles", grid_size=5, random_state=0)
+    owner = getattr(sampler, "teacher_", sampler)
+    assert display.reference.shape == owner.particles_.shape
+    for j, (low, high) in enumerate(pairs):
+        x, draws = display.reference[:, j], display.samples[:, j]
+        assert (low is None or x.min() >= low) and (high is None or x.max() <= high)
+        assert abs(x.mean() - draws.mean()) < 10 * draws.std() + 1e-12
+        first, last = display.ax_.get_xlim() if j == 0 else display.ax_.get_ylim()
+        assert last - first < 40 * draws.std()
+    if bounds == (None, None):
+        np.testing.assert_allclose(display.reference, owner.particles_)

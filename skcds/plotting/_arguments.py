@@ -3,11 +3,12 @@
 import numbers
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from .._warnings import muted, warn_user
+from ..bounds import Bounds
 from ..energy import Energy
-from ..importance import PARETO_K_LIMIT
 from ._grids import centers
 
 MAX_FEATURES = 8
@@ -26,18 +27,21 @@ def draw_from(estimator, n, weighted, random_state, options) -> tuple[np.ndarray
         return np.asarray(estimator.sample(n, random_state=random_state, **options)), None
     with muted(*([ConvergenceWarning] if weighted == "auto" else [])):
         found = estimator.sample_weighted(n, random_state=random_state, **options)
-    return found.samples, None if weighted == "auto" and found.pareto_k > PARETO_K_LIMIT else found.log_weights
+    reliable = weighted != "auto" or found.pareto_k <= found.pareto_k_limit
+    return found.samples, found.log_weights if reliable else None
 
 
 def particles_of(estimator, name: str) -> np.ndarray:
-    """Particles of the training, the teacher's for a student."""
-    particles = getattr(getattr(estimator, "teacher_", estimator), "particles_", None)
+    """Particles of the training, the teacher's for a student, in the user's coordinates."""
+    owner = getattr(estimator, "teacher_", estimator)
+    particles = getattr(owner, "particles_", None)
     if name != "particles" or particles is None or not len(particles):
         known = "the estimator has none" if name == "particles" else f"got {name!r}"
         raise ValueError(
             f"reference has to be draws (m, n_features), or 'particles' for those of the training; {known}."
         )
-    return particles
+    points, bounds = torch.from_numpy(np.asarray(particles, dtype=np.float64)), Bounds.from_fitted(owner)
+    return (points if bounds is None else bounds(points)).numpy()
 
 
 def as_draws(X, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._base import check_count
 from .._warnings import muted
-from ..importance import PARETO_K_LIMIT, WeightedSample, effective_sample_size, log_evidence, pareto_k
+from ..importance import WeightedSample, effective_sample_size, log_evidence, pareto_k, pareto_k_limit
 from ._grids import centers, weighted_quantile
 from ._style import (
     BLUE,
@@ -21,6 +21,8 @@ from ._style import (
     axes_for,
     caption,
     decimals,
+    mark,
+    note_of,
     number,
     require_matplotlib,
     tidy,
@@ -50,6 +52,8 @@ class EvidenceDisplay:
         Whether the mean log weight is a lower bound of log Z in expectation; None where that is not known.
     pilot_log_evidence : float, default=None
         Another estimate of log Z.
+    note : str, default=None
+        What a reader has to know of the fit, as that it did not converge; shown in the axes.
 
     Attributes
     ----------
@@ -67,6 +71,8 @@ class EvidenceDisplay:
         Estimate of log Z with its standard error, mean log weight, effective share of the draws, and Pareto k.
     caption_ : str
         What the caption says.
+    note_ : matplotlib Text
+        The note; None without one.
 
     See Also
     --------
@@ -84,10 +90,11 @@ class EvidenceDisplay:
     ELBO −0.0023: a lower bound of log Z
     """
 
-    def __init__(self, log_weights, *, is_bound=None, pilot_log_evidence=None):
+    def __init__(self, log_weights, *, is_bound=None, pilot_log_evidence=None, note=None):
         self.log_weights = log_weights
         self.is_bound = is_bound
         self.pilot_log_evidence = pilot_log_evidence
+        self.note = note
 
     @classmethod
     def from_estimator(
@@ -143,9 +150,9 @@ class EvidenceDisplay:
             weighted = estimator.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn)
         pilot = getattr(getattr(estimator, "teacher_", estimator), "pilot_", None)
         found = None if pilot is None else pilot.log_evidence
-        return cls(weighted.log_weights, is_bound=weighted.is_bound, pilot_log_evidence=found).plot(
-            ax=ax, **plot_options
-        )
+        return cls(
+            weighted.log_weights, is_bound=weighted.is_bound, pilot_log_evidence=found, note=note_of(estimator)
+        ).plot(ax=ax, **plot_options)
 
     @classmethod
     def from_weights(
@@ -229,8 +236,9 @@ class EvidenceDisplay:
         ax.set(xlabel="log weight − estimate of log Z", ylabel="draws in a bin", xlim=(low, high))
         tidy(ax)
         self.caption_ = self._caption(len(log_weights), len(shown), int((shown < low).sum()), low)
-        good = self.pareto_k_ <= PARETO_K_LIMIT and self.ess_ >= SMALL_SHARES[0][0]
+        good = self.pareto_k_ <= pareto_k_limit(len(log_weights)) and self.ess_ >= SMALL_SHARES[0][0]
         caption(ax, self.caption_.splitlines(), GREY if good else VERMILLION)
+        self.note_ = mark(ax, self.note)
         ax.legend(frameon=False, fontsize="small", labelcolor=INK, handlelength=1.4, borderaxespad=0.2, **beside)
         return self
 
@@ -294,7 +302,7 @@ class EvidenceDisplay:
         lines = [f"log Z = {number(self.log_evidence_, digits)} ± {number(self.log_evidence_se_, digits)}"]
         if self.pilot_log_evidence is not None:
             lines[0] += f" · pilot {number(self.pilot_log_evidence, min(digits, 3))}"
-        lines.append(f"ESS / n {number(self.ess_)}{_judged(self.ess_)} · Pareto k {_in_words(self.pareto_k_)}")
+        lines.append(f"ESS / n {number(self.ess_)}{_judged(self.ess_)} · Pareto k {_in_words(self.pareto_k_, n)}")
         bound = {True: ": a lower bound of log Z", False: ": no bound of log Z", None: ""}[self.is_bound]
         if not math.isfinite(self.elbo_):
             bound = ", for the draws outside the support"
@@ -312,12 +320,12 @@ def _judged(share: float) -> str:
     return next((f": {word}" for limit, word in SMALL_SHARES if share < limit), "")
 
 
-def _in_words(k: float) -> str:
+def _in_words(k: float, n: int) -> str:
     if k == math.inf:
         return "∞: too few distinct weights to judge by"
     if k == -math.inf:
         return "−∞: good, the weights have no tail"
-    return f"{number(k, 2)}: " + ("good" if k <= PARETO_K_LIMIT else "unreliable")
+    return f"{number(k, 2)}: " + ("good" if k <= pareto_k_limit(n) else "unreliable")
 
 
 def _tail_counts(tail: np.ndarray, cutoff: float, k: float, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

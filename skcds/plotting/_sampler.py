@@ -13,7 +13,7 @@ from ..importance import WeightedSample
 from . import _arguments as arguments
 from . import _grids as grids
 from . import _panels as panels
-from ._style import BLUE, GREY, INK, THIN, axes_for, require_matplotlib, tidy
+from ._style import BLUE, GREY, INK, THIN, axes_for, mark, note_of, require_matplotlib, tidy
 
 MARGINS = {"plane": 0.25, "corner": 0.15}  # around the bulk of the draws, as a share of its width
 REFERENCE_IN_A_CELL = 5.0  # beside regions of the energy: noisier, and less widened by smoothing
@@ -51,6 +51,8 @@ class SamplerDisplay:
         log Z, which normalises the curve over the histogram of one feature; by default its integral over the window.
     n_features : int, default=None
         Features of the density, where only some are shown; by default d.
+    note : str, default=None
+        What a reader has to know of the fit, as that it did not converge; shown in the axes.
 
     Attributes
     ----------
@@ -68,6 +70,8 @@ class SamplerDisplay:
         Outlines of the other draws; empty without them.
     legend_ : matplotlib Legend
         The legend.
+    note_ : matplotlib Text
+        The note; None without one.
 
     See Also
     --------
@@ -87,7 +91,7 @@ class SamplerDisplay:
 
     def __init__(
         self, samples, *, weights=None, feature_names=None, reference=None, grid=None, log_density=None,
-        log_evidence=None, n_features=None,
+        log_evidence=None, n_features=None, note=None,
     ):  # fmt: skip
         self.samples = samples
         self.weights = weights
@@ -97,6 +101,7 @@ class SamplerDisplay:
         self.log_density = log_density
         self.log_evidence = log_evidence
         self.n_features = n_features
+        self.note = note
 
     # ---------------------------------------------------------------- from estimators and draws
 
@@ -115,7 +120,7 @@ class SamplerDisplay:
             Number of draws.
         weighted : bool or "auto", default=False
             Whether to weigh the draws, which needs the energy. With "auto" they are weighed where the energy is known
-            and the Pareto k of the weights at most 0.7.
+            and the Pareto k of the weights is reliable.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
         features : sequence of int or str, default=None
@@ -124,7 +129,7 @@ class SamplerDisplay:
             Names of all features; by default the estimator's ``feature_names_out_``, else x0, x1, ...
         reference : array-like of shape (m, n_features) or "particles", default=None
             Draws to compare with, such as exact ones or those of a Markov chain; or the particles of the training,
-            which the sampler did not draw.
+            which the sampler did not draw, in the user's coordinates.
         grid_size : int, default=None
             Points along each axis of the grid that the energy is evaluated on; by default 1000 for one feature and 200,
             which makes 40 000 evaluations, for two. Very narrow densities need more.
@@ -174,10 +179,12 @@ class SamplerDisplay:
         if isinstance(reference, str):
             reference = arguments.particles_of(estimator, reference)
         names = feature_names if feature_names is not None else getattr(estimator, "feature_names_out_", None)
-        return cls._computed(
+        display = cls._computed(
             X, arguments.normalised_weights(log_weights), names, features, reference, energy,
             getattr(estimator, "log_evidence_", None), grid_size, getattr(estimator, "bounds_", None),
-        ).plot(ax=ax, **plot_options)  # fmt: skip
+        )  # fmt: skip
+        display.note = note_of(estimator)
+        return display.plot(ax=ax, **plot_options)
 
     @classmethod
     def from_samples(
@@ -320,7 +327,13 @@ class SamplerDisplay:
             self._plot_line(ax, style)
         else:
             self._plot_plane(ax, style)
+        self.note_ = self._mark()
         return self
+
+    def _mark(self):
+        if self.ax_ is not None:
+            return mark(self.ax_, self.note)
+        return mark(self.axes_[0, 0], self.note, inside=False)
 
     def _default_label(self) -> str:
         return "draws" if self.weights is None else "weighted draws"

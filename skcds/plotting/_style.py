@@ -47,6 +47,32 @@ def caption(ax, lines: list[str], color: str = GREY):
     return ax.set_title("\n".join(lines), loc="left", fontsize="small", color=color, linespacing=1.4)
 
 
+def note_of(estimator) -> str | None:
+    """What a reader of a picture has to know of a fit that went wrong or did not end; None of one that is well."""
+    notes = []
+    if getattr(estimator, "n_iter_", None) == 0:
+        notes.append("not trained: no iteration was done")
+    elif getattr(estimator, "converged_", True) is False:
+        share = getattr(estimator, "ess_", math.nan)
+        notes.append(f"not converged: Pareto k above its limit, ESS / n {number(share)}")
+    if getattr(estimator, "interrupted_", False):
+        notes.append("interrupted")
+    return "\n".join(notes) or None
+
+
+def mark(ax, note: str | None, inside: bool = True):
+    """A small note in the upper left corner of axes, or above them; None without one."""
+    if note is None:
+        return None
+    if not inside:
+        return ax.set_title(note, loc="left", fontsize="small", color=VERMILLION)
+    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5}
+    return ax.text(
+        0.015, 0.985, note, transform=ax.transAxes, ha="left", va="top", fontsize="small", color=VERMILLION, bbox=box,
+        zorder=10,
+    )  # fmt: skip
+
+
 def number(value: float, digits: int | None = None) -> str:
     """A number with a minus sign as long as a plus; with so many decimals, or else to three figures."""
     if not math.isfinite(value):

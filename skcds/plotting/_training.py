@@ -10,13 +10,14 @@ from .._base import check_count
 from .._diffusion import DiffusionSampler
 from .._distiller import REVERSE_KL_SHARE, ConsistentSamplerDistiller
 from .._scratch import CONSISTENCY_STEPS, ConsistentSamplerScratch
-from ._style import BLUE, GREEN, INK, VERMILLION, axes_for, caption, number, require_matplotlib, tidy
+from ._style import BLUE, GREEN, INK, VERMILLION, axes_for, caption, mark, note_of, number, require_matplotlib, tidy
 
 COLORS = (BLUE, VERMILLION, GREEN)
 SMOOTHED_OVER = 0.03  # of the iterations
 LEAST_SMOOTHED = 15  # iterations, of at least eight times as many
 FAR = 10  # median deviations from the running median, to which single losses are moved for the running mean
 BURN_IN = 0.05  # of the iterations, whose losses do not set the limits
+LARGEST = 1e100  # that limits of the axis may be
 SPREAD = 0.01  # of the raw losses beyond the limits, on each side
 
 
@@ -42,6 +43,8 @@ class TrainingDisplay:
         Whether the weights after the fit were reliable, and whether the user ended the training.
     n_rollbacks : int, default=None
         How often training diverged and went back to an earlier state.
+    note : str, default=None
+        What a reader has to know of the fit, as that it did not converge; shown in the axes.
 
     Attributes
     ----------
@@ -53,6 +56,8 @@ class TrainingDisplay:
         Losses and their running means, a line each of every kind.
     caption_ : str
         What the caption says.
+    note_ : matplotlib Text
+        The note; None without one.
 
     See Also
     --------
@@ -70,7 +75,7 @@ class TrainingDisplay:
 
     def __init__(
         self, loss_curve, *, kinds=None, estimator_name=None, fit_time=None, converged=None, interrupted=None,
-        n_rollbacks=None,
+        n_rollbacks=None, note=None,
     ):  # fmt: skip
         self.loss_curve = loss_curve
         self.kinds = kinds
@@ -79,6 +84,7 @@ class TrainingDisplay:
         self.converged = converged
         self.interrupted = interrupted
         self.n_rollbacks = n_rollbacks
+        self.note = note
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None, **plot_options) -> "TrainingDisplay":
@@ -122,7 +128,7 @@ class TrainingDisplay:
         facts = {name: getattr(estimator, f"{name}_", None) for name in ("fit_time", "converged", "interrupted")}
         return cls(
             losses, kinds=_kinds_of(estimator, len(losses)), estimator_name=type(estimator).__name__,
-            n_rollbacks=getattr(estimator, "n_rollbacks_", None), **facts,
+            n_rollbacks=getattr(estimator, "n_rollbacks_", None), note=note_of(estimator), **facts,
         ).plot(ax=ax, **plot_options)  # fmt: skip
 
     def plot(self, ax=None, *, yscale="auto", smoothing=None) -> "TrainingDisplay":
@@ -134,6 +140,7 @@ class TrainingDisplay:
             Axes to plot in; by default those of a new figure.
         yscale : {"auto", "linear", "log"}, default="auto"
             Scale of the losses; "auto" is logarithmic where all are positive and their means fall by a factor of 30.
+            "log" leaves losses that are not positive outside the picture, and is linear where none is positive.
         smoothing : int, default=None
             Iterations that the running mean is taken over; by default about a thirtieth of them.
 
@@ -169,6 +176,7 @@ class TrainingDisplay:
         tidy(ax)
         self.caption_ = self._caption(len(losses), n_outside)
         caption(ax, self.caption_.splitlines())
+        self.note_ = mark(ax, self.note)
         if len(lines) > 1:
             ax.legend(frameon=False, fontsize="small", labelcolor=INK)
         return self
@@ -221,17 +229,19 @@ def _set_limits(ax, lines, yscale: str) -> int:
     if not any(map(len, raws)):
         return sum(len(raw) for _, raw, _ in lines.values())
     bounds = np.concatenate([np.quantile(raw, [SPREAD, 1 - SPREAD]) for raw in raws if len(raw)] + smooths)
-    low, high = bounds.min(), bounds.max()
-    means = np.concatenate(smooths)
-    if yscale == "log" or (yscale == "auto" and low > 0 and means.max() > 30 * means.min()):
-        ax.set_yscale("log")
-        low = low if low > 0 else min((raw[raw > 0].min() for raw in raws if (raw > 0).any()), default=1e-3)
-        edge = (high / low) ** 0.06
+    low, high = np.clip([bounds.min(), bounds.max()], -LARGEST, LARGEST)
+    means, positive = np.concatenate(smooths), np.concatenate([raw[raw > 0] for raw in raws])
+    log = yscale == "log" or (yscale == "auto" and low > 0 and means.max() > 30 * means.min())
+    if log and len(positive):
+        low = max(low if low > 0 else positive.min(), 1 / LARGEST)
+        high = max(high if high > 0 else positive.max(), low)
+        edge = max(np.exp(0.06 * np.log(high / low)), 1.1)
         low, high = low / edge, high * edge
     else:
         edge = 0.06 * (high - low) or 0.5
         low, high = low - edge, high + edge
-    ax.set_ylim(low, high)
+    ax.set_ylim(low, high)  # before the scale, which would look for limits of its own
+    ax.set_yscale("log" if log and len(positive) else "linear")
     return int(sum(np.sum(~((raw >= low) & (raw <= high))) for _, raw, _ in lines.values()))
 
 
