@@ -17,9 +17,9 @@ from ._base import MODELS, BaseSampler, positive_integer
 from ._warm import check_same_networks, serve, warn_of_a_cold_start
 from ._warnings import note
 from .bounds import Bounds, same_bounds
-from .budget import Spent
 from .devices import randint, randn, to_numpy
 from .diffusion import DiffusionModel
+from .errors import Spent
 from .mcmc import CORRECTION_MOVES, Population
 from .networks import seeded, without_draws
 from .pilot import PilotResult, finest_scale, run_pilot

@@ -1,6 +1,6 @@
 """What a fit may spend: a clock and a count that bound all between call and return, and a share for each part."""
 
-__all__ = ["Budget", "Spent"]
+__all__ = ["Budget"]
 
 import contextlib
 import math
@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .checkpoint import Checkpoint
+from .errors import Spent
 from .progress import Progress
 
 ENERGY_TIME = 0.5  # of the seconds left, for evaluations of the energy: about what training itself takes (unmeasured)
 JUDGEMENT_SHARE = 0.1  # of either limit, kept for the judgement of held-out draws
 FEWEST_EVALS = 200  # that a fit can be made of: probe, pilot and judgement need some tens each
-
-
-class Spent(Exception):
-    """No more evaluations are allowed in this part of the fit; whoever asked for them ends with what there is."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 
 from ._plain import described, from_plain, to_plain
 from .devices import generator_on, randn, to_numpy
-from .energy import InvalidEnergyError
+from .errors import InvalidEnergyError
 from .files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 
 FORMAT = 2

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ._warnings import note, warn_user
 from .bounds import Bounds
-from .budget import Spent
 from .devices import randn, to_numpy
+from .errors import InvalidEnergyError, Spent
 from .support import candidates
 
 PROBE_SIZES = (7, 2, 1)
@@ -23,10 +23,6 @@ FAST_TOLERANCE = 1e-2  # largest error of float32 energies for which training us
 FIRST_ROWS = 64  # of a call under a limit of time, of a function whose cost is not known to be small
 CALL_SECONDS = 0.25  # that a call may take under a limit of time; its rows are halved or doubled accordingly
 FORGET = 0.7  # weight of the earlier calls in the measured rate of evaluations
-
-
-class InvalidEnergyError(ValueError):
-    """The energy function returned values that cannot be those of a density."""
 
 
 ONE_POINT = (

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from .budget import Spent
 from .climb import Mode, climb
 from .devices import randn, randperm
 from .energy import Energy
+from .errors import Spent
 from .smc import temper
 from .standardize import StandardizedTarget
 

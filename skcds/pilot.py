@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .budget import Budget, Spent
+from .budget import Budget
 from .climb import Mode
 from .devices import generator_on, randn, to_numpy
-from .energy import Energy, InvalidEnergyError
+from .energy import Energy
+from .errors import InvalidEnergyError, Spent
 from .laplace import laplace_standardization
 from .mcmc import Population
 from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .bounds import FARTHEST as END_OF_BOUNDED
 from .devices import randn
-from .energy import Energy, InvalidEnergyError
+from .energy import Energy
+from .errors import InvalidEnergyError
 from .standardize import FARTHEST, Standardization, StandardizedTarget
 
 RADII = (1e3, 1e6, 1e9, 1e12)  # at which the first look compares energies

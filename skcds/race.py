@@ -12,7 +12,8 @@ from torch import Tensor
 from ._warnings import warn_user
 from .budget import Budget
 from .climb import Mode, rounding_noise
-from .energy import Energy, InvalidEnergyError, example_of
+from .energy import Energy, example_of
+from .errors import InvalidEnergyError
 from .mcmc import Population
 from .smc import TemperedTarget, moments, temper
 from .standardize import Standardization, StandardizedTarget

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .budget import Spent
 from .devices import randn
+from .errors import Spent
 from .mcmc import Population, systematic_index
 from .standardize import Standardization, StandardizedTarget
 

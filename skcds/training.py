@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ._warnings import note, warn_user
-from .budget import Budget, Spent
+from .budget import Budget
+from .errors import Spent
 from .optimizer import AdamW
 
 SNAPSHOT_EVERY = 25  # iterations between states that training can go back to
