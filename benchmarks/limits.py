@@ -4,8 +4,8 @@
     python benchmarks/limits.py --problems normal2 slow --seconds 5
     python benchmarks/limits.py --evals 1000 10000
 
-Prints elapsed seconds (a limit is kept where they are within 10 % or 2 s of it), iterations, evaluations as counted around the
-energy, and what came of it.
+Prints elapsed seconds (a limit is kept where they are within 10 % or 2 s of it), iterations, evaluations as counted
+around the energy, and what came of it.
 """
 
 import argparse
@@ -111,7 +111,8 @@ def main():
                 fit = estimator(kind, d, args.seed, **limit).fit(counted)
                 elapsed = time.perf_counter() - start
                 (value,) = limit.values()
-                kept = count[0] <= value if "max_energy_evals" in limit else elapsed <= max(1.1 * value, value + 2)
+                in_time = elapsed <= max(1.1 * value, value + 2)
+                kept = count[0] <= value if "max_energy_evals" in limit else in_time
                 print(f"{name:16s} {kind:8s} {value:8.0f} {elapsed:8.1f} {fit.n_iter_:10d} {count[0]:9.2g} {fit.ess_:6.3f} "
                       f"{fit.log_evidence_:9.3f}  {kept and fit.n_iter_ > 0}", flush=True)  # fmt: skip
 

@@ -32,6 +32,7 @@ MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; ha
 HELD_OUT = 10_000  # paths that a fit is judged by
 MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
 GAUGED = 64  # paths by which the time of a path is measured
+GAUGE_SHARE = 0.02  # of a limit of time, for the evaluations of these
 PATHS_SHARE = 0.1  # of the seconds left, for an exchange of particles
 FEWEST_PATHS = 200  # that an exchange is made with
 POPULATION_SHARE = 0.25  # of the evaluations left, for looking at all particles once
@@ -110,10 +111,10 @@ class ControlledSampler(BaseSampler):
             note(error, "This happened in the pilot, before any training.")
             raise
         standardization = pilot.standardization().to(energy.device)
-        energy.check_fast_dtype(x[:N_CHECKED])
+        energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         population = population_of(target, standardization.inverse(x).float(), generator, budget)
-        with contextlib.suppress(Spent):
+        if CORRECTION_MOVES * len(population) <= POPULATION_SHARE * budget.energy_evals_left():
             population.move(CORRECTION_MOVES)
         model = self._new_model(standardization, finest_scale(population), self._reads_score(energy, budget), generator)
         return pilot, model, target, population
@@ -192,11 +193,12 @@ class ControlledSampler(BaseSampler):
         if budget.max_time is None:
             return 0.0
         start = time.perf_counter()
+        n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * target.energy.evals_per_second)))
         try:
-            weighted_paths(model, target, self.n_steps, GAUGED, generator)
+            weighted_paths(model, target, self.n_steps, n, generator)
         except Spent:
             return budget.max_time  # too slow for any path but those of the judgement
-        seconds = (time.perf_counter() - start) / GAUGED
+        seconds = (time.perf_counter() - start) / n
         budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, JUDGEMENT_MARGIN * seconds * 2 * HELD_OUT)
         return seconds
 

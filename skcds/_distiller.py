@@ -3,6 +3,7 @@
 import copy
 import functools
 import numbers
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseSampler, advice_by_cause, check_count, checked_names, judge_fit, positive_integer, register_model
-from ._control import MOVES_SHARE, N_CHECKED, population_of
+from ._control import MOVES_SHARE, N_CHECKED, POPULATION_SHARE, population_of
 from ._diffusion import DiffusionSampler
 from ._forks import seed_of
 from ._onestep import OneStepSampler
@@ -41,6 +42,7 @@ register_model(OneStepModel)
 
 BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
 READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
+BANK_TIME = 0.1  # of the seconds left, for the first trajectories
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
 WEIGHT_DECAY = 1e-2
@@ -258,7 +260,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         energy.bounds = bounds and bounds.to(energy.device)
         control = placed(teacher._model, energy.device)
         x = torch.from_numpy(teacher.particles_).to(energy.device)
-        energy.check_fast_dtype(x[:N_CHECKED])
+        energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
         population = population_of(target, target.standardization.inverse(x).float(), generator, budget)
         budget.checkpoint.watch(x)
@@ -407,12 +409,18 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _consistency(self, model, control, n_steps, target, n_pairs, n_iter, budget, generator):
         """The consistency loss; where the control reads the score, with trajectories that the budget allows."""
+        size = BANK_SIZE
+        if budget.max_time is not None:
+            start = time.perf_counter()
+            TrajectoryBank(control, target, n_steps, SMALLEST_BANK, generator)
+            seconds = (time.perf_counter() - start) / SMALLEST_BANK
+            size = int(min(size, max(SMALLEST_BANK, BANK_TIME * budget.seconds_left() / seconds)))
         if not control.needs_score:
-            bank = TrajectoryBank(control, target, n_steps, BANK_SIZE, generator)
-            return ConsistencyLoss(model, bank, n_pairs, n_iter)
+            bank = TrajectoryBank(control, target, n_steps, size, generator)
+            return ConsistencyLoss(model, bank, n_pairs, n_iter, refresh_rows=min(REFRESH_ROWS, size))
         cost = 2 * n_steps  # of a trajectory, by Heun's method
         affordable = READING_SHARE * budget.energy_evals_left() / cost
-        size = int(min(BANK_SIZE, max(SMALLEST_BANK, affordable)))
+        size = int(min(size, max(SMALLEST_BANK, affordable)))
         bank = TrajectoryBank(control, target, n_steps, size, generator)
         rows = min(REFRESH_ROWS, size)
         every = budget.spacing(REFRESH_EVERY, cost * rows, n_iter, READING_SHARE)

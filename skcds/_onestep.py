@@ -35,7 +35,7 @@ class OneStepSampler(BaseSampler):
         with budget.judgement():
             start = time.perf_counter()
             while done < N_HELD_OUT:
-                a_row = (time.perf_counter() - start) / done if done else 0.0
+                a_row = (time.perf_counter() - start) / done if done else 1 / target.energy.evals_per_second
                 least = 0 if done else FEWEST_HELD_OUT
                 n = budget.n_affordable(min(FEWEST_HELD_OUT if not done else PART, N_HELD_OUT - done), a_row, 1, least)
                 if not n and done:

@@ -15,6 +15,7 @@ from .progress import Progress
 
 ENERGY_TIME = 0.5  # of the seconds left, for evaluations of the energy: about what training itself takes (unmeasured)
 JUDGEMENT_SHARE = 0.1  # of either limit, kept for the judgement of held-out draws
+FEWEST_ROWS = 10  # that a judgement is made of, however slow
 FEWEST_EVALS = 200  # that a fit can be made of: probe, pilot and judgement need some tens each
 
 
@@ -138,10 +139,13 @@ class Budget:
     def n_affordable(self, n: int, seconds_a_row: float, evals_a_row: float = 1.0, least: int = 1) -> int:
         """At most n rows of the judgement, as many as what is left of the limits, reserve included, allows.
 
-        Where it allows for fewer than `least`, still so many by the clock, but not by the count.
+        Where it allows for fewer than `least`, still so many by the clock, if they are had in a tenth of the limit, but
+        not by the count.
         """
         if self.max_time is not None:
-            n = min(n, max(least, int((self.max_time - self.elapsed()) / max(seconds_a_row, 1e-9))))
+            row = max(seconds_a_row, 1e-9)
+            least = min(least, max(FEWEST_ROWS, int(JUDGEMENT_SHARE * self.max_time / row)))
+            n = min(n, max(least, int((self.max_time - self.elapsed()) / row)))
         if self.max_energy_evals is not None:
             n = min(n, int((self.max_energy_evals - self.energy.n_energy_evals) / max(evals_a_row, 1e-9)))
         return max(n, 0)

@@ -20,7 +20,6 @@ from .support import candidates
 PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
 FAST_TOLERANCE = 1e-2  # largest error of float32 energies for which training uses float32
-FIRST_ROWS = 64  # of a call under a limit of time, of a function whose cost is not known to be small
 CALL_SECONDS = 0.25  # that a call may take under a limit of time; its rows are halved or doubled accordingly
 FORGET = 0.7  # weight of the earlier calls in the measured rate of evaluations
 
@@ -119,7 +118,7 @@ class Energy:
         self._canary: Tensor | None = None  # a row at which the callable has worked
         self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
         if monitor is not None and monitor.max_time is not None:
-            self.rows = CHUNK_ROWS if self.evals_per_second * CALL_SECONDS >= CHUNK_ROWS else FIRST_ROWS
+            self.rows = int(min(CHUNK_ROWS, max(1.0, self.evals_per_second * CALL_SECONDS)))
 
     def release(self) -> None:
         """Leave the limits of a fit behind."""

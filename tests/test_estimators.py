@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, _diffusion
 from skcds._base import CHUNK_ROWS
 from skcds.energy import InvalidEnergyError
 
@@ -105,7 +105,7 @@ class TestFit:
         sampler = make(kind, max_iter=10**6, max_time=3.0)
         start = time.perf_counter()
         sampler.fit(quadratic)
-        assert time.perf_counter() - start < 20  # the limit, and the pilot and held-out draws, on a slow machine
+        assert time.perf_counter() - start < 6  # twice the limit, for a machine that others keep busy
         assert 0 < sampler.n_iter_ < 10**6
 
     def test_max_energy_evals(self, kind):
@@ -113,11 +113,24 @@ class TestFit:
         limit = fitted(kind).n_energy_evals_ // 3
         sampler = make(kind, max_energy_evals=limit, langevin="auto").fit(quadratic)
         assert sampler.n_iter_ == fitted(kind).n_iter_
-        assert limit / 4 < sampler.n_energy_evals_ < limit + 10_000  # a held-out draw takes one
+        assert limit / 4 < sampler.n_energy_evals_ <= limit
 
-    def test_nothing_left_for_training(self, kind):
-        with pytest.warns(ConvergenceWarning, match="were used up before training began"):
-            make(kind, max_energy_evals=1).fit(quadratic)
+    @pytest.mark.parametrize("limit", [200, 1000])
+    def test_few_evaluations(self, kind, limit):
+        """As the user counts them, probe and judgement included; and there is an iteration for all that."""
+        seen = []
+
+        def counted(x):
+            seen.append(len(x))
+            return quadratic(x)
+
+        sampler = make(kind, max_energy_evals=limit).fit(counted)
+        assert sampler.n_iter_ >= 1 and sampler.n_energy_evals_ == sum(seen) <= limit
+        assert np.isfinite(sampler.sample(10, random_state=0)).all()
+
+    def test_too_few_evaluations(self, kind):
+        with pytest.raises(ValueError, match="max_energy_evals has to be at least 200"):
+            make(kind, max_energy_evals=199).fit(quadratic)
 
     def test_progress_bar(self, kind, capsys):
         make(kind, max_iter=2).fit(quadratic)
@@ -476,7 +489,7 @@ class TestSpoiledControl:
         assert -0.2 < self.bound(learning_rate) < 0.1
 
     def test_would_be_far_off(self, monkeypatch):  # negative control
-        monkeypatch.setattr(DiffusionSampler, "_unspoiled", lambda self, before, after, *rest: after)
+        monkeypatch.setattr(_diffusion, "SPOILED", math.inf)
         try:
             bound = self.bound()
         except ValueError:  # draws at infinity, without weights
