@@ -1,6 +1,6 @@
 """Climbs to modes: location, and scale of every coordinate, from a point and whatever the energy tells around it."""
 
-__all__ = ["Mode", "climb", "rounding_noise"]
+__all__ = ["Mode", "climb"]
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from .devices import randn, to_numpy
+from .devices import to_numpy
 from .energy import Energy
 from .standardize import Standardization
 
@@ -24,7 +24,6 @@ RISE = 0.5, 2.0  # nats by which the energy should rise over the distance that t
 DIFFERENCE = 1e-2  # of the gradient for the Hessian, in units of a coordinate's scale
 MIN_CURVATURE = 1e-10  # smallest eigenvalue of the Hessian in scaled coordinates, relative to the largest
 NEWTON_STEPS = 3
-NOISE_STEP = 1e-4  # between the points that rounding is looked for at, in units of the spread
 
 
 @dataclass
@@ -166,30 +165,3 @@ def _hessian(energy: Energy, x: Tensor, scale: Tensor) -> Tensor:
     mixed = 0.5 * (both + neither - ahead[i] - ahead[j] - behind[i] - behind[j] + 2 * here)
     hessian[i, j] = hessian[j, i] = mixed
     return hessian
-
-
-def rounding_noise(energy: Energy, x: Tensor, spread: Tensor, generator: torch.Generator) -> float:
-    """Median size, in nats, of the jumps of the energy between points so close that a smooth function has none.
-
-    Fourth differences along random directions cancel all that is smooth over a ten-thousandth of the spread; what is
-    left is rounding in the user's function.
-
-    Parameters
-    ----------
-    energy : Energy
-        The density.
-    x : Tensor
-        Points (n, d).
-    spread : Tensor
-        Standard deviations (d,) of the coordinates.
-    generator : torch.Generator
-        Source of the directions.
-    """
-    step = NOISE_STEP * spread * randn(generator, x.shape, dtype=torch.float64)
-    offsets = torch.arange(-2.0, 3.0, dtype=torch.float64, device=x.device)
-    points = x[None] + offsets[:, None, None] * step
-    values = energy.log_prob(points.flatten(0, 1)).view(5, len(x))
-    binomial = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0], dtype=torch.float64, device=x.device)
-    difference = (binomial[:, None] * values).sum(0).abs() / math.sqrt(70.0)
-    finite = difference.isfinite()
-    return float(difference[finite].median()) if finite.any() else 0.0

@@ -113,6 +113,7 @@ class Energy:
         self.bounds = bounds and bounds.to(self.device)
         self.n_energy_evals = self.n_grad_evals = self.n_invalid = self.n_raised = self.n_float_errors = 0
         self.monitor, self.needs_grad_mode, self.rows = monitor, False, CHUNK_ROWS
+        self.cuts: list[tuple[int, float, bool]] = []  # see `cut`
         self._seconds = self._timed = 0.0
         self._largest = 0  # rows of a call so far
         self._canary: Tensor | None = None  # a row at which the callable has worked
@@ -133,18 +134,18 @@ class Energy:
         """``-E(x)`` for (n, d) points, as (n,) float64; ``-inf`` where the density is zero or the value invalid."""
         with torch.no_grad():
             x, log_det, _ = self._locate(x.detach())
-            (values,) = self._in_chunks(self._value, self._rows(x, dtype))
-            return self._screen(values.to(x.device), x) + log_det
+            rows = self._rows(x, dtype)
+            (values,) = self._in_chunks(self._value, rows)
+            return self._screen(values.to(x.device), x, rows) + log_det
 
     def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""
         x, log_det, pull_back = self._locate(x.detach())
-        energy, gradient = (
-            part.to(x.device) for part in self._in_chunks(self._value_and_gradient, self._rows(x, dtype))
-        )
+        rows = self._rows(x, dtype)
+        energy, gradient = (part.to(x.device) for part in self._in_chunks(self._value_and_gradient, rows))
         self.n_grad_evals += len(x)
         score = pull_back(-gradient.to(torch.float64).nan_to_num(0.0, 0.0, 0.0))
-        return self._screen(energy, x) + log_det, score.nan_to_num(0.0, 0.0, 0.0)
+        return self._screen(energy, x, rows) + log_det, score.nan_to_num(0.0, 0.0, 0.0)
 
     def check_fast_dtype(self, x: Tensor) -> bool:
         """Whether single precision agrees with double at unconstrained points (n, d); it is given up where not."""
@@ -255,7 +256,17 @@ class Energy:
             value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x.clone())
         return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
 
-    def _screen(self, energy: Tensor, x: Tensor) -> Tensor:
+    def cut(self, j: int, threshold: float, above: bool) -> None:
+        """From now on count points with coordinate j above (or below) a threshold as outside the support.
+
+        Where a function's rounding errors are larger than what it computes, in the user's coordinates.
+        """
+        self.cuts = [*self.cuts, (j, threshold, above)]
+
+    def _screen(self, energy: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        for j, threshold, above in self.cuts:
+            beyond = rows[:, j] > threshold if above else rows[:, j] < threshold
+            energy = energy.masked_fill(beyond.to(energy.device), torch.inf)
         log_prob = -energy.to(torch.float64)
         lost = x.isnan().any(1)  # states of a chain that diverged, of which the energy says nothing
         log_prob = log_prob.masked_fill(lost, -torch.inf)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ._warnings import warn_user
 from .budget import Budget
-from .climb import Mode, rounding_noise
+from .climb import Mode
 from .energy import Energy, example_of
 from .errors import InvalidEnergyError
 from .mcmc import Population
+from .rounding import find_cut, rounding_noise
 from .smc import TemperedTarget, moments, temper
 from .standardize import Standardization, StandardizedTarget
 from .start import Start
@@ -98,7 +99,8 @@ class Race:
         self.identity = Standardization(energy.n_features, full=False).to(energy.device)
         self.runs: list[Entrant] = []
         self.stopped: BaseException | None = None
-        self.warned, self.max_raised = False, MAX_RAISED
+        self.max_raised = MAX_RAISED
+        self.unsound: list[tuple[Tensor, float]] = []  # particles where the energy is rounding, and how much
 
     @property
     def spent(self) -> int:
@@ -165,6 +167,7 @@ class Race:
         unit = 1.0 if standardization is self.identity else _geometric_mean(standardization)
         is_widest = standardization is self.identity and scale == max(STARTING_SCALES)
         self.runs.append(Entrant(scale * unit, x, log_evidence, (self.spent - seen) / n, is_widest))
+        self._cut_off()
 
     def _enter_modes(self, modes: list[Mode], limit: float) -> None:
         for mode in sorted(modes, key=lambda mode: -mode.log_mass)[:CLIMBS_ENTERED]:
@@ -224,18 +227,29 @@ class Race:
         if not self.energy.check_fast_dtype(points):
             return False  # found in single precision alone; the next runs are in double
         noise = rounding_noise(self.energy, points, x.std(0), self.generator)
-        if noise <= LARGEST_NOISE:
-            return True
-        if not self.warned:
+        if noise > LARGEST_NOISE:
+            self.unsound.append((top, noise))
+        return noise <= LARGEST_NOISE
+
+    def _cut_off(self) -> None:
+        """Leave out where the energy is rounding, seen from the particles of a sound run, and say so."""
+        sound = self.best_or_none
+        if sound is None or not self.unsound:
+            return
+        for bad, noise in self.unsound:
+            cut = find_cut(self.energy, sound.x, bad, self.generator, LARGEST_NOISE)
+            where = f"near x = {example_of(self._located(bad[:1])[0])}; what runs found there is left out"
+            if cut is not None:
+                j, threshold, above = cut
+                where = f"where x[{j}] is {'above' if above else 'below'} {threshold:.4g}, which is left out"
+                self.energy.cut(j, threshold, above)
             warn_user(
-                f"energy_fn jumps by some {noise:.2g} nats between neighbouring points near x = "
-                f"{example_of(self._located(top[:1])[0])}, by rounding: what a fit finds there is no mass of the "
-                "density, and is left out. Keep the coordinates away from there by bounds= or a prior, compute the "
-                "energy in a stabler way, or say where to begin by start=.",
+                f"energy_fn jumps by some {noise:.2g} nats between neighbouring points, by rounding, {where}. Keep the "
+                "coordinates away from there by bounds= or a prior, compute the energy in a stabler way, or say where "
+                "to begin by start=.",
                 RuntimeWarning,
             )
-            self.warned = True
-        return False
+        self.unsound = []
 
     def _located(self, x: Tensor) -> Tensor:
         return x if self.energy.bounds is None else self.energy.bounds(x)

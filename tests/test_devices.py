@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import skcds
-from skcds import devices, pilot
+from skcds import devices, race
 from skcds.energy import Energy
 from skcds.networks import GatedMLP
 
@@ -57,7 +57,7 @@ def device(request, monkeypatch):
             pytest.skip("see test_on_the_pretend_device")
         pretend.install()
         monkeypatch.setattr(torch, "Generator", pretend.Generator)
-        monkeypatch.setattr(pilot, "STARTING_SCALES", (1.0, 3.0))  # every operation costs as much as a launch on a GPU
+        monkeypatch.setattr(race, "STARTING_SCALES", (1.0, 3.0))  # every operation costs as much as a launch on a GPU
     return request.param
 
 

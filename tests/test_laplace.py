@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from skcds import pilot, targets
 from skcds.energy import Energy
 from skcds.laplace import laplace_standardization
-from skcds.pilot import STARTING_SCALES, run_pilot
+from skcds.pilot import run_pilot
+from skcds.race import STARTING_SCALES
 from skcds.standardize import StandardizedTarget
 
 
