@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-INTERNAL = ("skcds", "torch")  # packages whose frames are passed over
+INTERNAL = ("skcds", "torch", "scipy")  # packages whose frames are passed over
 HAS_NOTES = hasattr(BaseException, "add_note")  # from Python 3.11 on
 
 _muted: ContextVar[frozenset] = ContextVar("muted", default=frozenset())  # categories, and topics

@@ -33,6 +33,7 @@ NOISE_ROWS, FEW_NOISE_ROWS = (
     8,
 )  # particles at which rounding is looked for, the half of them those of the largest density
 LARGEST_NOISE = 1.0  # nats that the energy may jump by between neighbouring points
+MAX_TEMPERATURES, MAX_TEMPERATURES_BESIDE = 1000, 150  # of a run, and of one beside a run that found something
 MAX_RAISED = 0.1  # of a run's first particles, at which the function may raise: every one of them costs calls
 ANNEALING = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse temperatures on the way from points of the support
 
@@ -157,8 +158,9 @@ class Race:
         target = StandardizedTarget(self.energy, standardization, self.energy.fast_dtype)
         n = n_particles or self.n_particles
         found = temper(
-            target, n, scale, self.n_moves, self.generator, self.min_hits, self.budget.progress, self.max_raised
-        )
+            target, n, scale, self.n_moves, self.generator, self.min_hits, self.budget.progress, self.max_raised,
+            MAX_TEMPERATURES if self.best_or_none is None else MAX_TEMPERATURES_BESIDE,
+        )  # fmt: skip
         self.stopped = found.stopped
         x = standardization(found.z)
         log_evidence = found.log_evidence

@@ -92,7 +92,7 @@ def next_beta(gap: Tensor, beta: float, min_ess: float = MIN_ESS) -> float:
 
 def temper(
     target: StandardizedTarget, n_particles: int, scale: float, n_moves: int, generator, min_hits: int = 1,
-    progress=None, max_raised: float = 1.0,
+    progress=None, max_raised: float = 1.0, max_temperatures: float = math.inf,
 ) -> Tempered:  # fmt: skip
     """Tempered sequential Monte Carlo from N(0, scale^2 I) (Del Moral, Doucet & Jasra 2006).
 
@@ -116,12 +116,14 @@ def temper(
         Told how far the run is.
     max_raised : float, default=1.0
         Share of the first particles at which the user's function may raise an exception.
+    max_temperatures : float, default=inf
+        Temperatures after which the run is given up.
 
     Returns
     -------
     Tempered
-        Its ``log_evidence`` is ``-inf`` when fewer than `min_hits` particles met the support, or the function raised at
-        too many of them.
+        Its ``log_evidence`` is ``-inf`` when fewer than `min_hits` particles met the support, the function raised at
+        too many of them, or the run was given up.
     """
     path = TemperedTarget(target, scale)
     z = scale * randn(generator, n_particles, target.n_features, dtype=torch.float64)
@@ -131,7 +133,8 @@ def temper(
         while path.beta < 1:
             log_prob = target.log_prob(z)
             inside = log_prob > -torch.inf
-            if inside.sum() < min_hits or (not n_temperatures and target.energy.n_raised > raised):
+            hopeless = n_temperatures >= max_temperatures or (not n_temperatures and target.energy.n_raised > raised)
+            if inside.sum() < min_hits or hopeless:
                 return Tempered(z, -math.inf, n_temperatures)
             gap = (log_prob - path.log_reference(z))[inside]
             beta = next_beta(gap, path.beta)

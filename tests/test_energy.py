@@ -416,7 +416,7 @@ class TestErrors:
             RuntimeWarning, match=r"raised ValueError \(the scale has to be positive\).* at x = \[60"
         ) as caught:
             log_prob = energy.log_prob(x)
-            score = energy.log_prob_and_score(x)[1] if energy.has_gradient else 0 * x
+        score = energy.log_prob_and_score(x)[1] if energy.has_gradient else 0 * x
         bad = torch.zeros(len(x), dtype=torch.bool)
         bad[rows] = True
         assert torch.equal(log_prob == -torch.inf, bad) and len(caught) == 1

@@ -1,0 +1,191 @@
+"""Limits bound a fit from call to return, and what comes back has been trained; a fit can be watched and stopped."""
+
+import math
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+import skcds
+from skcds.budget import Budget
+from skcds.errors import Spent
+from skcds.progress import Progress
+
+KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
+
+
+def make(kind, d=2, **options):
+    options = {"random_state": 0, **options}
+    return getattr(skcds, kind)(n_features=d, **options)
+
+
+def normal(x):
+    return 0.5 * ((x - 3) ** 2).sum(1)
+
+
+def in_numpy(x):
+    return 0.5 * np.square(np.asarray(x)).sum(1)
+
+
+def slow(x):
+    x = np.asarray(x)
+    time.sleep(2e-3 * len(x))
+    return in_numpy(x)
+
+
+def raises_far_out(x):
+    if (x.abs() > 20).any():
+        raise ValueError("too far")
+    return normal(x)
+
+
+ENERGIES = {"normal": (normal, 2), "numpy": (in_numpy, 5), "slow": (slow, 3), "wide": (normal, 300)}
+
+
+class Energy:
+    n_energy_evals, evals_per_second = 0, 1000.0
+
+
+class TestBudget:
+    def test_admits_up_to_the_limit(self):
+        budget = Budget(None, 100, Energy())
+        budget.admit(90, 10)
+        with pytest.raises(Spent):
+            budget.admit(90, 11)
+
+    def test_parts(self):
+        budget = Budget(None, 100, Energy())
+        with budget.part(1.0, 0.5):
+            with pytest.raises(Spent):
+                budget.admit(0, 51)
+            with budget.part(1.0, 0.9), pytest.raises(Spent):  # no part goes beyond the one around it
+                budget.admit(0, 51)
+        budget.admit(0, 51)
+
+    def test_reserve_is_open_to_the_judgement_only(self):
+        budget = Budget(None, 1000, Energy())
+        budget.reserve()
+        with pytest.raises(Spent):
+            budget.admit(0, 901)
+        with budget.judgement():
+            budget.admit(0, 1000)
+            with pytest.raises(Spent):
+                budget.admit(0, 1001)
+
+    def test_time(self):
+        budget = Budget(0.05, None, Energy())
+        budget.admit(10**9, 1)
+        time.sleep(0.06)
+        with pytest.raises(Spent):
+            budget.admit(0, 1)
+        with budget.judgement():
+            budget.admit(0, 1)
+
+    def test_time_is_one_of_evaluations(self):
+        """Half of the seconds left at the measured rate."""
+        assert Budget(10.0, None, Energy()).energy_evals_left() == pytest.approx(5000, rel=0.01)
+        assert Budget(10.0, 700, Energy()).energy_evals_left() == 700
+        assert Budget(None, None, Energy()).energy_evals_left() == math.inf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestFits:
+    @pytest.mark.parametrize("name", ENERGIES)
+    def test_max_time(self, kind, name):
+        """Two seconds, within two more on a busy machine; the pilot alone had taken minutes."""
+        energy_fn, d = ENERGIES[name]
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler = make(kind, d, max_time=2.0).fit(energy_fn)
+        assert time.perf_counter() - start < 2 + 4  # twice the two seconds that are promised on a free machine
+        assert sampler.n_iter_ >= 1 and np.isfinite(sampler.sample(10, random_state=0)).all()
+
+    @pytest.mark.parametrize("limit", [300, 3000, 30_000])
+    @pytest.mark.parametrize("energy_fn", [normal, in_numpy, raises_far_out], ids=["torch", "numpy", "raises"])
+    def test_max_energy_evals(self, kind, energy_fn, limit):
+        count = [0]
+
+        def counted(x):
+            count[0] += len(x)
+            return energy_fn(x)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler = make(kind, max_energy_evals=limit, max_iter=20).fit(counted)
+        assert count[0] == sampler.n_energy_evals_ <= limit and sampler.n_iter_ >= 1
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("after", [3000, 30_000, 100_000])
+    @pytest.mark.parametrize("kind", ["DiffusionSampler", "ConsistentSamplerScratch"])
+    def test_in_the_pilot_keeps_its_particles(self, kind, after):
+        """A Gaussian fitted to them is a sampler: untrained, and said to be."""
+        count = [0]
+
+        def pressed(x):
+            before, count[0] = count[0], count[0] + len(x)
+            if before < after <= count[0]:
+                raise KeyboardInterrupt
+            return normal(x)
+
+        with pytest.warns(UserWarning, match="was interrupted after 0 iterations"):
+            sampler = make(kind).fit(pressed)
+        assert sampler.interrupted_ and sampler.n_iter_ == 0
+        x = sampler.sample(500, random_state=0)
+        assert np.abs(x.mean(0) - 3).max() < 1 and np.abs(np.log(x.std(0))).max() < 1
+        assert sampler.diagnose(500, random_state=0).verdict != "ok"
+
+    def test_before_there_is_a_particle_raises(self):
+        def pressed(x):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            make("DiffusionSampler").fit(pressed)
+
+
+class TestProgress:
+    def test_is_there_from_the_first_second(self, capsys):
+        """Phase, evaluations and their rate, before the first run of the pilot is over."""
+        seen = []
+
+        def watched(x):
+            time.sleep(1e-3 * len(x))
+            seen.append(capsys.readouterr().err)
+            return in_numpy(np.asarray(x))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make("DiffusionSampler", verbose=1, max_time=2.0).fit(watched)
+        early = "".join(seen[: len(seen) // 2])
+        assert "DiffusionSampler" in early and "race of starting scales" in early and "evaluations" in early
+        assert "/s)" in early and "left" in early
+
+    def test_phases_and_figures(self, capsys):
+        make("ConsistentSamplerDistiller", verbose=2, max_iter=30,
+             teacher=skcds.DiffusionSampler(2, n_particles=300, max_iter=250, random_state=0)).fit(normal)  # fmt: skip
+        text = capsys.readouterr().err
+        for phase in ("first look", "climbs", "race of starting scales", "tempering", "score matching", "judgement",
+                      "ConsistentSamplerDistiller, distillation"):  # fmt: skip
+            assert phase in text
+        assert "log Z" in text and "ESS/n" in text and "loss" in text
+
+    def test_silence(self, capsys):
+        make("DiffusionSampler", n_particles=300, max_iter=5).fit(normal)
+        assert capsys.readouterr() == ("", "")
+
+    def test_time_left(self, monkeypatch):
+        progress = Progress(1, "fit")
+        progress.phase("one")
+        progress.phase_start -= 10
+        progress.note(0.5)
+        assert "0:10 left" in progress.text()
+        progress.deadline = time.perf_counter() + 61
+        assert "1:01 left" in progress.text()
+        progress.close()
+
+    def test_a_failed_fit_takes_its_line_away(self, capsys):
+        with pytest.raises(ValueError, match="falls without end"):
+            make("DiffusionSampler", verbose=1).fit(lambda x: -normal(x))
+        assert capsys.readouterr().err.endswith(("\r", "\n", " "))
