@@ -1,5 +1,6 @@
 """DiffusionSampler: a many-step diffusion sampler learned from the energy alone."""
 
+import contextlib
 import copy
 import math
 import numbers
@@ -15,13 +16,15 @@ from ._control import (
     ControlledSampler,
     affordable_paths,
     exchange_paths,
+    population_of,
     weighted_paths,
 )
 from .devices import randn, to_numpy
 from .diffusion import DiffusionModel
+from .errors import Spent
 from .importance import WeightedSample, log_evidence
 from .losses import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
-from .mcmc import Population, effective_share
+from .mcmc import effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
 from .standardize import StandardizedTarget
@@ -254,8 +257,9 @@ class DiffusionSampler(ControlledSampler):
             losses += more
         model, z, log_weights = self._judge(before, model, target, population, budget, generator, seconds)
         if population is None:
-            population = Population(target, z, generator)
-            population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
+            population = population_of(target, z, generator, budget)
+            with contextlib.suppress(Spent):
+                population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
         weighted = WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), True)
         return {
             "_model": model,
@@ -295,7 +299,8 @@ class DiffusionSampler(ControlledSampler):
                 if _bound(log_weights) + SPOILED < _bound(first_weights):
                     after, z, log_weights = before, first, first_weights
             if population is not None:
-                exchange_paths(population, after, target, self.n_steps, z, log_weights, generator)
+                with contextlib.suppress(Spent):
+                    exchange_paths(population, after, target, self.n_steps, z, log_weights, generator)
         return after, z, log_weights
 
     @property

@@ -281,7 +281,7 @@ class _Pilot:
 
     def _end_with(self, winner: Entrant, stopped: BaseException) -> tuple[PilotResult, Tensor]:
         """The race's particles, where the run with all of them was not to be had."""
-        if isinstance(stopped, KeyboardInterrupt) and winner.log_evidence == -math.inf:
+        if isinstance(stopped, KeyboardInterrupt) and not winner.usable:
             raise stopped
         self._note(stopped)
         x = winner.x[winner.x.isfinite().all(1)]

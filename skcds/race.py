@@ -54,6 +54,8 @@ class Entrant:
         Evaluations for each particle.
     widest : bool
         Whether wider Gaussians at the same place may be tried.
+    usable : bool
+        Whether the particles have seen the density, if only at a high temperature.
     """
 
     scale: float
@@ -61,6 +63,7 @@ class Entrant:
     log_evidence: float
     cost: float
     widest: bool = False
+    usable: bool = True
 
 
 class Race:
@@ -168,7 +171,8 @@ class Race:
             log_evidence = -math.inf
         unit = 1.0 if standardization is self.identity else _geometric_mean(standardization)
         is_widest = standardization is self.identity and scale == max(STARTING_SCALES)
-        self.runs.append(Entrant(scale * unit, x, log_evidence, (self.spent - seen) / n, is_widest))
+        cost, usable = (self.spent - seen) / n, found.n_temperatures > 0
+        self.runs.append(Entrant(scale * unit, x, log_evidence, cost, is_widest, usable))
         self._cut_off()
 
     def _enter_modes(self, modes: list[Mode], limit: float) -> None:

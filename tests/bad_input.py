@@ -90,7 +90,7 @@ def checkpoint_of_another(sampler, path):
 
 
 def damaged_checkpoint(sampler, path):
-    (path / "a").write_bytes(b"PK damaged")
+    (path / "a").write_bytes(b"damaged")
     sampler.fit(quadratic, checkpoint=path / "a")
 
 
@@ -118,7 +118,7 @@ CASES = [
     energy("takes float32 only", lambda x: quadratic(x.float()) if x.dtype == torch.float32 else raise_error(x), None),
     energy("without a graph", lambda x: quadratic(x.detach()), None),
     energy("a million times too steep", lambda x: 1e6 * quadratic(x), None),
-    energy("periodic, of infinite mass", lambda x: x.sin().sum(1), InvalidEnergyError, "infinite mass: along"),
+    energy("periodic, of infinite mass", lambda x: x.sin().sum(1), InvalidEnergyError, "infinite mass"),
     energy("a million times too flat", lambda x: 1e-6 * quadratic(x), None),
     energy("shifted by 1e8", lambda x: quadratic(x) + 1e8, None),
     energy("a NumPy function", lambda x: 0.5 * np.square(np.asarray(x) - 1).sum(1), None),
@@ -185,7 +185,7 @@ CASES = [
     file("one bit flipped", overwrite(lambda raw: raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]), "SHA-256"),
     file("a renamed pickle", overwrite(lambda raw: b"\x80\x04cos\nsystem\n"), "cut off|no safetensors"),
     file("of another program", overwrite(lambda raw: b"\x89PNG" + bytes(96)), "cut off|no safetensors"),
-    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 2, FORMAT % 7)), "update skcds"),
+    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 3, FORMAT % 7)), "update skcds"),
 ]  # fmt: skip
 
 

@@ -17,6 +17,8 @@ KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScr
 
 def make(kind, d=2, **options):
     options = {"random_state": 0, **options}
+    if kind == "ConsistentSamplerDistiller" and "max_energy_evals" in options:
+        options["teacher"] = skcds.DiffusionSampler(d, max_iter=20, random_state=0)
     return getattr(skcds, kind)(n_features=d, **options)
 
 

@@ -1,5 +1,6 @@
 """The training loop: convergence, averaging, clipping, schedule, budgets, callbacks and the progress bar."""
 
+import contextlib
 import math
 import sys
 import time
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
+from skcds import budget as budget_module
 from skcds import training
 from skcds.budget import Budget
+from skcds.errors import Spent
+from skcds.progress import Progress
 from skcds.training import _schedule, train
 
 UNLIMITED = Budget(None, None, energy=SimpleNamespace(n_energy_evals=0))
@@ -227,7 +231,7 @@ class TestSchedule:
 
     def test_follows_the_budget_where_that_is_further(self, monkeypatch):
         clock = Clock()
-        monkeypatch.setattr(training, "time", clock)
+        monkeypatch.setattr(budget_module, "time", clock)
 
         def spend(iteration):
             clock.now += 1
@@ -242,7 +246,7 @@ class TestSchedule:
 class TestBudget:
     def test_spent(self, monkeypatch):
         clock, energy = Clock(), SimpleNamespace(n_energy_evals=30)
-        monkeypatch.setattr(training, "time", clock)
+        monkeypatch.setattr(budget_module, "time", clock)
         clock.now += 5
         assert Budget(None, None, energy, start=100.0).spent() == 0
         assert Budget(10.0, None, energy, start=100.0).spent() == pytest.approx(0.5)
@@ -308,9 +312,17 @@ class TestBudget:
         assert len(steps(7, Budget(1e6, 10**9, SimpleNamespace(n_energy_evals=0)))[1]) == 7
 
     @pytest.mark.parametrize("share", [1.0, 0.5])
-    def test_nothing_is_done_when_it_is_spent_already(self, share):
+    def test_one_iteration_is_done_when_it_is_spent_already(self, share):
+        """What comes back has been trained."""
         energy = SimpleNamespace(n_energy_evals=100)
-        assert steps(50, Budget(None, 100, energy), share=share)[1] == []
+        assert len(steps(50, Budget(None, 100, energy), share=share)[1]) == 1
+
+    def test_refused_evaluations_end_it(self):
+        def refused(iteration):
+            if iteration == 3:
+                raise Spent
+
+        assert len(steps(50, spend=refused)[1]) == 3
 
 
 class TestCallbacks:
@@ -350,14 +362,18 @@ class TestCallbacks:
 
 
 class TestProgress:
-    @pytest.mark.parametrize("verbose", [1, 2, True])
-    def test_bar(self, verbose, capsys):
-        steps(60, verbose=verbose, description="matching scores")
-        captured = capsys.readouterr()
-        assert "matching scores" in captured.err and "loss=" in captured.err and captured.out == ""
-        assert ("60/60" in captured.err.split("\r")[-1]) == (verbose > 1)  # stays, or is wiped
+    def run(self, verbose):
+        budget = Budget(None, None, SimpleNamespace(n_energy_evals=0), progress=Progress(verbose))
+        with contextlib.closing(budget.progress):
+            steps(60, budget, lambda iteration: time.sleep(0.01), description="matching scores")
 
-    @pytest.mark.parametrize("verbose", [0, False])
-    def test_silence(self, verbose, capsys):
-        steps(60, verbose=verbose, description="matching scores")
+    @pytest.mark.parametrize("verbose", [1, 2])
+    def test_bar(self, verbose, capsys):
+        self.run(verbose)
+        captured = capsys.readouterr()
+        assert "matching scores" in captured.err and "loss " in captured.err and captured.out == ""
+        assert captured.err.endswith("\n") == (verbose > 1)  # stays, or is wiped
+
+    def test_silence(self, capsys):
+        self.run(0)
         assert capsys.readouterr() == ("", "")
