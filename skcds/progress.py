@@ -85,7 +85,7 @@ class Progress:
 
     def _show(self) -> None:
         if self.bar is None:
-            self.bar = tqdm(total=1.0, bar_format=BAR_FORMAT, leave=self.verbose > 1)
+            self.bar = tqdm(total=1.0, bar_format=BAR_FORMAT, leave=self.verbose > 1, delay=1e-9)
         self.updated = time.perf_counter()
         name = f"{self.label}, {self.phase_name}" if self.label else self.phase_name
         self.bar.set_description_str(name or "start", refresh=False)

@@ -118,8 +118,8 @@ class Race:
 
     @property
     def best(self) -> Entrant:
-        """The run with the largest log Z; of several that found nothing, the first."""
-        return max(self.runs, key=lambda run: run.log_evidence)
+        """The run with the largest log Z; of several without one, the first that has seen the density."""
+        return max(self.runs, key=lambda run: (run.log_evidence, run.usable))
 
     def run(self, start: Start | None, modes: list[Mode]) -> Entrant:
         """Let the entrants run; the winner.

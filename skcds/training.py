@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ._warnings import note, warn_user
 from .budget import Budget
@@ -97,7 +98,7 @@ def train(
     losses : list of float
         One a iteration.
     """
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+    ema = AveragedModel(model, multi_avg_fn=_average(ema_decay))
     optimizer = AdamW(model.parameters(), learning_rate, weight_decay)
     state, checkpoint = _Optimization(model, ema, optimizer), budget.checkpoint
     spent, start, finished = budget.spent(), 0, False
@@ -165,6 +166,20 @@ def train(
         store(len(losses), finished=True)
     averaged = ema.module if losses else model
     return averaged.requires_grad_(False).eval(), losses
+
+
+def _average(decay: float) -> Callable:
+    """Exponential moving average that forgets faster at first: a short training is not averaged with its start.
+
+    After n steps the decay is that given, or (1 + n) / (10 + n) if that is less.
+    """
+
+    @torch.no_grad()
+    def update(averaged, current, n_averaged):
+        now = min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return update
 
 
 def _schedule(progress: float, warm_up: float = 0.02, floor: float = 0.01) -> float:

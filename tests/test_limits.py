@@ -160,9 +160,9 @@ class TestProgress:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             make("DiffusionSampler", verbose=1, max_time=2.0).fit(watched)
-        early = "".join(seen[: len(seen) // 2])
-        assert "DiffusionSampler" in early and "race of starting scales" in early and "evaluations" in early
-        assert "/s)" in early and "left" in early
+        early, everything = "".join(seen[: len(seen) // 2]), "".join(seen)
+        assert "DiffusionSampler, first look" in early and "evaluations" in early and "/s)" in early and "left" in early
+        assert "climbs" in everything and "race of starting scales" in everything
 
     def test_phases_and_figures(self, capsys):
         make("ConsistentSamplerDistiller", verbose=2, max_iter=30,
