@@ -113,8 +113,11 @@ def main():
                 (value,) = limit.values()
                 in_time = elapsed <= max(1.1 * value, value + 2)
                 kept = count[0] <= value if "max_energy_evals" in limit else in_time
-                print(f"{name:16s} {kind:8s} {value:8.0f} {elapsed:8.1f} {fit.n_iter_:10d} {count[0]:9.2g} {fit.ess_:6.3f} "
-                      f"{fit.log_evidence_:9.3f}  {kept and fit.n_iter_ > 0}", flush=True)  # fmt: skip
+                figures = f"{fit.n_iter_:10d} {count[0]:9.2g} {fit.ess_:6.3f} {fit.log_evidence_:9.3f}"
+                print(
+                    f"{name:16s} {kind:8s} {value:8.0f} {elapsed:8.1f} {figures}  {kept and fit.n_iter_ > 0}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class DiffusionSampler(ControlledSampler):
     pilot_ : PilotResult or None
         What the pilot found; with `bounds`, in unconstrained coordinates.
     particles_ : ndarray of shape (n_particles, n_features)
-        Particles as they were left at the end, float32; with `bounds`, in unconstrained coordinates.
+        Particles as they were left at the end; with `bounds`, in unconstrained coordinates.
     loss_curve_ : list of float
         Loss of every iteration.
     n_iter_ : int
