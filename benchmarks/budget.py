@@ -14,7 +14,6 @@ they are, though they depend on each other.
 import argparse
 import collections
 import json
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -24,14 +23,15 @@ import torch
 from paper_tables import TARGETS, machine
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics
+from skcds.budget import Budget
 from skcds.energy import Energy
-from skcds.pilot import run_pilot
+from skcds.pilot import EVALS_SHARE, run_pilot
 
 PHASES = {  # the outermost function of the package that is named here: what it evaluates for
     "run_pilot": "pilot",
     "move": "moves of particles",
     "exchange_paths": "exchanges", "exchange_images": "exchanges", "refresh": "exchanges",
-    "_hold_out": "judgement", "weighted_paths": "judgement", "_unspoiled": "judgement",
+    "_hold_out": "judgement", "weighted_paths": "judgement", "_judge": "judgement",
     "noise": "scores in training", "flow": "scores in training",
 }  # fmt: skip
 QUICK = {"max_iter": 20, "n_particles": 200, "n_steps": 8}
@@ -81,7 +81,9 @@ def pilot_within(target, budget, seed, options):
     """The pilot alone."""
     generator = torch.Generator().manual_seed(seed)
     energy = Energy(target, target.n_features, generator=generator)
-    pilot, x = run_pilot(energy, options.get("n_particles", 20_000), generator, budget or math.inf)
+    limits = Budget(None, budget and int(budget / EVALS_SHARE), energy)
+    energy.monitor = limits
+    pilot, x = run_pilot(energy, options.get("n_particles", 20_000), generator, limits)
     return {
         "method": "pilot", "budget": budget, "evals": energy.n_energy_evals, "log_z": pilot.log_evidence,
         "n_particles": len(x), **judged(target, x.numpy()),

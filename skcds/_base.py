@@ -198,10 +198,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         return self
 
     def _new_budget(self, start: float, state: Checkpoint) -> Budget:
-        if self.max_energy_evals is not None and self.max_energy_evals < FEWEST_EVALS:
+        fewest = self._fewest_evals()
+        if self.max_energy_evals is not None and self.max_energy_evals < fewest:
             raise ValueError(
-                f"max_energy_evals has to be at least {FEWEST_EVALS}, of which a fit can be made; got "
-                f"{self.max_energy_evals}."
+                f"max_energy_evals has to be at least {fewest}, of which a fit can be made; got {self.max_energy_evals}."
             )
         progress = Progress(self.verbose, type(self).__name__)
         budget = Budget(self.max_time, self.max_energy_evals, None, start, state, progress)
@@ -209,6 +209,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         if self.max_time is not None:
             progress.deadline = start + self.max_time
         return budget
+
+    def _fewest_evals(self) -> int:
+        """Evaluations that a fit can be made of."""
+        return FEWEST_EVALS
 
     def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
         return Start.from_parameter(self.start, n_features, bounds)

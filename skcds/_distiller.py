@@ -42,6 +42,7 @@ register_model(OneStepModel)
 
 BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
 READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
+FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
 BANK_TIME = 0.1  # of the seconds left, for the first trajectories
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
@@ -100,7 +101,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         kept for the pilot, for training and for the judgement of held-out draws. A single call of `energy_fn` is waited
         for.
     max_energy_evals : int, default=None
-        Points that `energy_fn` may be asked for in all, at least 200, those of an unfitted teacher included. The fit is
+        Points that `energy_fn` may be asked for in all, at least 200, or 500 with those of an unfitted teacher. The fit is
         planned for it: with fewer particles, fewer moves of them, and without scores of the target where they are few.
         An unfitted teacher has three fifths of them.
     n_init : int, default=1
@@ -220,6 +221,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         self.random_state = random_state
 
     # ---------------------------------------------------------------- training
+
+    def _fewest_evals(self):
+        return FEWEST_EVALS if hasattr(_unwrap(self.teacher), "_model") else FEWEST_WITH_TEACHER
 
     def _find_n_features(self, energy_fn):
         teacher = _unwrap(self.teacher)

@@ -103,7 +103,7 @@ def _look_outwards(energy: Energy, base: Tensor, generator, few: bool) -> None:
 
 def _energies(energy: Energy, base: Tensor, rays: Tensor) -> Tensor:
     """Energies (k, m, r) at the radii along rays (k, d) from points (m, d); NaN where invalid."""
-    radii = torch.tensor(RADII, dtype=torch.float64, device=base.device)
+    radii = torch.tensor(RADII, dtype=torch.float64).to(base.device)
     x = base[None, :, None] + radii[None, None, :, None] * rays[:, None, None]
     return _raw_energies(energy, x.flatten(0, 2)).view(len(rays), len(base), len(radii))
 

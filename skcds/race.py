@@ -278,7 +278,7 @@ class Race:
         standardization = Standardization.from_moments(seeds.mean(0), spread**2)
         target = StandardizedTarget(self.energy, standardization)
         path = TemperedTarget(target, 1.0)
-        z = standardization.inverse(seeds)[torch.arange(self.n_particles) % len(seeds)]
+        z = standardization.inverse(seeds)[torch.arange(self.n_particles, device=seeds.device) % len(seeds)]
         step = 1e-3
         for beta in ANNEALING:
             path.beta = max(beta, 1e-9)

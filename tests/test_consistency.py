@@ -466,7 +466,7 @@ class TestLikelihoodLoss:
         loss = self.loss(random_model("coupling"), n=2)
         for iteration in range(17):
             loss(iteration)
-        assert loss.population.moves == 3  # at 0, 8 and 16
+        assert loss.population.moves == 2  # at 8 and 16
 
     def test_one_particle(self):
         model = random_model("coupling")
