@@ -201,7 +201,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         fewest = self._fewest_evals()
         if self.max_energy_evals is not None and self.max_energy_evals < fewest:
             raise ValueError(
-                f"max_energy_evals has to be at least {fewest}, of which a fit can be made; got {self.max_energy_evals}."
+                f"max_energy_evals has to be at least {fewest}, of which a fit can be made; got "
+                f"{self.max_energy_evals}."
             )
         progress = Progress(self.verbose, type(self).__name__)
         budget = Budget(self.max_time, self.max_energy_evals, None, start, state, progress)

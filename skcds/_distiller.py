@@ -101,9 +101,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         kept for the pilot, for training and for the judgement of held-out draws. A single call of `energy_fn` is waited
         for.
     max_energy_evals : int, default=None
-        Points that `energy_fn` may be asked for in all, at least 200, or 500 with those of an unfitted teacher. The fit is
-        planned for it: with fewer particles, fewer moves of them, and without scores of the target where they are few.
-        An unfitted teacher has three fifths of them.
+        Points that `energy_fn` may be asked for in all, at least 200, or 500 with those of an unfitted teacher, which
+        has three fifths of them. The fit is planned for it: with fewer particles, fewer moves of them, and without
+        scores of the target where they are few.
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.

@@ -377,7 +377,7 @@ def test_a_fit_survives_held_out_draws_without_weight(kind, monkeypatch):
     energy = DiesAfterTraining()
     options = {"network": "residual"} if kind == "residual" else {}
     kind = KINDS[1] if options else kind
-    owner, method = (DiffusionSampler, "_unspoiled") if kind == KINDS[0] else (OneStepSampler, "_hold_out")
+    owner, method = (DiffusionSampler, "_judge") if kind == KINDS[0] else (OneStepSampler, "_hold_out")
     original = getattr(owner, method)
 
     def dying(self, *args):

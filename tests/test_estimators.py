@@ -130,7 +130,7 @@ class TestFit:
         assert np.isfinite(sampler.sample(10, random_state=0)).all()
 
     def test_too_few_evaluations(self, kind):
-        with pytest.raises(ValueError, match="max_energy_evals has to be at least [25]00"):
+        with pytest.raises(ValueError, match=r"max_energy_evals has to be at least [25]00"):
             make(kind, max_energy_evals=199).fit(quadratic)
 
     def test_progress_bar(self, kind, capsys):
