@@ -91,12 +91,16 @@ class TestWarmStart:
         assert np.abs(loaded.sample(2000, random_state=0).mean(0) - loc).max() < 0.7
 
     def test_a_map_is_carried_over(self):
-        """Without training to speak of, the draws are the old ones in the new coordinates."""
+        """Without training to speak of, the draws are the old ones in the new coordinates.
+
+        Standardisations by a few hundred particles differ by some .05 of a scale, and draws are up to four away.
+        """
         student = quietly(make(KINDS[1], warm_start=True), At(0.0))
         before = student.sample(500, random_state=0)
         student.set_params(learning_rate=1e-9, max_iter=1)
         quietly(student, At(50.0))
-        assert np.abs(student.sample(500, random_state=0) - 50 - before).max() < 0.5
+        difference = np.abs(student.sample(500, random_state=0) - 50 - before)
+        assert np.median(difference) < 0.2 and difference.max() < 1
 
     @pytest.mark.parametrize(
         "kind, change",
@@ -173,7 +177,8 @@ class TestSeeds:
 
 
 UNREAD = {  # values that differ from those of `make`
-    "n_features": 7, "bounds": (0, 1), "feature_names": ["a", "b", "c"], "n_steps": 4, "reference": "pis",
+    "n_features": 7, "bounds": (0, 1), "feature_names": ["a", "b", "c"], "start": (9.0, 2.0), "n_steps": 4,
+    "reference": "pis",
     "loss": "kl", "init": "prior", "variance": "fixed", "langevin": False, "path_share": 0.5, "n_particles": 700,
     "hidden_features": 5, "n_layers": 7, "batch_size": 3, "path_batch_size": 3, "map_batch_size": 3, "map_features": 5,
     "map_layers": 7, "learning_rate": 0.5, "tol": 0.5, "max_iter": 3, "max_time": 3.0, "max_energy_evals": 3,
