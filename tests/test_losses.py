@@ -196,7 +196,7 @@ class TestDenoisingLoss:
         loss = denoising_loss(ExactNetwork(), n=4)
         for iteration in range(21):
             loss(iteration)
-        assert loss.population.moves == 3  # at 0, 10 and 20
+        assert loss.population.moves == 2  # at 10 and 20
 
     @pytest.mark.parametrize("langevin", [False, True])
     @pytest.mark.parametrize("learned_variance", [False, True])
