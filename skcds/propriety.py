@@ -5,11 +5,12 @@ __all__ = ["check_directions", "check_mass", "first_look"]
 import math
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .bounds import FARTHEST as END_OF_BOUNDED
-from .devices import randn
+from .devices import randn, to_numpy
 from .energy import Energy
 from .errors import InvalidEnergyError
 from .standardize import FARTHEST, Standardization, StandardizedTarget
@@ -122,7 +123,7 @@ def _look_at_bounds(energy: Energy, base: Tensor) -> None:
     width = torch.where(bounds.both, bounds.width, bounds.scale)
     for side, edge, sign in (("lower", bounds.low, 1.0), ("upper", bounds.high, -1.0)):
         other = bounds.high if sign > 0 else bounds.low
-        for j in (edge.isfinite() & (edge.abs() < 1e4 * width)).nonzero()[:AXES, 0].tolist():
+        for j in np.flatnonzero(to_numpy(edge.isfinite() & (edge.abs() < 1e4 * width)))[:AXES].tolist():
             near, far = (_at(energy, x, j, edge[j] + sign * distance * width[j]) for distance in DISTANCES[::-1])
             fall = (far - near) / math.log(DISTANCES[0] / DISTANCES[1])
             if bool((fall >= STEEPEST).all()):
