@@ -100,7 +100,7 @@ class ControlledSampler(BaseSampler):
                 return continued
         if self.init == "pilot":
             return self._start_from_pilot(energy, budget, generator)
-        return self._start_from_prior(energy, budget, generator)
+        return self._start_from_prior(energy, generator)
 
     def _start_from_pilot(self, energy, budget, generator):
         try:
@@ -116,13 +116,13 @@ class ControlledSampler(BaseSampler):
         population = population_of(target, standardization.inverse(x).float(), generator, budget)
         if CORRECTION_MOVES * len(population) <= POPULATION_SHARE * budget.energy_evals_left():
             population.move(CORRECTION_MOVES)
-        model = self._new_model(standardization, finest_scale(population), self._reads_score(energy, budget), generator)
+        model = self._new_model(standardization, finest_scale(population), self._reads_score(energy), generator)
         return pilot, model, target, population
 
-    def _start_from_prior(self, energy, budget, generator):
+    def _start_from_prior(self, energy, generator):
         standardization = Standardization(energy.n_features, full=False).to(energy.device)
         width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
-        model = self._new_model(standardization, width, self._reads_score(energy, budget), generator)
+        model = self._new_model(standardization, width, self._reads_score(energy), generator)
         return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
 
     def _continue(self, energy, budget, generator):
@@ -171,7 +171,7 @@ class ControlledSampler(BaseSampler):
             "variance": "learned" if config["learned_variance"] else "fixed",
         }  # fmt: skip
 
-    def _reads_score(self, energy, budget) -> bool:
+    def _reads_score(self, energy) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
         if self.langevin != "auto" or not energy.has_gradient:
             return bool(self.langevin) and energy.has_gradient
