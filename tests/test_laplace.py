@@ -95,4 +95,5 @@ class TestPilotInHighDimension:
 
     def test_without_a_gradient(self):
         energy = energy_of(lambda x: 0.5 * np.square(np.asarray(x)).sum(1), self.d)
-        assert run_pilot(energy, 500, torch.Generator().manual_seed(0))[0].starting_scale in STARTING_SCALES
+        scale = run_pilot(energy, 500, torch.Generator().manual_seed(0))[0].starting_scale
+        assert np.isclose(scale, [*STARTING_SCALES, 10**2.5, 1e3]).any()  # the race goes on beyond its widest

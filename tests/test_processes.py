@@ -82,8 +82,11 @@ def test_forked_children_neither_hang_nor_repeat():
     assert found.stdout.strip() == "done", found.stderr
 
 
-def test_import_takes_less_than_two_seconds():
-    """Of processor time, PyTorch's own import aside: a busy machine does not matter."""
-    code = "import time, torch; start = time.process_time(); import skcds; print(time.process_time() - start)"
+def test_import_takes_little_beside_its_dependencies():
+    """In processor time, as a ratio, since machines differ: less than NumPy's, SciPy's and scikit-learn's parts."""
+    code = (
+        "import time, torch; start = time.process_time(); import scipy.stats, scipy.optimize, sklearn.base; "
+        "others = time.process_time() - start; import skcds; print((time.process_time() - start) / others)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(found.stdout) < 2
+    assert float(found.stdout) < 2.5
