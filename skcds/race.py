@@ -2,8 +2,10 @@
 
 __all__ = ["Entrant", "Race"]
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from ._warnings import warn_user
 from .budget import Budget
 from .climb import Mode
 from .energy import Energy, example_of
-from .errors import InvalidEnergyError
+from .errors import InvalidEnergyError, Spent
 from .mcmc import Population
 from .rounding import find_cut, rounding_noise
 from .smc import TemperedTarget, moments, temper
@@ -167,13 +169,17 @@ class Race:
         self.stopped = found.stopped
         x = standardization(found.z)
         log_evidence = found.log_evidence
-        if log_evidence > -math.inf and self.stopped is None and not self._is_sound(x):
-            log_evidence = -math.inf
+        try:
+            if log_evidence > -math.inf and self.stopped is None and not self._is_sound(x):
+                log_evidence = -math.inf
+        except (Spent, KeyboardInterrupt) as stopped:
+            self.stopped = stopped
         unit = 1.0 if standardization is self.identity else _geometric_mean(standardization)
         is_widest = standardization is self.identity and scale == max(STARTING_SCALES)
         cost, usable = (self.spent - seen) / n, found.n_temperatures > 0
         self.runs.append(Entrant(scale * unit, x, log_evidence, cost, is_widest, usable))
-        self._cut_off()
+        with self._stopping():
+            self._cut_off()
 
     def _enter_modes(self, modes: list[Mode], limit: float) -> None:
         for mode in sorted(modes, key=lambda mode: -mode.log_mass)[:CLIMBS_ENTERED]:
@@ -220,6 +226,14 @@ class Race:
 
     def _of_modes(self, from_modes: Entrant) -> list[Entrant]:
         return self.runs[: self.runs.index(from_modes) + 1]
+
+    @contextlib.contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """A limit or Ctrl-C inside the block ends the race with what there is."""
+        try:
+            yield
+        except (Spent, KeyboardInterrupt) as stopped:
+            self.stopped = stopped
 
     # ---------------------------------------------------------------- soundness, and support that Gaussians miss
 
@@ -269,7 +283,8 @@ class Race:
         seeds = [seed for seed in (self.energy.valid, None if start is None else start.points) if seed is not None]
         points = torch.cat(seeds)
         if self.best.log_evidence == -math.inf and len(points) and self.stopped is None:
-            self._enter_support(points)
+            with self._stopping():
+                self._enter_support(points)
 
     def _enter_support(self, seeds: Tensor) -> None:
         """Runs from the Gaussian of particles that spread from points of the support while a flat density cools."""
