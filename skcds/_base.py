@@ -28,6 +28,7 @@ from .checkpoint import Checkpoint, identity_of
 from .devices import find_device, generator_on, loading_device, to_numpy
 from .diagnosis import diagnose, energies_at, subset
 from .energy import Energy
+from .errors import Spent
 from .export import checked_names, to_frame
 from .importance import WeightedSample
 from .networks import count_evaluations, without_draws
@@ -133,7 +134,10 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             budget.energy = energy
             if checkpoint is not None:
                 state.begin(seed, identity_of(self, energy), budget, generator, network)
-            fitted = self._fit(energy, budget, generator)
+            try:
+                fitted = self._fit(energy, budget, generator)
+            except Spent:
+                raise ValueError(budget.too_little(type(self).__name__)) from None
         energy.release()
         if budget.interrupted:
             warn_user(

@@ -414,9 +414,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _consistency(self, model, control, n_steps, target, n_pairs, n_iter, budget, generator):
         """The consistency loss; where the control reads the score, with trajectories that the budget allows."""
         size = BANK_SIZE
+        if control.needs_score:
+            n_steps = self._affordable_steps(n_steps, budget)
         if budget.max_time is not None:
             start = time.perf_counter()
-            TrajectoryBank(control, target, n_steps, SMALLEST_BANK, generator)
+            with budget.untimed():
+                bank = TrajectoryBank(control, target, n_steps, SMALLEST_BANK, generator)
             seconds = (time.perf_counter() - start) / SMALLEST_BANK
             size = int(min(size, max(SMALLEST_BANK, BANK_TIME * budget.seconds_left() / seconds)))
         if not control.needs_score:
@@ -425,10 +428,16 @@ class ConsistentSamplerDistiller(OneStepSampler):
         cost = 2 * n_steps  # of a trajectory, by Heun's method
         affordable = READING_SHARE * budget.energy_evals_left() / cost
         size = int(min(size, max(SMALLEST_BANK, affordable)))
-        bank = TrajectoryBank(control, target, n_steps, size, generator)
+        if budget.max_time is None or size > SMALLEST_BANK:
+            bank = TrajectoryBank(control, target, n_steps, size, generator)
         rows = min(REFRESH_ROWS, size)
         every = budget.spacing(REFRESH_EVERY, cost * rows, n_iter, READING_SHARE)
         return ConsistencyLoss(model, bank, n_pairs, n_iter, refresh_every=every, refresh_rows=rows)
+
+    def _affordable_steps(self, n_steps, budget):
+        """Steps of trajectories that read the score: the teacher's, or as many as the smallest bank can afford."""
+        affordable = READING_SHARE * budget.energy_evals_left() / (2 * SMALLEST_BANK)
+        return int(min(n_steps, max(1, affordable)))
 
     def _batch_size(self, model):
         return self.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]

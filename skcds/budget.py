@@ -127,6 +127,16 @@ class Budget:
             self._part = outer
 
     @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Within the block only the count refuses evaluations: for what every fit needs, however late it is."""
+        outer = self._part
+        self._part = math.inf, self._ends(1.0, 1.0)[1]
+        try:
+            yield
+        finally:
+            self._part = outer
+
+    @contextlib.contextmanager
     def judgement(self) -> Iterator[None]:
         """Within the block the reserve of evaluations is open, and the clock lets the block end what it has begun."""
         outer = self._part
@@ -149,6 +159,17 @@ class Budget:
         if self.max_energy_evals is not None:
             n = min(n, int((self.max_energy_evals - self.energy.n_energy_evals) / max(evals_a_row, 1e-9)))
         return max(n, 0)
+
+    def too_little(self, name: str) -> str:
+        """What to say where the limits do not allow one iteration and its judgement."""
+        if self.max_energy_evals is not None and self.energy.n_energy_evals >= 0.5 * self.max_energy_evals:
+            limit = f"max_energy_evals={self.max_energy_evals}"
+        else:
+            limit = f"max_time={self.max_time:g}"
+        return (
+            f"{limit} is too little for {name} to be fitted and judged with these parameters: raise it, or set "
+            "langevin=False or a smaller n_steps, since every step of a draw may evaluate the energy."
+        )
 
     def _ends(self, time_share: float, evals_share: float) -> tuple[float, float]:
         seconds = evals = math.inf

@@ -117,7 +117,8 @@ class Energy:
         self._seconds = self._timed = 0.0
         self._largest = 0  # rows of a call so far
         self._canary: Tensor | None = None  # a row at which the callable has worked
-        self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
+        with contextlib.nullcontext() if monitor is None else monitor.untimed():
+            self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
         if monitor is not None and monitor.max_time is not None:
             self.rows = int(min(CHUNK_ROWS, max(1.0, self.evals_per_second * CALL_SECONDS)))
 

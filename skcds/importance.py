@@ -262,7 +262,7 @@ def total_variation(log_weights):
     --------
     >>> import numpy as np
     >>> from skcds.importance import total_variation
-    >>> round(total_variation(np.log([1.0, 1.0, 2.0, 4.0])), 6)  # of mean 2: two draws lack a half
+    >>> round(total_variation(np.log([1.0, 1.0, 2.0, 4.0])), 6)  # two lack half of the mean
     0.25
     """
     log_weights = _as_log_weights(log_weights)

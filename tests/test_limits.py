@@ -84,6 +84,16 @@ class TestBudget:
         with budget.judgement():
             budget.admit(0, 1)
 
+    def test_untimed(self):
+        """What every fit needs is done however late it is, but not with evaluations that are not there."""
+        budget = Budget(1e-9, 100, Energy())
+        with budget.untimed():
+            budget.admit(0, 100)
+            with pytest.raises(Spent):
+                budget.admit(0, 101)
+        with pytest.raises(Spent):
+            budget.admit(0, 1)
+
     def test_time_is_one_of_evaluations(self):
         """Half of the seconds left at the measured rate."""
         assert Budget(10.0, None, Energy()).energy_evals_left() == pytest.approx(5000, rel=0.01)
@@ -117,6 +127,28 @@ class TestFits:
             warnings.simplefilter("ignore")
             sampler = make(kind, max_energy_evals=limit, max_iter=20).fit(counted)
         assert count[0] == sampler.n_energy_evals_ <= limit and sampler.n_iter_ >= 1
+
+
+def test_late_trajectories():
+    """A student whose teacher reads the score is trained although the time is over before its first trajectory."""
+
+    def slow(x):
+        time.sleep(0.01)
+        return normal(x)
+
+    teacher = skcds.DiffusionSampler(langevin=True, n_steps=20)
+    student = skcds.ConsistentSamplerDistiller(teacher, n_features=2, max_time=0.05, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert student.fit(slow).n_iter_ >= 1
+
+
+def test_too_little():
+    """Where a single draw takes more evaluations than are allowed, the error says so, and an earlier fit is kept."""
+    sampler = skcds.DiffusionSampler(langevin=True, n_features=2, max_energy_evals=200, max_iter=1, random_state=0)
+    with pytest.raises(ValueError, match="max_energy_evals=200 is too little for DiffusionSampler"):
+        sampler.fit(normal)
+    assert not hasattr(sampler, "n_iter_")
 
 
 class TestInterruption:
