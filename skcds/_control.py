@@ -24,6 +24,7 @@ from .mcmc import CORRECTION_MOVES, Population
 from .networks import seeded, without_draws
 from .pilot import PilotResult, finest_scale, run_pilot
 from .standardize import Standardization, StandardizedTarget
+from .store import Store
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
 PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
@@ -104,16 +105,19 @@ class ControlledSampler(BaseSampler):
 
     def _start_from_pilot(self, energy, budget, generator):
         try:
-            pilot, x = run_pilot(
-                energy, self.n_particles, generator, budget, self._find_start(energy.n_features, energy.bounds)
-            )
+            begin, store = self._find_start(energy.n_features, energy.bounds), Store(energy.n_features, energy.device)
+            pilot, x = run_pilot(energy, self.n_particles, generator, budget, begin, store)
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
         standardization = pilot.standardization().to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         target = StandardizedTarget(energy, standardization, energy.fast_dtype)
-        population = population_of(target, standardization.inverse(x).float(), generator, budget)
+        z = standardization.inverse(x).float()
+        if len(store):
+            population = Population(target, z, generator, known=store.values_of(store.chosen, target, z))
+        else:
+            population = population_of(target, z, generator, budget)
         if CORRECTION_MOVES * len(population) <= POPULATION_SHARE * budget.energy_evals_left():
             population.move(CORRECTION_MOVES)
         model = self._new_model(standardization, finest_scale(population), self._reads_score(energy), generator)

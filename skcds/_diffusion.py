@@ -267,6 +267,7 @@ class DiffusionSampler(ControlledSampler):
             "pilot_": pilot,
             "particles_": to_numpy(model.standardization(population.x)),
             "_particles_log_prob": to_numpy(population.log_prob),
+            "_particles_score": to_numpy(population.score),
             **judge_fit(
                 type(self).__name__,
                 losses,

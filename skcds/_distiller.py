@@ -33,7 +33,9 @@ from .consistency import (
 )
 from .devices import placed, randint
 from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
+from .mcmc import Population
 from .networks import in_parts, seeded
+from .pilot import FEW_EVALS_LEFT
 from .process import noise_levels
 from .standardize import StandardizedTarget
 from .training import train
@@ -46,6 +48,8 @@ FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the wa
 BANK_TIME = 0.1  # of the seconds left, for the first trajectories
 REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
+FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that none is forgotten: it explores
+FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
 WEIGHT_DECAY = 1e-2
 
 
@@ -266,7 +270,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
         x = torch.from_numpy(teacher.particles_).to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
-        population = population_of(target, target.standardization.inverse(x).float(), generator, budget)
+        z, known = target.standardization.inverse(x).float(), getattr(teacher, "_particles_log_prob", None)
+        if spent and known is not None and self._few_evals:
+            values = torch.from_numpy(known).to(z.device), torch.from_numpy(teacher._particles_score).to(z)
+            population = Population(target, z, generator, known=values)
+        else:
+            population = population_of(target, z, generator, budget)
         budget.checkpoint.watch(x)
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
         losses: list[float] = []
@@ -322,8 +331,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
             left = self.max_time - budget.elapsed()
             limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
         if self.max_energy_evals is not None:
-            share = int(TEACHER_SHARE * (self.max_energy_evals - energy.n_energy_evals))
-            limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(share, FEWEST_EVALS))
+            share = FRUGAL_TEACHER_SHARE if self._few_evals else TEACHER_SHARE
+            evals = int(share * (self.max_energy_evals - energy.n_energy_evals))
+            limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
         path = budget.checkpoint.path
         with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
             teacher.set_params(**limits).fit(
@@ -333,12 +343,17 @@ class ConsistentSamplerDistiller(OneStepSampler):
         budget.interrupted |= teacher.interrupted_
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
-            budget.evals_reserve = JUDGEMENT_SHARE * budget.max_energy_evals
+            share = FRUGAL_JUDGEMENT_SHARE if self._few_evals else JUDGEMENT_SHARE
+            budget.evals_reserve = share * budget.max_energy_evals
         return teacher, {
             "n_energy_evals_before": teacher.n_energy_evals_,
             "n_grad_evals_before": teacher.n_grad_evals_,
             "n_network_evals_before": teacher.n_network_evals_,
         }
+
+    @property
+    def _few_evals(self) -> bool:
+        return self.max_energy_evals is not None and self.max_energy_evals <= FEW_EVALS_LEFT
 
     def _start_model(self, control, generator):
         if self.warm_start and hasattr(self, "_model"):

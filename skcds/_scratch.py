@@ -261,6 +261,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             "pilot_": pilot,
             "particles_": to_numpy(model.standardization(population.x)),
             "_particles_log_prob": to_numpy(population.log_prob),
+            "_particles_score": to_numpy(population.score),
             "violation_share_": violation_share,
             **judge_fit(
                 type(self).__name__,

@@ -3,6 +3,7 @@
 __all__ = ["Mode", "climb"]
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ RISE = 0.5, 2.0  # nats by which the energy should rise over the distance that t
 DIFFERENCE = 1e-2  # of the gradient for the Hessian, in units of a coordinate's scale
 MIN_CURVATURE = 1e-10  # smallest eigenvalue of the Hessian in scaled coordinates, relative to the largest
 NEWTON_STEPS = 3
+NEAR = 0.5  # standard deviations, within which two modes are one
 
 
 @dataclass
@@ -47,8 +49,10 @@ class Mode:
         return self.standardization.loc
 
 
-def climb(energy: Energy, start: Tensor) -> Mode | None:
+def climb(energy: Energy, start: Tensor, known: Sequence[Mode] = ()) -> Mode | None:
     """The mode that a climb from a point (d,) ends at, or None where there is no Gaussian around its end.
+
+    A mode that is known already is given as it is, without another look at its scales.
 
     By L-BFGS where the energy has a gradient, and by Powell's method in few dimensions where it has not. The scale of
     every coordinate is found by how far the energy has to be followed to rise by a nat, so that coordinates may differ
@@ -68,6 +72,9 @@ def climb(energy: Energy, start: Tensor) -> Mode | None:
         if found is None:
             return None
         x = found
+        for mode in known:
+            if float(mode.standardization.inverse(x[None]).norm()) < NEAR:
+                return mode
         previous, scale = scale, _scales(energy, x, scale)
         if finished and bool(((scale / previous).log().abs() < math.log(30)).all()):
             break

@@ -9,6 +9,7 @@ __all__ = [
     "levels_to_target",
     "particle_spacing",
     "pseudo_huber",
+    "spread_of",
     "truncated_weights",
 ]
 
@@ -25,6 +26,7 @@ from .mcmc import Population
 from .process import LOG_SNR_MIN, noise_levels
 
 MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles
+RARE_MOVES, REGRESSION = 5 * MOVE_EVERY, 1.0  # iterations between moves beyond which there is a regression; its weight
 REFRESH_EVERY, REFRESH_ROWS = 80, 256  # trajectories simulated anew, and the iterations between
 EXCHANGE_SHARE = 0.25  # of the evaluations for both that exchanges may take
 LARGEST_COUNT = 10.0  # of a particle in the likelihood, in units of the median
@@ -171,6 +173,9 @@ class LikelihoodLoss:
         Of the divergence, at least 1, which is that of Kullback and Leibler.
     move_every, exchange_every : int, default=8 and 50
         Iterations between moves of all the particles, and between exchanges of half of them for images of the map.
+    regression : float, default=0.0
+        Weight of the variance of log p - log q over the particles: uses what is known of p there, which makes up for
+        particles that are few and hardly move.
     """
 
     def __init__(
@@ -185,7 +190,9 @@ class LikelihoodLoss:
         order: float = 1.5,
         move_every: int = MOVE_EVERY,
         exchange_every: int = EXCHANGE_EVERY,
+        regression: float = 0.0,
     ):
+        self.regression = regression
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
         self.control, self.target, self.levels, self.leaps, self.order = control, target, levels, leaps, order
@@ -208,7 +215,10 @@ class LikelihoodLoss:
         x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
         count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach())) if self.order > 1 else 1.0
-        loss = -(count * log_prob[:n]).mean() + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
+        fit = -(count * log_prob[:n]).mean()
+        if self.regression:
+            fit = fit + self.regression * spread_of((log_p - log_p.mean()).float() - log_prob[:n])
+        loss = fit + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
         return loss if self.leaps is None else loss - 0.5 * log_prob[n:].mean()
 
     def _with_gradient_of_the_score(self, x, log_det, level):
@@ -223,9 +233,11 @@ class LikelihoodLoss:
 def particle_spacing(budget, population: Population, n_iter: int, share: float) -> dict[str, Any]:
     """`move_every` and `exchange_every` of a `LikelihoodLoss` that take a share of the evaluations left at most."""
     n = len(population)  # exchanges evaluate half of them, as many images of the map, and those that come in
+    move_every = budget.spacing(MOVE_EVERY, n, n_iter, (1 - EXCHANGE_SHARE) * share)
     return {
-        "move_every": budget.spacing(MOVE_EVERY, n, n_iter, (1 - EXCHANGE_SHARE) * share),
+        "move_every": move_every,
         "exchange_every": budget.spacing(EXCHANGE_EVERY, 3 * n // 2, n_iter, EXCHANGE_SHARE * share),
+        "regression": REGRESSION if move_every > RARE_MOVES else 0.0,
     }
 
 
@@ -236,6 +248,12 @@ def truncated_weights(log_weights: Tensor) -> Tensor:
         return torch.ones_like(log_weights, dtype=torch.float32)
     weights = (log_weights - log_weights[finite].median()).exp().clamp(max=LARGEST_COUNT)
     return (weights / weights.mean()).float()
+
+
+def spread_of(log_ratio: Tensor) -> Tensor:
+    """Variance of log ratios (n,) where they are small, and their mean distance from the mean where they are large."""
+    gap = log_ratio - log_ratio.mean()
+    return 2 * ((1 + gap**2).sqrt() - 1).mean()
 
 
 def exchange_images(population: Population, model, n: int) -> float:

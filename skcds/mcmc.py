@@ -90,12 +90,17 @@ class Population:
         Largest step size to start from.
     decades : float, default=1.0
         Spread of the step sizes.
+    known : tuple of Tensor, optional
+        Their log density (n,) and score (n, d), where these were evaluated before.
     """
 
-    def __init__(self, target, x: Tensor, generator, step: float = 0.05, decades: float = 1.0):
+    def __init__(self, target, x: Tensor, generator, step: float = 0.05, decades: float = 1.0, known=None):
         self.target, self.generator, self.step, self.decades = target, generator, step, decades
         self.acceptance = TARGET_ACCEPTANCE[target.has_gradient]
-        self.replace(x)
+        if known is None:
+            self.replace(x)
+        else:
+            self.particles = (x, *known)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -1,13 +1,13 @@
 """Modes that the pilot's particles have lost, spikes above all: found by climbs, weighed by runs of their own."""
 
-__all__ = ["find_lost_modes", "starting_points"]
+__all__ = ["climbs_from", "find_lost_modes", "starting_points", "survey"]
 
 import math
 
 import torch
 from torch import Tensor
 
-from .climb import Mode, climb
+from .climb import NEAR, Mode, climb
 from .devices import randn, randperm
 from .energy import Energy
 from .errors import Spent
@@ -21,6 +21,9 @@ RUN_PARTICLES = 500
 CLEAR_FACTOR = 2.0  # by which the mass of a mode has to exceed what the particles have there
 MIN_COUNT = 20  # particles that a lost mode makes a difference of at least
 CLIMBS, FEW_CLIMBS = 24, 4
+FEWEST_CLIMBS = 20  # of a survey
+UNSEEN = 0.1  # modes that are expected to be unseen, at which a survey ends
+SURVEYED = 1.0, 3.0, 10.0, 30.0, 100.0  # distances of the points that it starts from
 FAR_STARTS = 3.0  # widths of the particles that some climbs start from
 
 
@@ -44,6 +47,30 @@ def climbs_from(energy: Energy, points: Tensor) -> list[Mode]:
             break
         if mode is not None and not any(_same(mode, other) for other in modes):
             modes.append(mode)
+    return modes
+
+
+def survey(energy: Energy, generator, n_max: int) -> list[Mode]:
+    """Distinct modes that climbs end at, from points of many scales, around the origin and around modes found so far.
+
+    They go on until the number of modes that no climb has ended at is expected to be less than a tenth, if all were
+    as easy to find: after n climbs to w modes there are ``w (n - 1) / (n - w - 2)`` (Boender & Rinnooy Kan 1987).
+    """
+    modes: list[Mode] = []
+    for n in range(n_max):
+        around = n >= len(SURVEYED) and modes and n % 2 == 0
+        x = torch.stack([mode.x for mode in modes]) if around else energy.valid.new_zeros(1, energy.n_features)
+        spread = SURVEYED[n // (1 + bool(modes)) % len(SURVEYED)] + x.std(0, unbiased=False)
+        point = x.mean(0) + spread * randn(generator, energy.n_features, dtype=torch.float64)
+        try:
+            mode = climb(energy, point, modes)
+        except Spent:
+            break
+        if mode is not None and not any(_same(mode, other) for other in modes):
+            modes.append(mode)
+        w = len(modes)
+        if n + 1 >= (FEWEST_CLIMBS if w else FEWEST_CLIMBS // 4) and w * n <= (w + UNSEEN) * (n - w - 1):
+            break
     return modes
 
 
@@ -139,4 +166,4 @@ def _is_near(mode: Mode, x: Tensor) -> Tensor:
 
 
 def _same(mode: Mode, other: Mode) -> bool:
-    return any(float(a.standardization.inverse(b.x[None]).norm()) < 0.5 for a, b in ((mode, other), (other, mode)))
+    return any(float(a.standardization.inverse(b.x[None]).norm()) < NEAR for a, b in ((mode, other), (other, mode)))

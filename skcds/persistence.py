@@ -57,7 +57,7 @@ FITTED = {
 # of iterations that were taken back, and particles beyond the range of their type.
 UNLIMITED = ("width", "bounds_", "loss_curve_", "particles_")
 
-UNSAVED = {"_energy", "_lost_energy", "_particles_log_prob", "fit_time_"}
+UNSAVED = {"_energy", "_lost_energy", "_particles_log_prob", "_particles_score", "fit_time_"}
 
 
 class ModelFileError(ValueError):

@@ -2,6 +2,7 @@
 
 __all__ = ["PilotResult", "run_pilot"]
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .adaptive import explore
 from .budget import Budget
 from .climb import Mode
 from .devices import generator_on, randn, to_numpy
@@ -17,16 +19,23 @@ from .energy import Energy
 from .errors import InvalidEnergyError, Spent
 from .laplace import laplace_standardization
 from .mcmc import Population
-from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points
+from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .smc import FULL_COVARIANCE_MAX, Tempered, moments, temper
 from .standardize import Standardization, StandardizedTarget
 from .start import Start
+from .store import Store, log_evidence, n_effective
 
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 RACE_MOVES = 3  # at least
 TIME_SHARE, EVALS_SHARE = 0.4, 0.6  # of the limits of a fit
+FEW_EVALS_LEFT = 300_000  # with fewer, points are weighed and all kept
+FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE = 0.6, 0.9  # of the limits of a fit, then
+FEWEST_EXPLORED = 500  # evaluations with which that is worth while
+MOST_FEATURES_EXPLORED = 64  # in which mixtures and maps can be fitted to thousands of points
+FEWEST_EFFECTIVE = 50  # points that an exploration has to end with
+SURVEY_SHARE, MOST_CLIMBS = 0.15, 200  # of the evaluations left, for climbs of an exploration
 CLIMB_SHARE = 0.1  # of the evaluations that the pilot may make, for climbs before the race, and after the last run
 RACE_SHARE = 0.4  # of those left, for the race
 RUN_SHARE = 0.5  # of those left after it, for the run with all particles; the rest makes more of them
@@ -82,8 +91,9 @@ class PilotResult:
 
 
 def run_pilot(
-    energy: Energy, n_particles: int, generator, budget: Budget | None = None, start: Start | None = None
-) -> tuple[PilotResult, Tensor]:
+    energy: Energy, n_particles: int, generator, budget: Budget | None = None, start: Start | None = None,
+    store: Store | None = None,
+) -> tuple[PilotResult, Tensor]:  # fmt: skip
     """Find location, scale and particles of a density from its energy alone.
 
     A first look refuses what is no density. Climbs from several points find modes and their scales. Short tempered
@@ -93,6 +103,9 @@ def run_pilot(
     from its particles look for modes that were lost on the way, which are added by their evidence.
 
     Where coordinates have a single bound, the race is run again with the scales of the bijection from the first.
+
+    Where few evaluations are allowed there is no race and no tempering: points from adapted proposals are weighed (see
+    `explore`), and particles resampled from these.
 
     In more than `FULL_COVARIANCE_MAX` dimensions, with a gradient, one run starts from Laplace's approximation.
 
@@ -109,6 +122,8 @@ def run_pilot(
         repetitions, and at the latest by ending with what it has. Ctrl-C does the same and is noted there.
     start : Start, optional
         Where the user says to begin.
+    store : Store, optional
+        Where an exploration by few evaluations leaves them; its ``chosen`` are the rows that particles were taken from.
 
     Returns
     -------
@@ -125,8 +140,16 @@ def run_pilot(
         When the user interrupts before there is a particle.
     """
     budget = Budget(None, None, energy) if budget is None else budget
-    with budget.part(TIME_SHARE, EVALS_SHARE):
-        return _Pilot(energy, n_particles, generator, budget, start).run()
+    pilot = _Pilot(energy, n_particles, generator, budget, start)
+    if pilot.is_frugal():
+        pilot.time_share, pilot.evals_share = FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE
+        with budget.part(pilot.time_share, pilot.evals_share):
+            found = pilot.explore(Store(energy.n_features, energy.device) if store is None else store)
+        if found is not None:
+            return found
+        pilot.time_share, pilot.evals_share = TIME_SHARE, EVALS_SHARE
+    with budget.part(pilot.time_share, pilot.evals_share):
+        return pilot.run()
 
 
 class _Pilot:
@@ -138,16 +161,17 @@ class _Pilot:
         self.begun, self.clock = energy.n_energy_evals, time.perf_counter()
         self.rate: float | None = None  # measured in the race
         self.modes: list[Mode] = []
+        self.time_share, self.evals_share = TIME_SHARE, EVALS_SHARE
 
     def left(self) -> float:
         """Evaluations that the pilot can still make within its shares of the limits."""
         budget, left = self.budget, math.inf
         if budget.max_energy_evals is not None:
-            share = EVALS_SHARE * (budget.max_energy_evals - budget.evals_reserve)
+            share = self.evals_share * (budget.max_energy_evals - budget.evals_reserve)
             left = max(0.0, share - self.energy.n_energy_evals)
         if budget.max_time is not None:
             rate = OVERHEAD * self.energy.evals_per_second if self.rate is None else self.rate
-            left = min(left, rate * budget.seconds_left(TIME_SHARE))
+            left = min(left, rate * budget.seconds_left(self.time_share))
         return left
 
     def run(self) -> tuple[PilotResult, Tensor]:
@@ -179,6 +203,48 @@ class _Pilot:
             self._note(ended)
         return run.result(_standardize(run.x, run.tails), winner.scale), run.x
 
+    # ---------------------------------------------------------------- by few evaluations
+
+    def is_frugal(self) -> bool:
+        """Whether evaluations are few, and enough for points to be weighed."""
+        limited = self.budget.max_energy_evals is not None and self.energy.n_features <= MOST_FEATURES_EXPLORED
+        return limited and FEWEST_EXPLORED <= self.left() <= FEW_EVALS_LEFT
+
+    def explore(self, store: Store) -> tuple[PilotResult, Tensor] | None:
+        """Particles from an exploration whose evaluations are all kept, or None where it found too little."""
+        energy, budget, generator = self.energy, self.budget, self.generator
+        budget.progress.phase("first look")
+        with contextlib.suppress(Spent):
+            first_look(energy, generator, few=self.left() < FEW_EVALS)
+        budget.progress.phase("climbs")
+        with self._share(SURVEY_SHARE):
+            points = None if self.start is None else self.start.points
+            self.modes = survey(energy, generator, MOST_CLIMBS) if points is None else climbs_from(energy, points[:10])
+        budget.progress.phase("exploration")
+
+        def ended():
+            return budget.seconds_left(self.time_share) <= 0
+
+        gaussian = None if self.start is None else self.start.gaussian
+        stopped = explore(energy, store, self.modes, generator, self.left, ended, budget.progress, gaussian)
+        log_weights = store.log_weights()
+        if n_effective(log_weights) < FEWEST_EFFECTIVE:
+            if isinstance(stopped, KeyboardInterrupt):
+                raise stopped
+            store.clear()
+            return None
+        if stopped is not None:
+            self._note(stopped)
+        store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator)
+        x = store.x[store.chosen]
+        tails = _heavy_tails(x)
+        identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)
+        found = _standardize(x, identity if tails is None else tails)
+        check_mass(x, found, energy.bounds)
+        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
+        scale = float(found.matrix.diagonal().mean())
+        return PilotResult(log_evidence(log_weights), scale, loc, covariance, center, width, len(store.proposals)), x
+
     # ---------------------------------------------------------------- the steps
 
     def _gauge(self) -> None:
@@ -205,14 +271,18 @@ class _Pilot:
 
     def _climbs(self, points: Tensor) -> list[Mode]:
         """Climbs within a small share of the limits."""
-        budget, share = self.budget, CLIMB_SHARE * self.left()
+        with self._share(CLIMB_SHARE):
+            return climbs_from(self.energy, points)
+
+    def _share(self, share: float):
+        """A part of the limits: a share of what the pilot has left."""
+        budget, n_evals = self.budget, share * self.left()
         evals = math.inf if budget.max_energy_evals is None else budget.max_energy_evals - budget.evals_reserve
         seconds = math.inf if budget.max_time is None else budget.max_time - budget.time_reserve
-        with budget.part(
-            (budget.elapsed() + CLIMB_SHARE * TIME_SHARE * seconds) / seconds if math.isfinite(seconds) else 1.0,
-            (self.energy.n_energy_evals + share) / evals if math.isfinite(evals) else 1.0,
-        ):
-            return climbs_from(self.energy, points)
+        return budget.part(
+            (budget.elapsed() + share * self.time_share * seconds) / seconds if math.isfinite(seconds) else 1.0,
+            (self.energy.n_energy_evals + n_evals) / evals if math.isfinite(evals) else 1.0,
+        )
 
     def _race(self) -> tuple[Entrant, BaseException | None]:
         self.budget.progress.phase("race of starting scales")

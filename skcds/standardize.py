@@ -63,6 +63,11 @@ class Standardization(torch.nn.Module):
         return standardization
 
     @property
+    def matrix(self) -> Tensor:
+        """`L`, (d, d)."""
+        return self.scale if self.full else torch.diag(self.scale)
+
+    @property
     def covariance(self) -> Tensor:
         """``L L^T``, (d, d), or its diagonal (d,)."""
         return self.scale @ self.scale.T if self.full else self.scale**2
