@@ -16,14 +16,14 @@ __all__ = [
     "metrics",
     "targets",
 ]
-__version__ = "0.1.0.dev0"
 
 from . import adapters, metrics, targets
 from ._diffusion import DiffusionSampler
 from ._distiller import ConsistentSamplerDistiller
 from ._scratch import ConsistentSamplerScratch
+from ._version import __version__ as __version__
 from .diagnosis import Diagnosis
 from .importance import WeightedSample
-from .persistence import ModelFileError, load
+from .io import ModelFileError, load
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from .polish import PolishedSample

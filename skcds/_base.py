@@ -2,8 +2,7 @@
 
 import contextlib
 import copy
-import functools
-import importlib
+import math
 import numbers
 import time
 from abc import ABCMeta, abstractmethod
@@ -17,8 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
+from . import _version
 from ._copies import copied, copied_deeply, with_energy
 from ._forks import seed_of
 from ._warnings import muted, warn_user
@@ -29,9 +28,13 @@ from .devices import find_device, generator_on, loading_device, to_numpy
 from .diagnosis import diagnose, energies_at, subset
 from .energy import Energy
 from .errors import Spent
-from .export import checked_names, to_frame
 from .importance import WeightedSample
-from .networks import count_evaluations, without_draws
+from .io.export import checked_names, to_frame
+from .io.packing import imported, name_of, pack, unpack
+from .io.registry import register_sampler
+from .io.schema import Fitted, fitted_attributes, missing
+from .io.writer import save
+from .networks import count_evaluations
 from .parallel import best_fit, drawn_in_parallel, few_threads, in_parallel
 from .progress import Progress
 from .standardize import StandardizedTarget
@@ -75,6 +78,34 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "verbose": ["verbose"],
         "random_state": ["random_state", np.random.Generator],
     }
+
+    # Every fitted attribute by name: its kind, or what else is to be known of it (see `skcds.io.schema`).
+    _fitted_attributes: dict = {
+        "_model": "model",
+        "n_features_in_": "count",
+        "n_energy_evals_": "count",
+        "n_grad_evals_": "count",
+        "n_network_evals_": "count",
+        "n_iter_": "count",
+        "loss_curve_": "numbers",
+        "log_evidence_": "number",
+        "log_evidence_se_": "number",
+        "elbo_": Fitted("number", since=2, before=lambda sampler: math.nan),
+        "ess_": "number",
+        "converged_": "flag",
+        "interrupted_": "flag",
+        "n_rollbacks_": "count",
+        "bounds_": Fitted("bounds or None", since=2, before=lambda sampler: None),
+        "bounds_scale_": Fitted("vector or None", since=2, before=lambda sampler: None),
+        "feature_names_out_": Fitted(
+            "names", since=2, before=lambda sampler: checked_names(None, sampler.n_features_in_, "")
+        ),
+        "fit_time_": "clock",
+    }
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        register_sampler(cls)
 
     def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):
         """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``.
@@ -530,6 +561,8 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
         The file is complete or not there at all: it is written beside `path` and then takes its place, and when that
         fails an older file stays as it was. The energy function is not in the file, but its name is.
+        A class of your own can be saved, too: it declares what its `fit` adds in ``_fitted_attributes``, and has to be
+        imported where the file is loaded.
 
         Parameters
         ----------
@@ -541,14 +574,12 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         NotFittedError
             When the sampler is not fitted.
         TypeError
-            When it is of a class of your own, or has a parameter that cannot be saved.
+            When it has a parameter that cannot be saved, or a fitted attribute that its class does not declare.
         ModelFileError
             When `skcds.load` would refuse the file, as with weights that are not finite: nothing is written then.
         OSError
             When the file cannot be written, for example since its folder is not there.
         """
-        from .persistence import save  # which knows the samplers' classes
-
         save(self, path)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -562,9 +593,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
 
     def __getstate__(self) -> dict:
         """State of NumPy arrays and plain values; the energy only by reference, the clock reading not at all."""
-        state = dict(super().__getstate__())
-        state.pop("fit_time_", None)
-        state["_skcds_version"] = package_version()
+        clocks = {name for name, attribute in fitted_attributes(type(self)).items() if attribute.kind == "clock"}
+        state = {name: value for name, value in super().__getstate__().items() if name not in clocks}
+        state["_skcds_version"] = _version.__version__
         if "_model" in state:
             state["_model"] = pack(state["_model"])
             state["_energy"] = _reference(state["_energy"])
@@ -574,20 +605,19 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
         written = state.pop("_skcds_version", None)
-        if written != package_version():
+        if written != _version.__version__:
             warn_user(
                 f"This {type(self).__name__} was pickled with skcds {written or 'of before 0.1'} and is loaded with "
-                f"{package_version()}: it may break or give other results. A file written by its method save is read "
-                "by every later version.",
+                f"{_version.__version__}: it may break or give other results. A file written by its method save is "
+                "read by every later version.",
                 UserWarning,
             )
         if "_model" in state:
             state["_model"] = unpack(state["_model"]).to(loading_device(state.get("device", "auto")))
-            names, energy = checked_names(None, state["n_features_in_"], ""), state["_energy"]
-            state = {"feature_names_out_": names, **Bounds.as_fitted(None), **state, "_energy": None}
         super().__setstate__(state)
         if "_model" in state:
-            self._energy, self._lost_energy = _dereference(energy, self)
+            self.__dict__ |= missing(self)
+            self._energy, self._lost_energy = _dereference(state["_energy"], self)
 
 
 def _normal_streams(seed: int, chunk: int, shape: tuple[int, int], device: torch.device) -> Callable:
@@ -614,13 +644,6 @@ def _checked_out(out, shape: tuple) -> np.ndarray:
         kind = "" if out.flags.writeable else "read-only "
         raise ValueError(f"out has to be a writeable array of shape {shape}; got a {kind}array of shape {out.shape}.")
     return out
-
-
-def package_version() -> str:
-    """Version of skcds."""
-    from . import __version__
-
-    return __version__
 
 
 def check_count(value, name: str, minimum: int) -> int:
@@ -669,44 +692,6 @@ def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) ->
     }
 
 
-# -------------------------------------------------------------------- models as arrays
-
-MODELS: dict[str, type[nn.Module]] = {}
-
-
-def register_model(cls):
-    """Class decorator: make a model with a ``config`` known to `pack` and `unpack`."""
-    MODELS[cls.__name__] = cls
-    return cls
-
-
-def pack(model: nn.Module) -> dict:
-    """A model as its class name, configuration, and weights as NumPy arrays."""
-    weights = {name: to_numpy(tensor).copy() for name, tensor in model.state_dict().items()}
-    return {"class": type(model).__name__, "config": dict(vars(model)["config"]), "weights": weights}
-
-
-def unpack(state: dict) -> nn.Module:
-    """The model that `pack` took apart."""
-    with without_draws():
-        model = MODELS[state["class"]](**state["config"])
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state["weights"].items()})
-    return model.requires_grad_(False).eval()
-
-
-def name_of(function) -> list[str] | None:
-    """Module and qualified name of a function that importing these gives back, or None."""
-    try:
-        module, qualname = function.__module__, function.__qualname__
-        return [module, qualname] if _import(module, qualname) is function else None
-    except Exception:
-        return None
-
-
-def _import(module: str, qualname: str):
-    return functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
-
-
 def _reference(energy: Energy | None) -> list | None:
     """Names of the energy's functions, or None unless they can be imported."""
     if energy is None:
@@ -720,7 +705,7 @@ def _dereference(names: list | None, sampler: BaseSampler) -> tuple[Energy | Non
     if names is None:
         return None, None
     try:
-        energy_fn, grad_fn = (name and _import(*name) for name in names)
+        energy_fn, grad_fn = (name and imported(*name) for name in names)
         generator, bounds = generator_on(sampler._model.device, 0), Bounds.from_fitted(sampler)
         return Energy(energy_fn, sampler.n_features_in_, grad_fn, generator, bounds), None
     except Exception as error:

@@ -13,15 +13,17 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from ._base import MODELS, BaseSampler, positive_integer
+from ._base import BaseSampler, positive_integer
 from ._warm import check_same_networks, serve, warn_of_a_cold_start
 from ._warnings import note
 from .bounds import Bounds, same_bounds
 from .devices import randint, randn, to_numpy
 from .diffusion import DiffusionModel
 from .errors import Spent
+from .io.packing import built
+from .io.registry import key_of
 from .mcmc import CORRECTION_MOVES, Population
-from .networks import seeded, without_draws
+from .networks import seeded
 from .pilot import PilotResult, finest_scale, run_pilot
 from .standardize import Standardization, StandardizedTarget
 
@@ -58,6 +60,8 @@ class ControlledSampler(BaseSampler):
         "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
     }
 
+    _fitted_attributes: dict = {"pilot_": "pilot or None", "particles_": "particles", "_particles_log_prob": "memory"}
+
     def _start(self, energy, budget, generator):
         """What the pilot found or None, an untrained model or the earlier fit's, its target, its particles or None."""
         stored = budget.checkpoint.restore("start")
@@ -69,7 +73,7 @@ class ControlledSampler(BaseSampler):
             "start",
             {
                 "pilot": pilot and {name: _as_tensor(value) for name, value in vars(pilot).items()},
-                "model": {"class": type(model).__name__, "config": dict(model.config), "weights": model.state_dict()},
+                "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
                 "bounds_scale": energy.bounds and energy.bounds.scale,
             },
@@ -80,8 +84,7 @@ class ControlledSampler(BaseSampler):
         """What `_start` gave to the fit that this one goes on with."""
         found: dict[str, Any] = {name: _as_array(value) for name, value in (stored["pilot"] or {}).items()}
         pilot = PilotResult(**found) if found else None
-        with without_draws():
-            model: Any = MODELS[stored["model"]["class"]](**stored["model"]["config"])
+        model: Any = built(stored["model"]["class"], stored["model"]["config"])
         model.load_state_dict(stored["model"]["weights"])
         model.to(energy.device)
         if energy.bounds is not None:

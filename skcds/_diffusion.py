@@ -8,7 +8,7 @@ import numbers
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import advice_by_cause, check_count, judge_fit, register_model
+from ._base import advice_by_cause, check_count, judge_fit
 from ._control import (
     HELD_OUT,
     MIN_ITER_REFRESH,
@@ -23,14 +23,13 @@ from .devices import randn, to_numpy
 from .diffusion import DiffusionModel
 from .errors import Spent
 from .importance import WeightedSample, log_evidence
+from .io.schema import Fitted
 from .losses import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
 from .mcmc import effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
 from .standardize import StandardizedTarget
 from .training import train
-
-register_model(DiffusionModel)
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_COMPARED = 500  # paths by which the control is compared with that before training
@@ -186,6 +185,7 @@ class DiffusionSampler(ControlledSampler):
         "path_share": [Interval(numbers.Real, 0, 1, closed="both")],
         "tol": [Interval(numbers.Real, 0, 1, closed="both")],
     }
+    _fitted_attributes: dict = {"n_steps_": Fitted("count", since=3, before=lambda sampler: sampler.n_steps)}
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, reference="dis",
@@ -416,11 +416,6 @@ class DiffusionSampler(ControlledSampler):
             n, random_state, target,
             lambda normal: self._model.simulate_weighted(normal(grid.n_steps), grid, target, normal), is_bound=True,
         )  # fmt: skip
-
-    def __setstate__(self, state):
-        if "_model" in state:
-            state = {"n_steps_": state["n_steps"], **state}  # of a pickle from before it was kept
-        super().__setstate__(state)
 
     def _weigh(self, z, target, generator):
         _, log_ratio = self._model.noise_back(z, self._grid(None), target, lambda k: randn(generator, z.shape))

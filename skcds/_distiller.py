@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler, advice_by_cause, check_count, checked_names, judge_fit, positive_integer, register_model
+from ._base import BaseSampler, advice_by_cause, check_count, judge_fit, positive_integer
 from ._control import MOVES_SHARE, N_CHECKED, POPULATION_SHARE, population_of
 from ._diffusion import DiffusionSampler
 from ._forks import seed_of
@@ -32,13 +32,12 @@ from .consistency import (
     particle_spacing,
 )
 from .devices import placed, randint
+from .io.export import checked_names
 from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
 from .networks import in_parts, seeded
 from .process import noise_levels
 from .standardize import StandardizedTarget
 from .training import train
-
-register_model(OneStepModel)
 
 BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
 READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
@@ -189,6 +188,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         "n_transforms": [positive_integer, None],
         "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), None],
     }
+    _fitted_attributes: dict = {"teacher_": "sampler"}
 
     def __init__(
         self, teacher=None, *, n_features=None, bounds=None, feature_names=None, start=None, network="coupling",

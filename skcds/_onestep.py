@@ -27,6 +27,8 @@ class OneStepSampler(BaseSampler):
 
     violation_share_: float
 
+    _fitted_attributes: dict = {"violation_share_": "number"}
+
     def _hold_out(self, model, target, budget, generator) -> tuple[WeightedSample, float]:
         """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
         budget.progress.phase("judgement")

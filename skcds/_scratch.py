@@ -6,7 +6,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import advice_by_cause, check_count, judge_fit, positive_integer, register_model
+from ._base import advice_by_cause, check_count, judge_fit, positive_integer
 from ._control import (
     GAUGED,
     MIN_ITER_REFRESH,
@@ -26,8 +26,6 @@ from .networks import in_parts
 from .shortcut import SelfConsistencyLoss, ShortcutModel
 from .standardize import StandardizedTarget
 from .training import train
-
-register_model(ShortcutModel)
 
 CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
 REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .io.registry import register_model
 from .networks import NoiseNetwork
 from .process import GRIDS, Grid, heun_step, reverse_kernel
 from .standardize import Standardization, StandardizedTarget
 
 
+@register_model(reference=GRIDS)
 class DiffusionModel(nn.Module):
     """A network for the noise in x_t, a standardisation, and the range of noise levels.
 

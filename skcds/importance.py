@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ._forks import random_state_of
 from ._warnings import warn_user
-from .export import checked_names, to_arviz, to_frame
+from .io.export import checked_names, to_arviz, to_frame
 
 __all__ = [
     "WeightedSample",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
+from .io.registry import register_model
 from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
 from .splines import rational_quadratic_spline
@@ -206,6 +207,7 @@ def jacobians(function, x: Tensor, *conditions: Tensor) -> tuple[Tensor, Tensor]
 MAPS = {"coupling": CouplingMap, "residual": ResidualMap}
 
 
+@register_model(network=MAPS)
 class OneStepModel(nn.Module):
     """A consistency map with the standardisation around it.
 

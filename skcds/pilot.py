@@ -15,6 +15,7 @@ from .climb import Mode
 from .devices import generator_on, randn, to_numpy
 from .energy import Energy
 from .errors import InvalidEnergyError, Spent
+from .io.registry import register_record
 from .laplace import laplace_standardization
 from .mcmc import Population
 from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points
@@ -46,6 +47,10 @@ MIN_AFFORDABLE = 50  # particles of a run, however few evaluations are allowed
 MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
 
 
+@register_record(
+    "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
+    tail_center="vector", tail_width="vector", n_temperatures="count",
+)  # fmt: skip
 @dataclass
 class PilotResult:
     """What the pilot found.

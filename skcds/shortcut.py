@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .consistency import pseudo_huber
 from .devices import rand, randint
 from .diffusion import DiffusionModel
+from .io.registry import register_model
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
 from .networks import in_parts, note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
@@ -46,6 +47,7 @@ class FinestStepControl(nn.Module):
         return s * x - a * self.map[0].body(x, time), None
 
 
+@register_model(network=MAPS)
 class ShortcutModel(DiffusionModel):
     """A diffusion model with a map that takes large steps of its probability-flow ODE at once.
 

@@ -18,10 +18,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 import skcds
 from skcds import ConsistentSamplerDistiller, ModelFileError, training
-from skcds._plain import from_plain, to_plain
 from skcds.checkpoint import KIND, Checkpoint, identity_of
 from skcds.energy import Energy
-from skcds.files import seal
+from skcds.io.files import seal
+from skcds.io.plain import from_plain, to_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

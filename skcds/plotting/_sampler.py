@@ -8,8 +8,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._base import check_count
 from ..energy import Energy
-from ..export import checked_names
 from ..importance import WeightedSample
+from ..io.export import checked_names
 from . import _arguments as arguments
 from . import _grids as grids
 from . import _panels as panels

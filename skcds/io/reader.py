@@ -1,185 +1,44 @@
-"""Saved samplers: one safetensors file that is checked whole before anything is built from it, and runs no code."""
+"""Reading saved samplers: a safetensors file is checked whole before anything is built from it, and runs no code."""
 
-__all__ = ["ModelFileError", "load"]
+__all__ = ["FORMAT", "KIND", "ModelFileError", "from_bytes", "load"]
 
-import dataclasses
+import inspect
 import math
 import numbers
 import os
-import platform
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
-import sklearn
 import torch
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils.validation import check_is_fitted
 
-from ._base import MODELS, BaseSampler, name_of, pack, package_version, unpack
-from ._diffusion import DiffusionSampler
-from ._distiller import ConsistentSamplerDistiller
-from ._scratch import ConsistentSamplerScratch
-from .bounds import Bounds
-from .devices import loading_device
+from .._initialise import without_draws
+from ..devices import loading_device
 from .export import checked_names
-from .files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
-from .networks import without_draws
-from .pilot import PilotResult
-from .process import GRIDS
+from .files import DamagedFileError, check_hash, open_arrays, read_header
+from .packing import unpack
+from .registry import MODELS, RECORDS, SAMPLERS
+from .schema import in_files, missing
 
 FORMAT = 3  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
-
-SAMPLERS: dict[str, type[BaseSampler]] = {
-    cls.__name__: cls for cls in (DiffusionSampler, ConsistentSamplerDistiller, ConsistentSamplerScratch)
-}
-# Fitted attributes and their types. Of arrays, the lengths of the axes, where d is the number of features.
-COMMON = {
-    "_model": "model", "n_features_in_": "count", "n_energy_evals_": "count", "n_grad_evals_": "count",
-    "n_network_evals_": "count", "n_iter_": "count", "loss_curve_": "numbers", "log_evidence_": "number",
-    "log_evidence_se_": "number", "elbo_": "number", "ess_": "number", "converged_": "flag", "interrupted_": "flag",
-    "n_rollbacks_": "count", "bounds_": "bounds", "bounds_scale_": "scales", "feature_names_out_": "names",
-}  # fmt: skip
-ADDED = {  # fitted attributes by the format that brought them
-    2: {"elbo_", "bounds_", "bounds_scale_", "feature_names_out_"},
-    3: {"n_steps_"},
-}
-FITTED = {
-    "DiffusionSampler": COMMON | {"pilot_": "pilot", "particles_": "particles", "n_steps_": "count"},
-    "ConsistentSamplerDistiller": COMMON | {"violation_share_": "number", "teacher_": "sampler"},
-    "ConsistentSamplerScratch": COMMON | {"pilot_": "pilot", "particles_": "particles", "violation_share_": "number"},
-}
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
 # of iterations that were taken back, and particles beyond the range of their type.
 UNLIMITED = ("width", "bounds_", "loss_curve_", "particles_")
-
-UNSAVED = {"_energy", "_lost_energy", "_particles_log_prob", "fit_time_"}
+# Kinds of fitted attributes that are arrays: lengths of the axes, where d is the number of features and None any, and
+# types, of which files of earlier versions have others.
+ARRAYS: dict[str, Any] = {
+    "vector": (("d",), "f8"),
+    "bounds": (("d", 2), "f8"),
+    "particles": ((None, "d"), "f4", "f8"),
+}
 
 
 class ModelFileError(ValueError):
     """A file is not a saved sampler, or not the one that was written; or a sampler cannot be saved as it is."""
-
-
-# -------------------------------------------------------------------- writing
-
-
-def save(sampler: BaseSampler, path) -> None:
-    """Write a fitted sampler to one file; see `BaseSampler.save`."""
-    check_is_fitted(sampler)
-    check_place(path)
-    raw = to_bytes(sampler)
-    try:
-        from_bytes(raw, device="cpu")
-    except Exception as error:
-        raise ModelFileError(
-            f"This {type(sampler).__name__} was not saved, since the file could not be loaded: {error}"
-        ) from error
-    replace_file(path, raw)
-
-
-def to_bytes(sampler: BaseSampler) -> bytes:
-    """The file of a fitted sampler."""
-    writer = _Writer()
-    root = writer.sampler(sampler)
-    content = {
-        "format": FORMAT,
-        "root": root,
-        "samplers": writer.samplers,
-        "versions": {
-            "skcds": package_version(), "torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__,
-            "scikit-learn": sklearn.__version__, "python": platform.python_version(),
-        },
-    }  # fmt: skip
-    return seal(KIND, content, writer.arrays)
-
-
-class _Writer:
-    """Takes samplers apart into plain values and named arrays; a sampler that occurs twice is written once."""
-
-    def __init__(self) -> None:
-        self.samplers: list[dict | None] = []
-        self.arrays: dict[str, np.ndarray] = {}
-        self.places: dict[int, int] = {}  # of samplers, by id
-
-    def sampler(self, sampler: BaseSampler) -> int:
-        """Place in the list of samplers."""
-        kind = type(sampler).__name__
-        if SAMPLERS.get(kind) is not type(sampler):
-            raise TypeError(
-                f"Only the package's own samplers can be saved to a file, not {type(sampler).__module__}.{kind}: "
-                "pickle it, or save the sampler that it is made from."
-            )
-        if id(sampler) not in self.places:
-            place = self.places[id(sampler)] = len(self.samplers)
-            self.samplers.append(None)
-            params = {name: self._parameter(value, name) for name, value in sampler.get_params(deep=False).items()}
-            written: dict[str, Any] = {"class": kind, "params": params, "fitted": None, "energy": None}
-            if hasattr(sampler, "_model"):
-                fitted = FITTED[kind]
-                written["fitted"] = {name: self._value(getattr(sampler, name), f"{place}.{name}") for name in fitted}
-                energy = sampler._energy
-                written["energy"] = sampler._energy_name if energy is None else describe(energy.energy_fn)
-            self.samplers[place] = written
-        return self.places[id(sampler)]
-
-    def _parameter(self, value, name: str):
-        """As `_value`, but arrays and sequences as nested lists of plain values."""
-        if hasattr(value, "__array__") and not isinstance(value, np.generic):
-            value = np.asarray(value).tolist()
-        if isinstance(value, list | tuple):
-            return {"list": [self._parameter(part, name) for part in value]}
-        return self._value(value, name)
-
-    def _value(self, value, name: str):
-        if isinstance(value, np.ndarray) and value.dtype == object:
-            return {"list": value.tolist()}
-        if isinstance(value, np.generic):
-            value = value.item()
-        if value is None or isinstance(value, bool | int | str):
-            return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else {"float": str(value)}
-        if isinstance(value, np.ndarray):
-            return self._array(value, name)
-        if isinstance(value, BaseSampler):
-            return {"sampler": self.sampler(value)}
-        if isinstance(value, FrozenEstimator) and isinstance(value.estimator, BaseSampler):
-            return {"frozen": self.sampler(value.estimator)}
-        if isinstance(value, np.random.RandomState) and value.get_state(legacy=False)["bit_generator"] == "MT19937":
-            state = value.get_state(legacy=False)
-            rest = [state["state"]["pos"], state["has_gauss"], state["gauss"]]
-            return {"random_state": [self._array(state["state"]["key"], name), *rest]}
-        if isinstance(value, np.random.Generator) and isinstance(value.bit_generator, np.random.PCG64):
-            pcg: Any = value.bit_generator.state
-            return {"generator": [*pcg["state"].values(), pcg["has_uint32"], pcg["uinteger"]]}
-        if isinstance(value, list):
-            return self._array(np.array(value, dtype=np.float64), name)
-        if isinstance(value, PilotResult):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            return {key: self._value(field, f"{name}.{key}") for key, field in fields.items()}
-        if isinstance(value, torch.nn.Module):
-            state = pack(value)
-            weights = {key: self._array(array, f"{name}.{key}") for key, array in state["weights"].items()}
-            return {"class": state["class"], "config": state["config"], "weights": weights}
-        raise TypeError(f"{name} of type {type(value).__name__} cannot be saved; pickle the sampler.")
-
-    def _array(self, array: np.ndarray, name: str) -> dict:
-        name = name if name not in self.arrays else f"{name}.{len(self.arrays)}"
-        self.arrays[name] = np.asarray(array, order="C")
-        return {"array": name}
-
-
-def describe(energy_fn) -> str:
-    """Where an energy function comes from, in words."""
-    name = name_of(energy_fn)
-    return ".".join(name) if name else f"an instance or closure of type {type(energy_fn).__qualname__}"
-
-
-# -------------------------------------------------------------------- reading
 
 
 def load(path):
@@ -226,7 +85,7 @@ def load(path):
         raise ModelFileError(f"{os.fspath(path)} cannot be loaded: {type(error).__name__}: {error}.") from error
 
 
-def from_bytes(raw: bytes, device: str | None = None) -> BaseSampler:
+def from_bytes(raw: bytes, device: str | None = None):
     """The sampler in a file, on a device or on its own."""
     content, shapes = read_header(raw, KIND)
     version = content["format"]
@@ -248,9 +107,9 @@ class _Reader:
 
     def __init__(self, content: dict, shapes: dict, arrays: dict[str, np.ndarray], device: str | None):
         self.content, self.shapes, self.arrays, self.device = content, shapes, arrays, device
-        self.built: dict[int, BaseSampler] = {}
+        self.built: dict[int, Any] = {}
 
-    def root(self) -> BaseSampler:
+    def root(self):
         """The sampler that was saved."""
         _require(
             set(self.content) == {"format", "root", "samplers", "versions"}, "its parts are not the ones expected."
@@ -276,13 +135,15 @@ class _Reader:
         )
         _require(used.total() == len(used), "an array in it is used twice.")  # a small file would make a large sampler
         for state in self.content["samplers"]:
-            _require(state["class"] in SAMPLERS, f"{state['class']!r} is none of {', '.join(SAMPLERS)}.")
+            known = sorted(name for name, cls in SAMPLERS.items() if not inspect.isabstract(cls))
+            _require(
+                state["class"] in known,
+                f"{state['class']!r} is none of {', '.join(known)}; a class of your own has to be imported first.",
+            )
             fitted = state["fitted"]
             if fitted is None:
                 continue
-            expected = set(FITTED[state["class"]]).difference(
-                *(names for version, names in ADDED.items() if version > self.content["format"])
-            )
+            expected = set(in_files(SAMPLERS[state["class"]], self.content["format"]))
             _require(set(fitted) == expected, f"the fitted attributes {sorted(set(fitted) ^ expected)} differ.")
             self._check_model(fitted["_model"], fitted["n_features_in_"])
         differing = sorted(set(used) ^ set(self.shapes))
@@ -291,10 +152,15 @@ class _Reader:
     def _check_model(self, state: dict, n_features: int) -> None:
         _require(set(state) == {"class", "config", "weights"}, "the parts of a model are not the ones expected.")
         _require(state["class"] in MODELS, f"{state['class']!r} is no model of skcds.")
+        cls: Any = MODELS[state["class"]]
         config, weights = state["config"], state["weights"]
+        _require(
+            all(name not in config or config[name] in legal for name, legal in cls.config_choices.items()),
+            "the configuration of a model is out of range.",
+        )
         check_sizes(config, {name: self.shapes.get(part["array"], (None, ()))[1] for name, part in weights.items()})
         with torch.device("meta"), without_draws():
-            skeleton = MODELS[state["class"]](**config).state_dict()
+            skeleton = cls(**config).state_dict()
         _require(
             set(weights) == set(skeleton), f"the weights {sorted(set(weights) ^ set(skeleton))} are missing or extra."
         )
@@ -306,35 +172,30 @@ class _Reader:
             config["n_features"] == n_features, f"the model has {config['n_features']} features, not {n_features}."
         )
 
-    def _sampler(self, place, below: int = -1) -> BaseSampler:
+    def _sampler(self, place, below: int = -1):
         samplers = self.content["samplers"]
         _require(
             type(place) is int and below < place < len(samplers), "the samplers in it refer to each other wrongly."
         )
         if place not in self.built:
             state = samplers[place]
-            cls = SAMPLERS[state["class"]]
+            cls: Any = SAMPLERS[state["class"]]
             params = {name: self._parameter(value, place) for name, value in state["params"].items()}
             unknown = set(params) - set(cls._get_param_names())
             _require(not unknown, f"{state['class']} has no parameters {sorted(unknown)}.")
             sampler = cls(**params)
             sampler._validate_params()
             if state["fitted"] is not None:
-                d = state["fitted"]["n_features_in_"]
+                d, declared = state["fitted"]["n_features_in_"], in_files(cls)
                 attributes = {
-                    name: self._attribute(value, FITTED[state["class"]][name], name, d, place)
+                    name: self._attribute(value, declared[name].kind, name, d, place)
                     for name, value in state["fitted"].items()
                 }
                 name = state["energy"]
                 _require(name is None or isinstance(name, str), "the name of the energy is no text.")
-                attributes = {
-                    "elbo_": math.nan,
-                    "feature_names_out_": checked_names(None, d, ""),
-                    **Bounds.as_fitted(None),
-                    **({"n_steps_": sampler.n_steps} if state["class"] == "DiffusionSampler" else {}),
-                } | attributes
                 attributes["_model"].to(self.device or loading_device(sampler.device))
                 sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
+                sampler.__dict__ |= missing(sampler)
             self.built[place] = sampler
         return self.built[place]
 
@@ -364,6 +225,18 @@ class _Reader:
         return random_state
 
     def _attribute(self, value, kind: str, name: str, d: int, place: int):
+        """A fitted attribute, or the field of one, of a kind."""
+        if kind.endswith(" or None") and value is None:
+            return None
+        kind = kind.removesuffix(" or None")
+        if kind in RECORDS:
+            return self._record(value, kind, name, d, place)
+        if kind in ARRAYS:
+            shape, *dtypes = ARRAYS[kind]
+            array = self._array(value, name, tuple(d if n == "d" else n for n in shape), *dtypes)
+            ordered = kind != "bounds" or (array[:, 0] < array[:, 1]).all()
+            _require(ordered, "a lower bound is not below the upper one.")
+            return array
         if kind == "count":
             _require(type(value) is int and value >= 0, f"{name} has to be a count; it is {value!r}.")
             return value
@@ -374,39 +247,21 @@ class _Reader:
             return _number(value, name)
         if kind == "numbers":
             return self._array(value, name, (None,)).tolist()
-        if kind == "particles":
-            return self._array(value, name, (None, d), "f4", "f8")  # single precision in files of earlier versions
-        if kind == "bounds":
-            return None if value is None else self._bounds(value, d)
-        if kind == "scales":
-            return None if value is None else self._array(value, name, (d,))
+        if kind == "covariance":  # or its diagonal
+            full = len(self.shapes[value["array"]][1]) == 2
+            return self._array(value, name, (d, d) if full else (d,))
         if kind == "names":
             return checked_names(value["list"], d, name)
         if kind == "sampler":
             return self._sampler(value["sampler"], below=place)
-        if kind == "pilot":
-            return None if value is None else self._pilot(value, d)
+        _require(kind == "model", f"{name} is of an unknown kind {kind!r}.")
         weights = {key: self.arrays[part["array"]] for key, part in value["weights"].items()}
         return unpack(value | {"weights": weights})
 
-    def _bounds(self, value: dict, d: int) -> np.ndarray:
-        bounds = self._array(value, "bounds_", (d, 2))
-        _require((bounds[:, 0] < bounds[:, 1]).all(), "a lower bound is not below the upper one.")
-        return bounds
-
-    def _pilot(self, value: dict, d: int) -> PilotResult:
-        names = {field.name for field in dataclasses.fields(PilotResult)}
-        _require(set(value) == names, f"the pilot's {sorted(set(value) ^ names)} are missing or extra.")
-        full = len(self.shapes[value["covariance"]["array"]][1]) == 2
-        return PilotResult(
-            log_evidence=_number(value["log_evidence"], "log_evidence"),
-            starting_scale=_number(value["starting_scale"], "starting_scale"),
-            loc=self._array(value["loc"], "loc", (d,)),
-            covariance=self._array(value["covariance"], "covariance", (d, d) if full else (d,)),
-            tail_center=self._array(value["tail_center"], "tail_center", (d,)),
-            tail_width=self._array(value["tail_width"], "tail_width", (d,)),
-            n_temperatures=self._attribute(value["n_temperatures"], "count", "n_temperatures", d, 0),
-        )
+    def _record(self, value: dict, kind: str, name: str, d: int, place: int):
+        cls, fields = RECORDS[kind]
+        _require(set(value) == set(fields), f"{name}'s {sorted(set(value) ^ set(fields))} are missing or extra.")
+        return cls(**{field: self._attribute(value[field], fields[field], field, d, place) for field in fields})
 
     def _array(self, value: dict, name: str, shape: tuple, *dtypes: str) -> np.ndarray:
         array = self.arrays[value["array"]]
@@ -432,9 +287,7 @@ def check_sizes(config: dict, shapes: dict[str, tuple]) -> None:
     """
     plain = all(isinstance(value, bool | int | float | str) for value in config.values())
     _require(
-        plain
-        and all(math.isfinite(value) for value in config.values() if not isinstance(value, str))
-        and config.get("reference", "dis") in GRIDS,
+        plain and all(math.isfinite(value) for value in config.values() if not isinstance(value, str)),
         "the configuration of a model is out of range.",
     )
     couples = config.get("network") == "coupling"
