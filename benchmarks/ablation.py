@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
-from skcds.budget import Budget
 from skcds.energy import Energy
 from skcds.importance import WeightedSample
 from skcds.maps import OneStepModel
@@ -24,7 +23,8 @@ from skcds.mcmc import Population
 from skcds.networks import seeded
 from skcds.pilot import run_pilot
 from skcds.standardize import StandardizedTarget
-from skcds.training import train
+from skcds.train.budget import Budget
+from skcds.train.loop import train
 
 TEACHERS = {
     "teacher": {},

@@ -22,8 +22,6 @@ from ._copies import copied, copied_deeply, with_energy
 from ._forks import seed_of
 from ._warnings import muted, warn_user
 from .bounds import Bounds
-from .budget import FEWEST_EVALS, Budget
-from .checkpoint import Checkpoint, identity_of
 from .devices import find_device, generator_on, loading_device, to_numpy
 from .diagnosis import diagnose, energies_at, subset
 from .energy import Energy
@@ -39,7 +37,9 @@ from .parallel import best_fit, drawn_in_parallel, few_threads, in_parallel
 from .progress import Progress
 from .standardize import StandardizedTarget
 from .start import Start
-from .training import MAX_ROLLBACKS
+from .train.budget import FEWEST_EVALS, Budget
+from .train.checkpoint import Checkpoint, identity_of
+from .train.loop import MAX_ROLLBACKS
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 DOCUMENTATION = "https://skcds.readthedocs.io/en/latest/"

@@ -24,12 +24,12 @@ from .diffusion import DiffusionModel
 from .errors import Spent
 from .importance import WeightedSample, log_evidence
 from .io.schema import Fitted
-from .losses import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
 from .mcmc import effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
 from .standardize import StandardizedTarget
-from .training import train
+from .train.loop import train
+from .train.objectives.path import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_COMPARED = 500  # paths by which the control is compared with that before training

@@ -20,8 +20,15 @@ from ._onestep import OneStepSampler
 from ._warm import check_same_networks, with_new_coordinates
 from ._warnings import muted
 from .bounds import Bounds, same_bounds
-from .budget import FEWEST_EVALS, JUDGEMENT_SHARE
-from .consistency import (
+from .devices import placed, randint
+from .io.export import checked_names
+from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
+from .networks import in_parts, seeded
+from .process import noise_levels
+from .standardize import StandardizedTarget
+from .train.budget import FEWEST_EVALS, JUDGEMENT_SHARE
+from .train.loop import train
+from .train.objectives.consistency import (
     REFRESH_EVERY,
     REFRESH_ROWS,
     ConsistencyLoss,
@@ -31,13 +38,6 @@ from .consistency import (
     levels_to_target,
     particle_spacing,
 )
-from .devices import placed, randint
-from .io.export import checked_names
-from .maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
-from .networks import in_parts, seeded
-from .process import noise_levels
-from .standardize import StandardizedTarget
-from .training import train
 
 BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
 READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read

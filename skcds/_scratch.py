@@ -17,15 +17,15 @@ from ._control import (
     weighted_paths,
 )
 from ._onestep import OneStepSampler
-from .consistency import LikelihoodLoss, particle_spacing
 from .devices import randn, to_numpy
-from .losses import MOVE_EVERY, DenoisingLoss, LogVarianceLoss
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
 from .mcmc import effective_share
 from .networks import in_parts
 from .shortcut import SelfConsistencyLoss, ShortcutModel
 from .standardize import StandardizedTarget
-from .training import train
+from .train.loop import train
+from .train.objectives.consistency import LikelihoodLoss, particle_spacing
+from .train.objectives.path import MOVE_EVERY, DenoisingLoss, LogVarianceLoss
 
 CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
 REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}

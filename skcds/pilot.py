@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .budget import Budget
 from .climb import Mode
 from .devices import generator_on, randn, to_numpy
 from .energy import Energy
@@ -24,6 +23,7 @@ from .race import MAX_RAISED, Entrant, Race
 from .smc import FULL_COVARIANCE_MAX, Tempered, moments, temper
 from .standardize import Standardization, StandardizedTarget
 from .start import Start
+from .train.budget import Budget
 
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 RACE_MOVES = 3  # at least

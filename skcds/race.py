@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ._warnings import warn_user
-from .budget import Budget
 from .climb import Mode
 from .energy import Energy, example_of
 from .errors import InvalidEnergyError, Spent
@@ -21,6 +20,7 @@ from .rounding import find_cut, rounding_noise
 from .smc import TemperedTarget, moments, temper
 from .standardize import Standardization, StandardizedTarget
 from .start import Start
+from .train.budget import Budget
 
 STARTING_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
 MAX_SCALE, MIN_SCALE = 1e7, 1e-7

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .consistency import pseudo_huber
 from .devices import rand, randint
 from .diffusion import DiffusionModel
 from .io.registry import register_model
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
 from .networks import in_parts, note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
+from .train.objectives.consistency import pseudo_huber
 
 LARGEST_CHAIN_STEP = 2  # of the finest, for steps after a leap
 

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
-from skcds.consistency import (
+from skcds.diffusion import DiffusionModel
+from skcds.energy import Energy
+from skcds.maps import OneStepModel
+from skcds.networks import GatedMLP, ResidualMLP, seeded
+from skcds.process import LOG_SNR_MIN, noise_levels
+from skcds.standardize import Standardization, StandardizedTarget
+from skcds.train.objectives.consistency import (
     HUBER,
     ConsistencyLoss,
     LikelihoodLoss,
@@ -22,12 +28,6 @@ from skcds.consistency import (
     pseudo_huber,
     truncated_weights,
 )
-from skcds.diffusion import DiffusionModel
-from skcds.energy import Energy
-from skcds.maps import OneStepModel
-from skcds.networks import GatedMLP, ResidualMLP, seeded
-from skcds.process import LOG_SNR_MIN, noise_levels
-from skcds.standardize import Standardization, StandardizedTarget
 
 LOG_SNR_MAX = 8.0
 MEAN, SD = torch.tensor([0.4, -0.8]), torch.tensor([0.5, 1.5])  # of the Gaussian target

@@ -14,7 +14,6 @@ import torch
 from scipy import stats
 
 from skcds import mcmc, pilot, propriety, race, smc
-from skcds.budget import Budget
 from skcds.energy import Energy, InvalidEnergyError
 from skcds.mcmc import Population, effective_share
 from skcds.pilot import INFLATION, MOVES, finest_scale, run_pilot
@@ -22,6 +21,7 @@ from skcds.race import STARTING_SCALES
 from skcds.smc import MIN_ESS, temper
 from skcds.standardize import Standardization, StandardizedTarget
 from skcds.targets import Funnel, GaussianMixture, gmm9
+from skcds.train.budget import Budget
 
 N = 2000  # particles
 LOG_Z_BOUND = 0.14  # standard deviations of log Z are .016 to .022 on the Gaussians here; finds Z that is 15 % off

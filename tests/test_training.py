@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds import budget as budget_module
-from skcds import training
-from skcds.budget import Budget
 from skcds.errors import Spent
 from skcds.progress import Progress
-from skcds.training import _schedule, train
+from skcds.train import budget as budget_module
+from skcds.train import loop as training
+from skcds.train.budget import Budget
+from skcds.train.loop import _schedule, train
 
 UNLIMITED = Budget(None, None, energy=SimpleNamespace(n_energy_evals=0))
 

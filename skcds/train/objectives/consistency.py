@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .devices import rand, randint, randn
-from .losses import reparametrised_loss
-from .maps import standard_normal_log_prob
-from .mcmc import Population
-from .process import LOG_SNR_MIN, noise_levels
+from ...devices import rand, randint, randn
+from ...maps import standard_normal_log_prob
+from ...mcmc import Population
+from ...process import LOG_SNR_MIN, noise_levels
+from .path import reparametrised_loss
 
 MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles
 REFRESH_EVERY, REFRESH_ROWS = 80, 256  # trajectories simulated anew, and the iterations between

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import Spent
+from ..progress import Progress
 from .checkpoint import Checkpoint
-from .errors import Spent
-from .progress import Progress
 
 ENERGY_TIME = 0.5  # of the seconds left, for evaluations of the energy: about what training itself takes (unmeasured)
 JUDGEMENT_SHARE = 0.1  # of either limit, kept for the judgement of held-out draws

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .devices import generator_on, randn, to_numpy
-from .errors import InvalidEnergyError
-from .io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
-from .io.plain import described, from_plain, to_plain
+from ..devices import generator_on, randn, to_numpy
+from ..errors import InvalidEnergyError
+from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
+from ..io.plain import described, from_plain, to_plain
 
 FORMAT = 2
 KIND = "skcds checkpoint"

@@ -13,9 +13,9 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ._warnings import note, warn_user
+from .._warnings import note, warn_user
+from ..errors import Spent
 from .budget import Budget
-from .errors import Spent
 from .optimizer import AdamW
 
 SNAPSHOT_EVERY = 25  # iterations between states that training can go back to

@@ -5,11 +5,11 @@ __all__ = ["PATH_LOSSES", "DenoisingLoss", "LogVarianceLoss", "PathKLLoss"]
 import torch
 from torch import Tensor
 
-from .devices import rand, randint, randn, randperm
-from .diffusion import DiffusionModel
-from .mcmc import Population
-from .process import LOG_SNR_MIN, noise_levels
-from .standardize import StandardizedTarget
+from ...devices import rand, randint, randn, randperm
+from ...diffusion import DiffusionModel
+from ...mcmc import Population
+from ...process import LOG_SNR_MIN, noise_levels
+from ...standardize import StandardizedTarget
 
 MOVE_EVERY = 10  # iterations of score matching between moves of the particles
 
