@@ -40,6 +40,8 @@ from .start import Start
 from .train.budget import FEWEST_EVALS, Budget
 from .train.checkpoint import Checkpoint, identity_of
 from .train.loop import MAX_ROLLBACKS
+from .train.phases import Phase, PhaseRecord
+from .train.run import Run
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 DOCUMENTATION = "https://skcds.readthedocs.io/en/latest/"
@@ -88,6 +90,9 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         "n_network_evals_": "count",
         "n_iter_": "count",
         "loss_curve_": "numbers",
+        "history_": Fitted(
+            "list of phase", since=4, before=lambda sampler: [PhaseRecord("training", sampler.n_iter_, ["training"])]
+        ),
         "log_evidence_": "number",
         "log_evidence_se_": "number",
         "elbo_": Fitted("number", since=2, before=lambda sampler: math.nan),
@@ -166,7 +171,7 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
             if checkpoint is not None:
                 state.begin(seed, identity_of(self, energy), budget, generator, network)
             try:
-                fitted = self._fit(energy, budget, generator)
+                fitted = self._fit(Run(energy, budget, generator))
             except Spent:
                 raise ValueError(budget.too_little(type(self).__name__)) from None
         energy.release()
@@ -264,9 +269,30 @@ class BaseSampler(BaseEstimator, metaclass=ABCMeta):
         """An unfitted sampler with these parameters and its own seed, for fit k of `n_init`."""
         return type(self)(**self.get_params(deep=False)).set_params(n_init=1, n_jobs=1, random_state=seed)
 
+    def _fit(self, run: Run) -> dict:
+        """Start, train, judge; returns the fitted attributes and changes nothing."""
+        self._begin(run)
+        run.train(self._recipe(run))
+        weighted = self._judge(run)
+        advice = advice_by_cause(run.budget, len(run.losses), self.max_iter, self._advice(run))
+        found = judge_fit(type(self).__name__, run.losses, weighted, advice)
+        return {"_model": run.model, "history_": run.history, **run.fitted, **found}
+
     @abstractmethod
-    def _fit(self, energy: Energy, budget: Budget, generator: torch.Generator) -> dict:
-        """Train; returns the fitted attributes and changes nothing."""
+    def _begin(self, run: Run) -> None:
+        """Give the run its untrained model, and what it is trained on."""
+
+    @abstractmethod
+    def _recipe(self, run: Run) -> Iterator[Phase]:
+        """Phases of the training."""
+
+    @abstractmethod
+    def _judge(self, run: Run) -> WeightedSample:
+        """Held-out draws of the trained model."""
+
+    @abstractmethod
+    def _advice(self, run: Run) -> str:
+        """What to do about a fit that ran to its end and did not converge."""
 
     def _find_n_features(self, energy_fn) -> int:
         n_features = self.n_features if self.n_features is not None else getattr(energy_fn, "n_features", None)

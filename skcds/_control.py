@@ -62,86 +62,101 @@ class ControlledSampler(BaseSampler):
 
     _fitted_attributes: dict = {"pilot_": "pilot or None", "particles_": "particles", "_particles_log_prob": "memory"}
 
-    def _start(self, energy, budget, generator):
-        """What the pilot found or None, an untrained model or the earlier fit's, its target, its particles or None."""
-        stored = budget.checkpoint.restore("start")
+    def _begin(self, run):
+        """Pilot, untrained or earlier model, its target and particles, from the checkpoint if it has them."""
+        stored = run.checkpoint.restore("start")
         if stored is not None:
-            return self._restart(stored, energy, budget, generator)
-        pilot, model, target, population = self._start_anew(energy, budget, generator)
-        budget.checkpoint.watch(None if population is None else model.standardization(population.x))
-        budget.checkpoint.store(
+            self._restart(stored, run)
+            return
+        self._start_anew(run)
+        model, population = run.model, run.population
+        run.checkpoint.watch(None if population is None else model.standardization(population.x))
+        run.checkpoint.store(
             "start",
             {
-                "pilot": pilot and {name: _as_tensor(value) for name, value in vars(pilot).items()},
+                "pilot": run.pilot and {name: _as_tensor(value) for name, value in vars(run.pilot).items()},
                 "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
-                "bounds_scale": energy.bounds and energy.bounds.scale,
+                "bounds_scale": run.energy.bounds and run.energy.bounds.scale,
             },
         )
-        return pilot, model, target, population
 
-    def _restart(self, stored, energy, budget, generator):
-        """What `_start` gave to the fit that this one goes on with."""
+    def _restart(self, stored, run):
+        """What `_start_anew` found for the fit that this one goes on with."""
+        energy = run.energy
         found: dict[str, Any] = {name: _as_array(value) for name, value in (stored["pilot"] or {}).items()}
-        pilot = PilotResult(**found) if found else None
-        model: Any = built(stored["model"]["class"], stored["model"]["config"])
-        model.load_state_dict(stored["model"]["weights"])
-        model.to(energy.device)
+        run.pilot = PilotResult(**found) if found else None
+        run.model = built(stored["model"]["class"], stored["model"]["config"])
+        run.model.load_state_dict(stored["model"]["weights"])
+        run.model.to(energy.device)
         if energy.bounds is not None:
             energy.bounds.scale = stored["bounds_scale"].to(energy.device)
-        target, population = StandardizedTarget(energy, model.standardization, energy.fast_dtype), None
+        run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         if stored["population"]:
-            population = Population(target, stored["population"]["particles"][0].to(energy.device), generator)
-            population.load_state_dict(stored["population"])
-        budget.checkpoint.rewind("start")
-        return pilot, model, target, population
+            particles = stored["population"]["particles"][0].to(energy.device)
+            run.population = Population(run.target, particles, run.generator)
+            run.population.load_state_dict(stored["population"])
+        run.checkpoint.rewind("start")
 
-    def _start_anew(self, energy, budget, generator):
-        if self.warm_start and hasattr(self, "_model"):
-            continued = self._continue(energy, budget, generator)
-            if continued is not None:
-                return continued
+    def _start_anew(self, run):
+        if self.warm_start and hasattr(self, "_model") and self._continue(run):
+            return
         if self.init == "pilot":
-            return self._start_from_pilot(energy, budget, generator)
-        return self._start_from_prior(energy, generator)
+            self._start_from_pilot(run)
+        else:
+            self._start_from_prior(run)
 
-    def _start_from_pilot(self, energy, budget, generator):
+    def _start_from_pilot(self, run):
+        energy, budget = run.energy, run.budget
         try:
-            pilot, x = run_pilot(
-                energy, self.n_particles, generator, budget, self._find_start(energy.n_features, energy.bounds)
+            run.pilot, x = run_pilot(
+                energy, self.n_particles, run.generator, budget, self._find_start(energy.n_features, energy.bounds)
             )
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
-        standardization = pilot.standardization().to(energy.device)
+        standardization = run.pilot.standardization().to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
-        target = StandardizedTarget(energy, standardization, energy.fast_dtype)
-        population = population_of(target, standardization.inverse(x).float(), generator, budget)
-        if CORRECTION_MOVES * len(population) <= POPULATION_SHARE * budget.energy_evals_left():
-            population.move(CORRECTION_MOVES)
-        model = self._new_model(standardization, finest_scale(population), self._reads_score(energy), generator)
-        return pilot, model, target, population
+        run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+        run.population = population_of(run, standardization.inverse(x).float())
+        if CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
+            run.population.move(CORRECTION_MOVES)
+        run.model = self._new_model(standardization, finest_scale(run.population), run)
 
-    def _start_from_prior(self, energy, generator):
+    def _start_from_prior(self, run):
+        energy = run.energy
         standardization = Standardization(energy.n_features, full=False).to(energy.device)
         width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
-        model = self._new_model(standardization, width, self._reads_score(energy), generator)
-        return None, model, StandardizedTarget(energy, standardization, energy.fast_dtype), None
+        run.model = self._new_model(standardization, width, run)
+        run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
 
-    def _continue(self, energy, budget, generator):
-        """What `_start_anew` gives from the earlier fit, or None where that is of no use to this energy."""
+    def _continue(self, run):
+        """Start from the earlier fit; False where that is of no use to this energy."""
+        energy = run.energy
         self._check_continued(energy)
         known = Bounds.from_fitted(self)
         energy.bounds = known and known.to(energy.device)
-        model = copy.deepcopy(self._model).to(energy.device)
-        target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
+        run.model = copy.deepcopy(self._model).to(energy.device)
+        run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         x = torch.from_numpy(self.particles_).to(energy.device)
-        population = population_of(target, model.standardization.inverse(x).float(), generator, budget)
+        run.population = population_of(run, run.model.standardization.inverse(x).float())
         old = getattr(self, "_particles_log_prob", None)  # which files do not hold
-        if not serve(population, None if old is None else torch.from_numpy(old)):
+        if not serve(run.population, None if old is None else torch.from_numpy(old)):
             warn_of_a_cold_start(type(self).__name__)
-            return None
-        return self.pilot_, model, target, population if self.init == "pilot" else None
+            run.model = run.target = run.population = None
+            return False
+        run.pilot = self.pilot_
+        if self.init != "pilot":
+            run.population = None
+        return True
+
+    def _fit(self, run):
+        fitted = super()._fit(run)
+        return fitted | {
+            "pilot_": run.pilot,
+            "particles_": to_numpy(run.model.standardization(run.population.x)),
+            "_particles_log_prob": to_numpy(run.population.log_prob),
+        }
 
     def _check_continued(self, energy):
         """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
@@ -191,29 +206,32 @@ class ControlledSampler(BaseSampler):
         rate = energy.evals_per_second
         return per_iter / rate < SLOW_ITERATION and 2 * HELD_OUT * self.n_steps / rate < LARGEST_RESERVE * self.max_time
 
-    def _gauge(self, model, target, budget, generator) -> float:
-        """Seconds that a path takes, 0 without a limit of time; what the judgement will take is kept of the limit."""
+    def _gauge(self, run):
+        """Find the seconds that a path takes, with a limit of time, of which those of the judgement are kept."""
+        budget = run.budget
         if budget.max_time is None:
-            return 0.0
+            return
         start = time.perf_counter()
-        n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * target.energy.evals_per_second)))
+        n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * run.energy.evals_per_second)))
         try:
-            weighted_paths(model, target, self.n_steps, n, generator)
+            weighted_paths(run.model, run.target, self.n_steps, n, run.generator)
         except Spent:
-            return budget.max_time  # too slow for any path but those of the judgement
-        seconds = (time.perf_counter() - start) / n
-        budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, JUDGEMENT_MARGIN * seconds * 2 * HELD_OUT)
-        return seconds
+            run.seconds_a_path = budget.max_time  # too slow for any path but those of the judgement
+            return
+        run.seconds_a_path = (time.perf_counter() - start) / n
+        judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * HELD_OUT
+        budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
 
     def _moves_share(self, model) -> float:
         """Share for moves of the particles, of the evaluations that are left after the pilot."""
         return 0.5 * MOVES_SHARE if model.needs_score else MOVES_SHARE
 
-    def _new_model(self, standardization, width, reads_score, generator):
+    def _new_model(self, standardization, width, run):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
-        with seeded(int(randint(generator, 0, 2**31 - 1))):
+        reads_score = self._reads_score(run.energy)
+        with seeded(int(randint(run.generator, 0, 2**31 - 1))):
             model = self._build_model(standardization, log_snr_max, reads_score)
-        model.to(generator.device)
+        model.to(run.generator.device)
         model.standardization = standardization
         model.network.width = width
         return model
@@ -231,20 +249,20 @@ def _as_array(value):
     return to_numpy(value) if isinstance(value, Tensor) else value
 
 
-def population_of(target, x: Tensor, generator, budget) -> Population:
+def population_of(run, x: Tensor) -> Population:
     """A population of particles (n, d), or of as many of them as the limits allow to look at."""
-    affordable = POPULATION_SHARE * budget.energy_evals_left()
+    affordable = POPULATION_SHARE * run.budget.energy_evals_left()
     if affordable < len(x):
         x = x[: max(FEWEST_PARTICLES, int(affordable))]
-    with budget.judgement() if affordable < FEWEST_PARTICLES else contextlib.nullcontext():
-        return Population(target, x, generator)
+    with run.budget.judgement() if affordable < FEWEST_PARTICLES else contextlib.nullcontext():
+        return Population(run.target, x, run.generator)
 
 
-def affordable_paths(n: int, budget, seconds_a_path: float) -> int:
+def affordable_paths(n: int, run) -> int:
     """At most n paths for an exchange of particles, as many as the time left allows; 0 where they are too few."""
-    if budget.max_time is None or seconds_a_path == 0:
+    if run.budget.max_time is None or run.seconds_a_path == 0:
         return n
-    n = min(n, int(PATHS_SHARE * budget.seconds_left() / (2 * seconds_a_path)))
+    n = min(n, int(PATHS_SHARE * run.budget.seconds_left() / (2 * run.seconds_a_path)))
     return n if n >= FEWEST_PATHS else 0
 
 

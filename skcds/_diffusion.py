@@ -8,7 +8,7 @@ import numbers
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import advice_by_cause, check_count, judge_fit
+from ._base import check_count
 from ._control import (
     HELD_OUT,
     MIN_ITER_REFRESH,
@@ -28,8 +28,9 @@ from .mcmc import effective_share
 from .pilot import MAX_NUMBERS
 from .process import GRIDS
 from .standardize import StandardizedTarget
-from .train.loop import train
-from .train.objectives.path import MOVE_EVERY, PATH_LOSSES, DenoisingLoss
+from .train.objectives.denoising import MOVE_EVERY, DenoisingLoss
+from .train.objectives.path import PATH_LOSSES
+from .train.phases import Phase
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 N_COMPARED = 500  # paths by which the control is compared with that before training
@@ -148,6 +149,8 @@ class DiffusionSampler(ControlledSampler):
         Particles as they were left at the end; with `bounds`, in unconstrained coordinates.
     loss_curve_ : list of float
         Loss of every iteration.
+    history_ : list of PhaseRecord
+        Phases of the training that ran, each with its `name`, its `n_iter` and what its losses are of in turn, `cycle`.
     n_iter_ : int
         Iterations done.
     n_energy_evals_, n_grad_evals_, n_network_evals_ : int
@@ -237,107 +240,93 @@ class DiffusionSampler(ControlledSampler):
     def _networks_found(self, config):
         return {**super()._networks_found(config), "reference": config["reference"]}
 
-    def _fit(self, energy, budget, generator):
-        if self.loss == "kl" and not energy.has_gradient:
+    def _begin(self, run):
+        if self.loss == "kl" and not run.energy.has_gradient:
             raise ValueError(
                 "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
                 "or choose loss='log_variance'."
             )
-        pilot, model, target, population = self._start(energy, budget, generator)
-        before = copy.deepcopy(model)
-        seconds = self._gauge(before, target, budget, generator)
-        n_paths = round(self.max_iter * (1.0 if population is None else self.path_share))
-        losses: list[float] = []
-        if self.max_iter > n_paths:
-            model, losses = self._match_scores(
-                model, target, population, self.max_iter - n_paths, budget, generator, seconds
-            )
-        if n_paths and (len(losses) == self.max_iter - n_paths or budget.spent() >= self._score_share):
-            model, more = self._reduce_path_loss(model, target, n_paths, budget, generator)
-            losses += more
-        model, z, log_weights = self._judge(before, model, target, population, budget, generator, seconds)
-        if population is None:
-            population = population_of(target, z, generator, budget)
-            with contextlib.suppress(Spent):
-                population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
-        weighted = WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), True)
-        return {
-            "_model": model,
-            "n_steps_": self.n_steps,
-            "pilot_": pilot,
-            "particles_": to_numpy(model.standardization(population.x)),
-            "_particles_log_prob": to_numpy(population.log_prob),
-            **judge_fit(
-                type(self).__name__,
-                losses,
-                weighted,
-                advice_by_cause(
-                    budget, len(losses), self.max_iter, "Raise max_iter or n_steps, or check the energy function."
-                ),
-            ),
-        }
+        super()._begin(run)
+        run.untrained = copy.deepcopy(run.model)
+        self._gauge(run)
 
-    def _judge(self, before, after, target, population, budget, generator, seconds):
-        """The control to keep, with held-out ends of its paths and their log weights; particles are exchanged for them.
-
-        That is the control before training where training has clearly lowered the bound on log Z: few particles in high
-        dimension, or few iterations, can teach less than the standardisation knows.
-        """
-        reported = StandardizedTarget.reported(target.energy, after.standardization)
-        budget.progress.phase("judgement")
-        with budget.judgement():
-            evals = 1 + self.n_steps * after.needs_score
-            n = min(HELD_OUT, max(N_COMPARED, MAX_NUMBERS // after.n_features))
-            n = N_COMPARED if budget.interrupted else n
-            n = budget.n_affordable(n, 2.2 * seconds, 2 * evals + 1 + evals * SHARE_COMPARED, FEWEST_HELD_OUT)
-            n = max(n, 2)
-            n_before = min(n, max(N_COMPARED * n // HELD_OUT, 20))
-            z, log_weights = weighted_paths(after, reported, self.n_steps, n, generator)
-            before = before.requires_grad_(False).eval()
-            if after is not before:
-                first, first_weights = weighted_paths(before, reported, self.n_steps, n_before, generator)
-                if _bound(log_weights) + SPOILED < _bound(first_weights):
-                    after, z, log_weights = before, first, first_weights
-            if population is not None:
-                with contextlib.suppress(Spent):
-                    exchange_paths(population, after, target, self.n_steps, z, log_weights, generator)
-        return after, z, log_weights
+    def _recipe(self, run):
+        n_paths = round(self.max_iter * (1.0 if run.population is None else self.path_share))
+        n_scores = self.max_iter - n_paths
+        if n_scores:
+            yield self._score_matching(run, n_scores)
+        if n_paths and (len(run.losses) == n_scores or run.budget.spent() >= self._score_share):
+            rate = self.learning_rate * (FINE_TUNING_RATE if self.init == "pilot" else 1.0)
+            loss = PATH_LOSSES[self.loss](run.model, run.target, self.n_steps, self.path_batch_size, run.generator)
+            yield Phase(self.loss.replace("_", " "), loss, n_paths, rate, ema_decay=0.98)
 
     @property
     def _score_share(self):
         """Share of the limits at which score matching ends, and what is left is for the loss on paths."""
         return 1 - 0.5 * self.path_share
 
-    def _match_scores(self, model, target, population, n_iter, budget, generator, seconds):
+    def _score_matching(self, run, n_iter):
+        model, target, population = run.model, run.target, run.population
         share = self._moves_share(model)
-        every = budget.spacing(MOVE_EVERY, len(population), n_iter, share, until=self._score_share)
-        loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
+        every = run.budget.spacing(MOVE_EVERY, len(population), n_iter, share, until=self._score_share)
+        loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, run.generator, every)
 
         def refresh(averaged):
             """Exchange particles for ends of paths; whether the path weights are good enough to end the training."""
-            n = affordable_paths(max(len(population) // 2, 100), budget, seconds)
+            n = affordable_paths(max(len(population) // 2, 100), run)
             if not n:
                 return False
-            z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
-            exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
+            z, log_weights = weighted_paths(averaged, target, self.n_steps, n, run.generator)
+            exchange_paths(population, averaged, target, self.n_steps, z, log_weights, run.generator)
             share = effective_share(log_weights)
-            budget.progress.note(ess=share, log_z=log_evidence(to_numpy(log_weights))[0] if share else -math.inf)
+            log_z = log_evidence(to_numpy(log_weights))[0] if share else -math.inf
+            run.budget.progress.note(ess=share, log_z=log_z)
             return share >= 1 - self.tol
 
         callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
-        return train(
-            model.requires_grad_(True), loss, max_iter=n_iter, budget=budget, share=self._score_share,
-            learning_rate=self.learning_rate, callbacks=callbacks, stateful=[population], description="score matching",
+        return Phase(
+            "score matching", loss, n_iter, self.learning_rate, share=self._score_share, callbacks=callbacks
         )  # fmt: skip
 
-    def _reduce_path_loss(self, model, target, n_iter, budget, generator):
-        rate = self.learning_rate * (FINE_TUNING_RATE if self.init == "pilot" else 1.0)
-        trained = copy.deepcopy(model).requires_grad_(True)
-        loss = PATH_LOSSES[self.loss](trained, target, self.n_steps, self.path_batch_size, generator)
-        return train(
-            trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98,
-            stateful=[loss] if hasattr(loss, "state_dict") else [], description=self.loss.replace("_", " "),
-        )  # fmt: skip
+    def _judge(self, run):
+        """Held-out paths; the control before training is kept where training has clearly lowered the bound on log Z.
+
+        Few particles in high dimension, or few iterations, can teach less than the standardisation knows. Particles are
+        exchanged for ends of the paths, or are these where there are none.
+        """
+        reported = StandardizedTarget.reported(run.energy, run.model.standardization)
+        run.budget.progress.phase("judgement")
+        with run.budget.judgement():
+            n = self._n_held_out(run)
+            z, log_weights = weighted_paths(run.model, reported, self.n_steps, n, run.generator)
+            before = run.untrained.requires_grad_(False).eval()
+            n_before = min(n, max(N_COMPARED * n // HELD_OUT, 20))
+            first, first_weights = weighted_paths(before, reported, self.n_steps, n_before, run.generator)
+            if _bound(log_weights) + SPOILED < _bound(first_weights):
+                run.model, z, log_weights = before, first, first_weights
+            if run.population is not None:
+                with contextlib.suppress(Spent):
+                    exchange_paths(
+                        run.population, run.model, run.target, self.n_steps, z, log_weights, run.generator
+                    )  # fmt: skip
+        if run.population is None:
+            run.population = population_of(run, z)
+            with contextlib.suppress(Spent):
+                run.population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
+        return WeightedSample(to_numpy(run.model.standardization(z)), to_numpy(log_weights), True)
+
+    def _n_held_out(self, run):
+        evals = 1 + self.n_steps * run.model.needs_score
+        n = min(HELD_OUT, max(N_COMPARED, MAX_NUMBERS // run.model.n_features))
+        n = N_COMPARED if run.budget.interrupted else n
+        evals_a_row = 2 * evals + 1 + evals * SHARE_COMPARED
+        return max(run.budget.n_affordable(n, 2.2 * run.seconds_a_path, evals_a_row, FEWEST_HELD_OUT), 2)
+
+    def _fit(self, run):
+        return super()._fit(run) | {"n_steps_": self.n_steps}
+
+    def _advice(self, run):
+        return "Raise max_iter or n_steps, or check the energy function."
 
     # ---------------------------------------------------------------- sampling
 

@@ -1,10 +1,8 @@
 """ConsistentSamplerDistiller: a one-step sampler distilled from a diffusion sampler."""
 
-import copy
 import functools
 import numbers
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseSampler, advice_by_cause, check_count, judge_fit, positive_integer
+from ._base import BaseSampler, check_count, positive_integer
 from ._control import MOVES_SHARE, N_CHECKED, POPULATION_SHARE, population_of
 from ._diffusion import DiffusionSampler
 from ._forks import seed_of
@@ -27,17 +25,11 @@ from .networks import in_parts, seeded
 from .process import noise_levels
 from .standardize import StandardizedTarget
 from .train.budget import FEWEST_EVALS, JUDGEMENT_SHARE
-from .train.loop import train
-from .train.objectives.consistency import (
-    REFRESH_EVERY,
-    REFRESH_ROWS,
-    ConsistencyLoss,
-    LikelihoodLoss,
-    ReverseKLLoss,
-    TrajectoryBank,
-    levels_to_target,
-    particle_spacing,
-)
+from .train.objectives.base import Objective, Sum
+from .train.objectives.consistency import REFRESH_EVERY, REFRESH_ROWS, ConsistencyLoss, TrajectoryBank
+from .train.objectives.likelihood import LikelihoodLoss, levels_to_target, particle_spacing
+from .train.objectives.reverse_kl import ReverseKLLoss
+from .train.phases import Phase
 
 BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
 READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
@@ -147,6 +139,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
     loss_curve_ : list of float
         Loss of every iteration.
+    history_ : list of PhaseRecord
+        Phases of the training that ran, each with its `name`, its `n_iter` and what its losses are of in turn, `cycle`.
     n_iter_ : int
         Iterations done.
     n_energy_evals_, n_grad_evals_, n_network_evals_ : int
@@ -256,59 +250,47 @@ class ConsistentSamplerDistiller(OneStepSampler):
             return getattr(teacher, "feature_names_out_", checked_names(teacher.feature_names, n_features, "teacher"))
         return super()._find_feature_names(energy_fn, n_features)
 
-    def _fit(self, energy, budget, generator):
+    def _begin(self, run):
+        energy = run.energy
         if self.warm_start and hasattr(self, "_model"):
             self._check_continued(energy)
-        teacher, spent = self._fitted_teacher(energy, budget, generator)
+        teacher = self._fitted_teacher(run)
         bounds = Bounds.from_fitted(teacher)
         energy.bounds = bounds and bounds.to(energy.device)
         control = placed(teacher._model, energy.device)
         x = torch.from_numpy(teacher.particles_).to(energy.device)
-        energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
-        target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
-        population = population_of(target, target.standardization.inverse(x).float(), generator, budget)
-        budget.checkpoint.watch(x)
+        energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * run.budget.energy_evals_left()))])
+        run.target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
+        run.population = population_of(run, run.target.standardization.inverse(x).float())
+        run.checkpoint.watch(x)
+        run.model = self._start_model(control, run.generator)
+
+    def _recipe(self, run):
         n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
-        losses: list[float] = []
-        model = self._start_model(control, generator)
-        if self.max_iter > n_kl:
-            model, losses = self._distil(
-                model, control, teacher.n_steps_, target, population, self.max_iter - n_kl, budget, generator
-            )
-        if n_kl and len(losses) == self.max_iter - n_kl:
-            model, more = self._reduce_reverse_kl(model, target, n_kl, budget, generator)
-            losses += more
-        weighted, violation_share = self._hold_out(
-            model, StandardizedTarget.reported(energy, model.standardization), budget, generator
+        n_iter = self.max_iter - n_kl
+        if n_iter:
+            loss = self._distillation(run, n_iter)
+            yield Phase("distillation", loss, n_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.99)
+        if n_kl and len(run.losses) == n_iter:
+            loss = ReverseKLLoss(run.model, run.target, self._batch_size(run.model), run.generator)
+            yield Phase("reverse KL", loss, n_kl, 0.5 * self.learning_rate, ema_decay=0.99)
+
+    def _advice(self, run):
+        teacher = run.fitted["teacher_"]
+        if teacher.converged_:
+            return "Raise max_iter or the size of the network, or use a better teacher."
+        return (
+            f"Its teacher did not converge either (effective share {teacher.ess_:.3f}): raise the teacher's "
+            "max_iter or n_steps, or check the energy function."
         )
-        return {
-            "_model": model,
-            "violation_share_": violation_share,
-            "teacher_": teacher,
-            **judge_fit(
-                type(self).__name__,
-                losses,
-                weighted,
-                self._advice(teacher, budget, len(losses)),
-            ),
-            **spent,
-        }
 
-    def _advice(self, teacher, budget, n_iter):
-        usual = "Raise max_iter or the size of the network, or use a better teacher."
-        if not teacher.converged_:
-            usual = (
-                f"Its teacher did not converge either (effective share {teacher.ess_:.3f}): raise the teacher's "
-                "max_iter or n_steps, or check the energy function."
-            )
-        return advice_by_cause(budget, n_iter, self.max_iter, usual)
-
-    def _fitted_teacher(self, energy, budget, generator):
-        """The teacher, fitted here unless it comes so, and what fitting it spent."""
-        teacher = _unwrap(self.teacher)
+    def _fitted_teacher(self, run):
+        """The teacher, fitted here unless it comes so; the run notes it, and what fitting it spent."""
+        energy, budget, teacher = run.energy, run.budget, _unwrap(self.teacher)
         if hasattr(teacher, "_model"):
-            return teacher, {}
-        seed = int(randint(generator, 0, 2**31 - 1))
+            run.fitted["teacher_"] = teacher
+            return teacher
+        seed = int(randint(run.generator, 0, 2**31 - 1))
         teacher = clone(teacher) if teacher is not None else DiffusionSampler()
         if teacher.random_state is None:
             teacher.random_state = seed
@@ -334,11 +316,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if budget.max_energy_evals is not None:
             budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
             budget.evals_reserve = JUDGEMENT_SHARE * budget.max_energy_evals
-        return teacher, {
+        run.fitted |= {
+            "teacher_": teacher,
             "n_energy_evals_before": teacher.n_energy_evals_,
             "n_grad_evals_before": teacher.n_grad_evals_,
             "n_network_evals_before": teacher.n_network_evals_,
         }
+        return teacher
 
     def _start_model(self, control, generator):
         if self.warm_start and hasattr(self, "_model"):
@@ -384,55 +368,49 @@ class ConsistentSamplerDistiller(OneStepSampler):
             {name: config[key] for name, key in names.items() if key in config},
         )
 
-    def _distil(self, model, control, n_steps, target, population, n_iter, budget, generator):
+    def _distillation(self, run, n_iter):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
-        model.requires_grad_(True)
+        model, control = run.model, placed(run.fitted["teacher_"]._model, run.energy.device)
         batch_size = self._batch_size(model)
         calibrate = self.refine and model.map.invertible
-        terms: list[tuple[float, Callable]] = []
-        stateful: list = [population]
+        terms: list[tuple[float, Objective]] = []
         if calibrate:
-            levels = levels_to_target(model.log_snr_max, generator)
+            levels = levels_to_target(model.log_snr_max, run.generator)
             share = READING_SHARE if control.needs_score else MOVES_SHARE
-            spacing = particle_spacing(budget, population, n_iter, share)
-            terms.append((1.0, LikelihoodLoss(model, population, batch_size, control, target, levels, **spacing)))
+            spacing = particle_spacing(run.budget, run.population, n_iter, share)
+            likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **spacing)
+            terms.append((1.0, likelihood))
         weight = self.consistency_weight if calibrate else 1.0
         if weight:
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
-            consistency = self._consistency(model, control, n_steps, target, n_pairs, n_iter, budget, generator)
-            terms.append((weight, consistency))
-            stateful.append(consistency)
+            terms.append((weight, self._consistency(run, control, n_pairs, n_iter)))
+        return Sum(terms)
 
-        def loss(iteration):
-            return sum(weight * term(iteration) for weight, term in terms)
-
-        return train(
-            model, loss, max_iter=n_iter, budget=budget, learning_rate=self.learning_rate, weight_decay=WEIGHT_DECAY,
-            ema_decay=0.99, stateful=stateful, description="distillation",
-        )  # fmt: skip
-
-    def _consistency(self, model, control, n_steps, target, n_pairs, n_iter, budget, generator):
+    def _consistency(self, run, control, n_pairs, n_iter):
         """The consistency loss; where the control reads the score, with trajectories that the budget allows."""
-        size = BANK_SIZE
+        budget, size, n_steps = run.budget, BANK_SIZE, run.fitted["teacher_"].n_steps_
         if control.needs_score:
             n_steps = self._affordable_steps(n_steps, budget)
+
+        def bank_of(size):
+            return TrajectoryBank(control, run.target, n_steps, size, run.generator)
+
         if budget.max_time is not None:
             start = time.perf_counter()
             with budget.untimed():
-                bank = TrajectoryBank(control, target, n_steps, SMALLEST_BANK, generator)
+                bank = bank_of(SMALLEST_BANK)
             seconds = (time.perf_counter() - start) / SMALLEST_BANK
             size = int(min(size, max(SMALLEST_BANK, BANK_TIME * budget.seconds_left() / seconds)))
         if not control.needs_score:
-            bank = TrajectoryBank(control, target, n_steps, size, generator)
-            return ConsistencyLoss(model, bank, n_pairs, n_iter, refresh_rows=min(REFRESH_ROWS, size))
+            return ConsistencyLoss(run.model, bank_of(size), n_pairs, n_iter, refresh_rows=min(REFRESH_ROWS, size))
         cost = 2 * n_steps  # of a trajectory, by Heun's method
         affordable = READING_SHARE * budget.energy_evals_left() / cost
         size = int(min(size, max(SMALLEST_BANK, affordable)))
         if budget.max_time is None or size > SMALLEST_BANK:
-            bank = TrajectoryBank(control, target, n_steps, size, generator)
+            bank = bank_of(size)
         rows = min(REFRESH_ROWS, size)
         every = budget.spacing(REFRESH_EVERY, cost * rows, n_iter, READING_SHARE)
-        return ConsistencyLoss(model, bank, n_pairs, n_iter, refresh_every=every, refresh_rows=rows)
+        return ConsistencyLoss(run.model, bank, n_pairs, n_iter, refresh_every=every, refresh_rows=rows)
 
     def _affordable_steps(self, n_steps, budget):
         """Steps of trajectories that read the score: the teacher's, or as many as the smallest bank can afford."""
@@ -441,14 +419,6 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _batch_size(self, model):
         return self.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
-
-    def _reduce_reverse_kl(self, model, target, n_iter, budget, generator):
-        trained = copy.deepcopy(model).requires_grad_(True)
-        loss = ReverseKLLoss(trained, target, self._batch_size(trained), generator)
-        return train(
-            trained, loss, max_iter=n_iter, budget=budget,
-            learning_rate=0.5 * self.learning_rate, ema_decay=0.99, description="reverse KL",
-        )  # fmt: skip
 
     # ---------------------------------------------------------------- sampling
 

@@ -29,10 +29,16 @@ class OneStepSampler(BaseSampler):
 
     _fitted_attributes: dict = {"violation_share_": "number"}
 
-    def _hold_out(self, model, target, budget, generator) -> tuple[WeightedSample, float]:
+    def _judge(self, run):
+        weighted, run.fitted["violation_share_"] = self._hold_out(run)
+        return weighted
+
+    def _hold_out(self, run) -> tuple[WeightedSample, float]:
         """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
+        model, budget = run.model, run.budget
+        target = StandardizedTarget.reported(run.energy, model.standardization)
         budget.progress.phase("judgement")
-        latent = randn(generator, N_HELD_OUT, model.n_features)
+        latent = randn(run.generator, N_HELD_OUT, model.n_features)
         parts, done = [], 0
         with budget.judgement():
             start = time.perf_counter()

@@ -1,12 +1,13 @@
 """ConsistentSamplerScratch: one step or many, learned from the energy without a teacher."""
 
+import functools
 import numbers
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import advice_by_cause, check_count, judge_fit, positive_integer
+from ._base import check_count, positive_integer
 from ._control import (
     GAUGED,
     MIN_ITER_REFRESH,
@@ -17,15 +18,17 @@ from ._control import (
     weighted_paths,
 )
 from ._onestep import OneStepSampler
-from .devices import randn, to_numpy
+from .devices import randn
 from .maps import BATCH_SIZES, coupling_sizes, has_fine_scales
 from .mcmc import effective_share
 from .networks import in_parts
-from .shortcut import SelfConsistencyLoss, ShortcutModel
-from .standardize import StandardizedTarget
-from .train.loop import train
-from .train.objectives.consistency import LikelihoodLoss, particle_spacing
-from .train.objectives.path import MOVE_EVERY, DenoisingLoss, LogVarianceLoss
+from .shortcut import ShortcutModel
+from .train.objectives.base import InTurn, Sum
+from .train.objectives.denoising import MOVE_EVERY, DenoisingLoss
+from .train.objectives.likelihood import LikelihoodLoss, particle_spacing
+from .train.objectives.path import LogVarianceLoss
+from .train.objectives.self_consistency import SelfConsistencyLoss
+from .train.phases import Phase
 
 CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
 REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
@@ -143,6 +146,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         Particles as they were left at the end; with `bounds`, in unconstrained coordinates.
     loss_curve_ : list of float
         Loss of every iteration.
+    history_ : list of PhaseRecord
+        Phases of the training that ran, each with its `name`, its `n_iter` and what its losses are of in turn, `cycle`.
     n_iter_ : int
         Iterations done.
     n_energy_evals_, n_grad_evals_, n_network_evals_ : int
@@ -245,33 +250,14 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         if n_steps != self.n_steps:
             raise ValueError(f"warm_start=True goes on from a fit with n_steps={n_steps}; got n_steps={self.n_steps}.")
 
-    def _fit(self, energy, budget, generator):
+    def _begin(self, run):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
-        pilot, model, target, population = self._start(energy, budget, generator)
-        seconds = self._gauge(model, target, budget, generator)
-        model, losses, population = self._train(model, target, population, budget, generator, seconds)
-        weighted, violation_share = self._hold_out(
-            model, StandardizedTarget.reported(energy, model.standardization), budget, generator
-        )
-        return {
-            "_model": model,
-            "pilot_": pilot,
-            "particles_": to_numpy(model.standardization(population.x)),
-            "_particles_log_prob": to_numpy(population.log_prob),
-            "violation_share_": violation_share,
-            **judge_fit(
-                type(self).__name__,
-                losses,
-                weighted,
-                advice_by_cause(
-                    budget,
-                    len(losses),
-                    self.max_iter,
-                    "Raise max_iter or the sizes of the networks, or take more steps.",
-                ),
-            ),
-        }
+        super()._begin(run)
+        self._gauge(run)
+
+    def _advice(self, run):
+        return "Raise max_iter or the sizes of the networks, or take more steps."
 
     def _build_model(self, standardization, log_snr_max, langevin):
         residual = self.network == "residual"
@@ -286,74 +272,61 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
             sizes["n_transforms"], sizes["bins"],
         )  # fmt: skip
 
-    def _train(self, model, target, population, budget, generator, seconds):
-        """Sampling loss and losses of the map, in turn or summed; returns model, losses and particles."""
-        model.requires_grad_(True)
-        on_particles, separate = population is not None, self.objective == "separate"
-        cycle = 1 + CONSISTENCY_STEPS[on_particles]
-        n_sampling = -(-self.max_iter // cycle) if separate else self.max_iter
+    def _recipe(self, run):
+        """One phase, of a sampling loss and the losses of the map, in turn or summed."""
+        on_particles, separate = run.population is not None, self.objective == "separate"
+        n_map = CONSISTENCY_STEPS[on_particles]
+        n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
         sampling: DenoisingLoss | LogVarianceLoss
-        if population is not None:
-            share = 0.5 * self._moves_share(model)  # the other half is for the likelihood's
-            every = budget.spacing(MOVE_EVERY, len(population), n_sampling, share)
-            sampling = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, generator, every)
-            states = population.noised
+        if on_particles:
+            share = 0.5 * self._moves_share(run.model)  # the other half is for the likelihood's
+            every = run.budget.spacing(MOVE_EVERY, len(run.population), n_sampling, share)
+            sampling = DenoisingLoss(
+                run.model, run.target, run.population, self.n_steps, self.batch_size, run.generator, every
+            )
+            states = run.population.noised
         else:
-            sampling = LogVarianceLoss(model, target, self.n_steps, self.path_batch_size, generator)
+            sampling = LogVarianceLoss(run.model, run.target, self.n_steps, self.path_batch_size, run.generator)
             states = sampling.states
-            ends, _ = weighted_paths(
-                model, target, self.n_steps, affordable_paths(self.n_particles, budget, seconds) or GAUGED, generator
-            )
-            population = population_of(target, ends, generator, budget)
-        map_loss, consistency = self._map_loss(
-            model, target, population, states, self.max_iter - n_sampling * separate, budget, generator
-        )
-        stateful = [population, consistency, *([] if on_particles else [sampling])]
-
-        def loss(iteration):
-            if not separate:
-                return sampling(iteration) + map_loss(iteration)
-            turn, rest = divmod(iteration, cycle)
-            return sampling(turn) if rest == 0 else map_loss(turn * (cycle - 1) + rest - 1)
-
-        def refresh(averaged):
-            """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
-            n = affordable_paths(
-                min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS, budget, seconds
-            )
-            if not n:
-                return
-            z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
-            if on_particles:
-                exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
-                return
-            if averaged.map.invertible:
-                latent = randn(generator, REFRESH_DRAWS, averaged.n_features)
-                images = averaged.call_and_log_weight(latent, target)
-                z, log_weights = max((z, log_weights), images, key=lambda draws: effective_share(draws[1]))
-            population.correct(z, log_weights, min_share=0.0)
-
+            n = affordable_paths(self.n_particles, run) or GAUGED
+            ends, _ = weighted_paths(run.model, run.target, self.n_steps, n, run.generator)
+            run.population = population_of(run, ends)
+        map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
         callbacks = {}
         if self.max_iter >= MIN_ITER_REFRESH:
+            refresh = functools.partial(self._refresh, run, on_particles)
             callbacks = {int(share * self.max_iter): refresh for share in REFRESHES[on_particles]}
-        model, losses = train(
-            model, loss, max_iter=self.max_iter, budget=budget, learning_rate=self.learning_rate,
-            weight_decay=WEIGHT_DECAY, ema_decay=0.995, callbacks=callbacks, stateful=stateful,
-            description="self-consistency",
+        both = InTurn(sampling=(1, sampling), map=(n_map, map_loss))
+        loss = both if separate else Sum([(1.0, sampling), (1.0, map_loss)])
+        yield Phase(
+            "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
+            callbacks=callbacks,
         )  # fmt: skip
-        return model, losses, population
 
-    def _map_loss(self, model, target, population, states, n_iter, budget, generator):
-        """Self-consistency, with the likelihood beside it for a map that has one; and self-consistency alone.
+    def _refresh(self, run, on_particles, averaged):
+        """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
+        population, target, generator = run.population, run.target, run.generator
+        n = affordable_paths(min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS, run)
+        if not n:
+            return
+        z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
+        if on_particles:
+            exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
+            return
+        if averaged.map.invertible:
+            latent = randn(generator, REFRESH_DRAWS, averaged.n_features)
+            images = averaged.call_and_log_weight(latent, target)
+            z, log_weights = max((z, log_weights), images, key=lambda draws: effective_share(draws[1]))
+        population.correct(z, log_weights, min_share=0.0)
 
-        There are `n_iter` calls of either.
-        """
-        calibrate = self.refine and model.map.invertible
+    def _map_loss(self, run, states, n_iter):
+        """Self-consistency for `n_iter` iterations, with the likelihood beside it for a map that has one."""
+        model, generator = run.model, run.generator
         map_batch = self.map_batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         batch = map_batch if model.map.invertible else self.batch_size
-        consistency = SelfConsistencyLoss(model, target, states, batch, generator)
-        if not calibrate:
-            return consistency, consistency
+        consistency = SelfConsistencyLoss(model, run.target, states, batch, generator)
+        if not (self.refine and model.map.invertible):
+            return consistency
 
         def levels(n):
             start, size = model.steps.draw(n, generator)
@@ -361,17 +334,11 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
 
         leaps = torch.stack([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
         likelihood = LikelihoodLoss(
-            model, population, map_batch, model, target, levels, leaps,
-            **particle_spacing(budget, population, n_iter, 0.5 * self._moves_share(model)),
+            model, run.population, map_batch, model, run.target, levels, leaps,
+            **particle_spacing(run.budget, run.population, n_iter, 0.5 * self._moves_share(model)),
         )  # fmt: skip
-
-        def loss(iteration):
-            total = likelihood(iteration)
-            if self.consistency_weight:
-                total = total + self.consistency_weight * consistency(iteration)
-            return total
-
-        return loss, consistency
+        weight = self.consistency_weight
+        return Sum([(1.0, likelihood), (weight, consistency)] if weight else [(1.0, likelihood)])
 
     # ---------------------------------------------------------------- sampling
 

@@ -17,7 +17,8 @@ from skcds.process import LOG_SNR_MIN, Grid, noise_levels
 from skcds.shortcut import DyadicSteps
 from skcds.standardize import Standardization, StandardizedTarget
 from skcds.train.objectives import path as losses
-from skcds.train.objectives.path import DenoisingLoss, LogVarianceLoss, _winsorise
+from skcds.train.objectives.denoising import DenoisingLoss
+from skcds.train.objectives.path import LogVarianceLoss, _winsorise
 
 LOG_SNR_MAX = 5.0
 MEAN, SD = torch.tensor([0.5, -1.0]), torch.tensor([0.4, 1.5])  # of the Gaussian target

@@ -12,7 +12,7 @@ from skcds.io.reader import ARRAYS
 from skcds.io.registry import RECORDS
 from skcds.io.schema import UNSAVED, fitted_attributes, in_files, undeclared
 
-KNOWN = {"model", "count", "flag", "number", "numbers", "covariance", "names", "sampler", *ARRAYS, *UNSAVED}
+KNOWN = {"model", "count", "flag", "number", "numbers", "covariance", "names", "sampler", "list of phase"}
 
 
 def documented(cls):
@@ -27,7 +27,7 @@ def test_declared_fitted_and_documented_are_the_same(kind):
     assert declared.keys() <= vars(sampler).keys() and not undeclared(sampler)
     assert documented(type(sampler)) == {name for name in declared if not name.startswith("_")}
     kinds = {attribute.kind.removesuffix(" or None") for attribute in declared.values()}
-    assert kinds <= KNOWN | set(RECORDS)
+    assert kinds <= KNOWN | ARRAYS.keys() | UNSAVED | RECORDS.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,14 +41,15 @@ def test_what_is_kept(kind):
 
 def test_a_pickle_from_before_an_attribute_gets_what_it_stands_for():
     state = fitted("DiffusionSampler").__getstate__()
-    for name in ("bounds_", "bounds_scale_", "feature_names_out_", "n_steps_"):
+    for name in ("bounds_", "bounds_scale_", "feature_names_out_", "n_steps_", "history_"):
         del state[name]
     sampler = object.__new__(skcds.DiffusionSampler)
     sampler.__setstate__(state)
     assert sampler.bounds_ is None and sampler.feature_names_out_.tolist() == ["x0", "x1", "x2"]
-    assert sampler.n_steps_ == sampler.n_steps == 8
+    assert sampler.n_steps_ == sampler.n_steps == 8 and [phase.n_iter for phase in sampler.history_] == [20]
 
 
 def test_files_of_a_format_hold_what_there_was():
-    kinds = [in_files(skcds.DiffusionSampler, version).keys() for version in (1, 2, 3)]
+    kinds = [in_files(skcds.DiffusionSampler, version).keys() for version in (1, 2, 3, 4)]
     assert kinds[2] - kinds[1] == {"n_steps_"} and "elbo_" in kinds[1] - kinds[0]
+    assert kinds[3] - kinds[2] == {"history_"}

@@ -11,8 +11,9 @@ from skcds.energy import Energy
 from skcds.mcmc import Population
 from skcds.networks import seeded
 from skcds.process import LOG_SNR_MIN, noise_levels
-from skcds.shortcut import DyadicSteps, SelfConsistencyLoss, ShortcutModel
+from skcds.shortcut import DyadicSteps, ShortcutModel
 from skcds.standardize import Standardization, StandardizedTarget
+from skcds.train.objectives.self_consistency import SelfConsistencyLoss
 
 N, LOG_SNR_MAX = 16, 4.0
 

@@ -22,7 +22,7 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS
 from .schema import in_files, missing
 
-FORMAT = 3  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 4  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
@@ -229,6 +229,8 @@ class _Reader:
         if kind.endswith(" or None") and value is None:
             return None
         kind = kind.removesuffix(" or None")
+        if kind.startswith("list of "):
+            return [self._attribute(part, kind.removeprefix("list of "), name, d, place) for part in value["list"]]
         if kind in RECORDS:
             return self._record(value, kind, name, d, place)
         if kind in ARRAYS:
@@ -242,6 +244,9 @@ class _Reader:
             return value
         if kind == "flag":
             _require(type(value) is bool, f"{name} has to be true or false; it is {value!r}.")
+            return value
+        if kind == "text":
+            _require(isinstance(value, str), f"{name} has to be text; it is {value!r}.")
             return value
         if kind == "number":
             return _number(value, name)

@@ -2,7 +2,6 @@
 
 __all__ = ["save", "to_bytes"]
 
-import dataclasses
 import math
 import platform
 from typing import Any
@@ -77,11 +76,24 @@ class _Writer:
             written: dict[str, Any] = {"class": kind, "params": params, "fitted": None, "energy": None}
             if hasattr(sampler, "_model"):
                 fitted = in_files(type(sampler))
-                written["fitted"] = {name: self._value(getattr(sampler, name), f"{place}.{name}") for name in fitted}
+                written["fitted"] = {
+                    name: self._attribute(getattr(sampler, name), attribute.kind, f"{place}.{name}")
+                    for name, attribute in fitted.items()
+                }
                 energy = sampler._energy
                 written["energy"] = sampler._energy_name if energy is None else describe(energy.energy_fn)
             self.samplers[place] = written
         return self.places[id(sampler)]
+
+    def _attribute(self, value, kind: str, name: str):
+        kind = "none" if value is None else kind.removesuffix(" or None")
+        if kind.startswith("list of "):
+            inner = kind.removeprefix("list of ")
+            return {"list": [self._attribute(part, inner, f"{name}.{k}") for k, part in enumerate(value)]}
+        if kind in RECORDS:
+            _, fields = RECORDS[kind]
+            return {key: self._attribute(getattr(value, key), fields[key], f"{name}.{key}") for key in fields}
+        return self._value(value, name)
 
     def _parameter(self, value, name: str):
         """As `_value`, but arrays and sequences as nested lists of plain values."""
@@ -115,9 +127,6 @@ class _Writer:
             return {"generator": [*pcg["state"].values(), pcg["has_uint32"], pcg["uinteger"]]}
         if isinstance(value, list):
             return self._array(np.array(value, dtype=np.float64), name)
-        if any(isinstance(value, cls) for cls, _ in RECORDS.values()):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            return {key: self._value(field, f"{name}.{key}") for key, field in fields.items()}
         if isinstance(value, torch.nn.Module):
             state = pack(value)
             weights = {key: self._array(array, f"{name}.{key}") for key, array in state["weights"].items()}

@@ -15,7 +15,7 @@ from ..errors import InvalidEnergyError
 from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 from ..io.plain import described, from_plain, to_plain
 
-FORMAT = 2
+FORMAT = 3
 KIND = "skcds checkpoint"
 INTERVAL = 30.0  # seconds of training between two writes
 N_PROBES = 16  # points at which the energy is compared with that of the file

@@ -5,7 +5,7 @@ __all__ = ["train"]
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from .._warnings import note, warn_user
 from ..errors import Spent
-from .budget import Budget
 from .optimizer import AdamW
+from .phases import Phase
 
 SNAPSHOT_EVERY = 25  # iterations between states that training can go back to
 MAX_ROLLBACKS = 10  # in a row without a new such state, after which training ends
@@ -26,11 +26,18 @@ SLOWER, RECOVERY = 0.5, 1.02  # factors of the learning rate at a rollback, and 
 class _Optimization:
     """Model, average, optimiser and what else a training changes, as one state."""
 
-    def __init__(self, model, ema, optimizer):
-        self.parts = {"model": model, "ema": ema, "optimizer": optimizer}
+    def __init__(self, model: nn.Module, phase: Phase):
+        self.ema = AveragedModel(model, multi_avg_fn=_average(phase.ema_decay))
+        self.optimizer = AdamW(model.parameters(), phase.learning_rate, phase.weight_decay)
+        self.parts: dict[str, Any] = {"model": model, "ema": self.ema, "optimizer": self.optimizer}
         self.factor = 1.0  # of the learning rate
         self.snapshots: list[dict] = []
         self.is_new = False  # whether the last snapshot was taken after the last rollback
+
+    @property
+    def average(self) -> nn.Module:
+        """The model with averaged weights."""
+        return self.ema.module
 
     def state(self) -> dict:
         return {name: part.state_dict() for name, part in self.parts.items()}
@@ -58,116 +65,128 @@ class _Optimization:
         self.factor, self.snapshots, self.is_new = state["factor"], state["snapshots"], state["is_new"]
 
 
-def train(
-    model: nn.Module, loss_fn: Callable, *, max_iter: int, budget: Budget, share: float = 1.0,
-    learning_rate: float = 2e-3, weight_decay: float = 0.0, ema_decay: float = 0.998, callbacks: dict | None = None,
-    stateful: Sequence[Any] = (), description: str = "",
-) -> tuple[nn.Module, list[float]]:  # fmt: skip
-    """Minimise ``loss_fn(iteration)`` over the parameters of `model` with AdamW, a cosine schedule and an average.
+def train(phase: Phase, run) -> list[float]:
+    """Minimise the objective of a phase over the parameters of a run's model, which is then their average.
 
-    The schedule follows the iterations or, where that is further, the budget: a fit that would run out of time anneals
-    all the same, and one that would not is reproducible. Where loss or gradient is not finite, training goes back to a
-    state of up to a few dozen iterations before, with half the learning rate, which then recovers. Ctrl-C ends it, and
-    what follows of the fit is not trained either. A limit ends it too, after one iteration at the earliest.
+    AdamW with a cosine schedule, which follows the iterations or, where that is further, the budget: a fit that would
+    run out of time anneals all the same, and one that would not is reproducible. Where loss or gradient is not finite,
+    training goes back to a state of up to a few dozen iterations before, with half the learning rate, which then
+    recovers. Ctrl-C ends it, and what follows of the fit is not trained either. A limit ends it too, after one
+    iteration at the earliest.
 
     Parameters
     ----------
-    model : nn.Module
-        Trained in place.
-    loss_fn : callable
-        Maps the iteration to a scalar with a graph.
-    max_iter : int
-        Number of iterations.
-    budget : Budget
-        Training stops when `share` of it is spent. Its checkpoint keeps the state under the name of `description`.
-    share : float, default=1.0
-        See `budget`.
-    learning_rate, weight_decay, ema_decay : float
-        Of AdamW and of the exponential moving average of the weights.
-    callbacks : dict of int to callable, optional
-        ``callbacks[iteration](averaged_model)`` is called before that iteration; training ends where it
-        returns True.
-    stateful : sequence
-        What else changes during training, with ``state_dict`` and ``load_state_dict``.
-    description : str
-        Name of the phase, for the progress display, messages and the checkpoint.
+    phase : Phase
+        What is minimised, and how.
+    run : Run
+        Its model is trained, and then stands for the average without gradients; its particles move. Its checkpoint
+        keeps the state under the name of the phase.
 
     Returns
     -------
-    averaged : nn.Module
-        The model with averaged weights, without gradients.
     losses : list of float
-        One a iteration.
+        One an iteration.
     """
-    ema = AveragedModel(model, multi_avg_fn=_average(ema_decay))
-    optimizer = AdamW(model.parameters(), learning_rate, weight_decay)
-    state, checkpoint = _Optimization(model, ema, optimizer), budget.checkpoint
-    spent, start, finished = budget.spent(), 0, False
-    losses: list[float] = []
+    training = _Training(phase, run)
+    training.resume()
+    training.iterate()
+    if not training.finished:
+        training.store(finished=True)
+    run.model = (training.state.average if training.losses else run.model).requires_grad_(False).eval()
+    return training.losses
 
-    stored = checkpoint.restore(description)
-    if stored is not None:
-        state.load_state_dict(stored["optimization"])
-        for part, part_state in zip(stateful, stored["stateful"], strict=True):
-            part.load_state_dict(part_state)
-        losses, start, spent, finished = (stored[key] for key in ("losses", "iteration", "spent", "finished"))
-        checkpoint.rewind(description)
 
-    def store(iteration, finished):
-        parts = [part.state_dict() for part in stateful]
-        progress = {"losses": losses, "iteration": iteration, "spent": spent, "finished": finished}
-        checkpoint.store(description, {"optimization": state.state_dict(), "stateful": parts, **progress})
+class _Training:
+    """A phase as it is trained."""
 
-    failures, progress = 0, budget.progress
-    progress.phase(description)
-    for iteration in range(start, 0 if finished else max_iter):
-        if checkpoint.due():
-            store(iteration, finished=False)
-        now = budget.spent()
-        if (now >= share and losses) or budget.interrupted:
-            break
-        used = (now - spent) / max(share - spent, 1e-9)
-        try:
-            if iteration % SNAPSHOT_EVERY == 0:
-                state.snap()
-                failures = failures if not state.is_new else 0
-            if callbacks and iteration in callbacks and callbacks[iteration](ema.module):
-                break
-            optimizer.learning_rate = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
-            optimizer.zero_grad()
-            with contextlib.nullcontext() if losses else budget.untimed():
-                loss = loss_fn(iteration)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            losses.append(loss.item())
-            if math.isfinite(norm) and math.isfinite(losses[-1]):
-                optimizer.step()
-                ema.update_parameters(model)
-                state.factor = min(1.0, RECOVERY * state.factor)
-            else:
-                state.roll_back()
-                budget.n_rollbacks, failures = budget.n_rollbacks + 1, failures + 1
-        except KeyboardInterrupt:
-            budget.interrupted = True
-            break
-        except Spent:
-            break
-        except Exception as error:
-            note(error, f"This happened in iteration {iteration} of {max_iter} of {description or 'training'}.")
-            raise
-        if failures > MAX_ROLLBACKS:
-            warn_user(
-                f"{description.capitalize() or 'Training'} ended in iteration {iteration} of {max_iter}: loss or "
-                f"gradient was not finite {failures} times in a row. Lower learning_rate, or look for places where "
-                "the energy is not smooth.",
-                ConvergenceWarning,
-            )
-            break
-        progress.note(max((iteration + 1) / max_iter, used), loss=losses[-1])
-    if not finished:
-        store(len(losses), finished=True)
-    averaged = ema.module if losses else model
-    return averaged.requires_grad_(False).eval(), losses
+    def __init__(self, phase: Phase, run):
+        self.phase, self.run, self.budget = phase, run, run.budget
+        self.state = _Optimization(run.model.requires_grad_(True), phase)
+        self.losses: list[float] = []
+        self.start, self.spent, self.finished = 0, self.budget.spent(), False
+        self.failures = 0  # in a row without a new snapshot
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if it holds this phase."""
+        stored = self.run.checkpoint.restore(self.phase.name)
+        if stored is None:
+            return
+        self.state.load_state_dict(stored["optimization"])
+        self.phase.objective.load_state_dict(stored["objective"])
+        if self.run.population is not None:
+            self.run.population.load_state_dict(stored["population"])
+        self.losses, self.start, self.spent = stored["losses"], stored["iteration"], stored["spent"]
+        self.finished = stored["finished"]
+        self.run.checkpoint.rewind(self.phase.name)
+
+    def store(self, finished: bool) -> None:
+        """Keep the state in the checkpoint."""
+        state = {
+            "optimization": self.state.state_dict(),
+            "objective": self.phase.objective.state_dict(),
+            "population": self.run.population and self.run.population.state_dict(),
+            "losses": self.losses, "iteration": len(self.losses), "spent": self.spent, "finished": finished,
+        }  # fmt: skip
+        self.run.checkpoint.store(self.phase.name, state)
+
+    def iterate(self) -> None:
+        """All iterations that are left, or until something ends them."""
+        n_iter, name = self.phase.n_iter, self.phase.name
+        self.budget.progress.phase(name)
+        for iteration in range(self.start, 0 if self.finished else n_iter):
+            if self.run.checkpoint.due():
+                self.store(finished=False)
+            now = self.budget.spent()
+            if (now >= self.phase.share and self.losses) or self.budget.interrupted:
+                return
+            used = (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
+            try:
+                if self._step(iteration, max(iteration / n_iter, used)):
+                    return
+            except KeyboardInterrupt:
+                self.budget.interrupted = True
+                return
+            except Spent:
+                return
+            except Exception as error:
+                note(error, f"This happened in iteration {iteration} of {n_iter} of {name or 'training'}.")
+                raise
+            if self.failures > MAX_ROLLBACKS:
+                self._warn_of_failures(iteration)
+                return
+            self.budget.progress.note(max((iteration + 1) / n_iter, used), loss=self.losses[-1])
+
+    def _step(self, iteration: int, progress: float) -> bool:
+        """One iteration; whether a callback ends the phase instead."""
+        state, model = self.state, self.run.model
+        if iteration % SNAPSHOT_EVERY == 0:
+            state.snap()
+            self.failures = self.failures if not state.is_new else 0
+        if iteration in self.phase.callbacks and self.phase.callbacks[iteration](state.average):
+            return True
+        state.optimizer.learning_rate = state.factor * self.phase.learning_rate * _schedule(progress)
+        state.optimizer.zero_grad()
+        with contextlib.nullcontext() if self.losses else self.budget.untimed():
+            loss = self.phase.objective(iteration)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        self.losses.append(loss.item())
+        if math.isfinite(norm) and math.isfinite(self.losses[-1]):
+            state.optimizer.step()
+            state.ema.update_parameters(model)
+            state.factor = min(1.0, RECOVERY * state.factor)
+        else:
+            state.roll_back()
+            self.budget.n_rollbacks, self.failures = self.budget.n_rollbacks + 1, self.failures + 1
+        return False
+
+    def _warn_of_failures(self, iteration: int) -> None:
+        warn_user(
+            f"{self.phase.name.capitalize() or 'Training'} ended in iteration {iteration} of {self.phase.n_iter}: "
+            f"loss or gradient was not finite {self.failures} times in a row. Lower learning_rate, or look for places "
+            "where the energy is not smooth.",
+            ConvergenceWarning,
+        )
 
 
 def _average(decay: float) -> Callable:
