@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
-from skcds.energy import Energy
-from skcds.importance import WeightedSample
-from skcds.maps import OneStepModel
-from skcds.mcmc import Population
-from skcds.networks import seeded
-from skcds.pilot import run_pilot
-from skcds.standardize import StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import StandardizedTarget
+from skcds.explore.pilot import run_pilot
+from skcds.models.maps import OneStepModel
+from skcds.models.networks import seeded
 from skcds.train.budget import Budget
 from skcds.train.objectives.base import Objective
+from skcds.train.particles import Population
 from skcds.train.phases import Phase
 from skcds.train.run import Run
+from skcds.weights.importance import WeightedSample
 
 TEACHERS = {
     "teacher": {},

@@ -18,12 +18,12 @@ __all__ = [
 ]
 
 from . import adapters, metrics, targets
-from ._diffusion import DiffusionSampler
-from ._distiller import ConsistentSamplerDistiller
-from ._scratch import ConsistentSamplerScratch
 from ._version import __version__ as __version__
-from .diagnosis import Diagnosis
-from .importance import WeightedSample
+from .estimators.diffusion import DiffusionSampler
+from .estimators.distiller import ConsistentSamplerDistiller
+from .estimators.scratch import ConsistentSamplerScratch
 from .io import ModelFileError, load
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
-from .polish import PolishedSample
+from .weights.diagnosis import Diagnosis
+from .weights.importance import WeightedSample
+from .weights.polish import PolishedSample

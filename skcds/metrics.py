@@ -31,7 +31,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import binom
 
-from ._forks import random_state_of
+from ._support.forks import random_state_of
 
 __all__ = [
     "WassersteinRatio",

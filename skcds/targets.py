@@ -46,7 +46,7 @@ from sklearn.utils import check_X_y
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ._forks import random_state_of
+from ._support.forks import random_state_of
 
 LOG_2PI = math.log(2 * math.pi)
 WELL_CUT = 7.0  # a double well is integrated where |v^2 - delta| < WELL_CUT: its density outside is below exp(-49)

@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import skcds
 from skcds import ConsistentSamplerDistiller, ModelFileError
-from skcds.energy import Energy
+from skcds.density.energy import Energy
 from skcds.io.files import seal
 from skcds.io.plain import from_plain, to_plain
 from skcds.train import loop as training

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds.importance import (
+from skcds.weights.importance import (
     WeightedSample,
     effective_sample_size,
     log_evidence,

@@ -9,9 +9,9 @@ import torch
 from samplers import KINDS, SMALL, D, fitted, make, quadratic
 
 from skcds import DiffusionSampler
-from skcds._base import CHUNK_ROWS, _normal_streams
-from skcds._forks import seed_of
-from skcds.parallel import few_threads
+from skcds._support.forks import seed_of
+from skcds._support.parallel import few_threads
+from skcds.estimators.base import CHUNK_ROWS, _normal_streams
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 N = 2 * CHUNK_ROWS + 5

@@ -13,13 +13,13 @@ from sklearn.exceptions import NotFittedError
 
 import skcds
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, WeightedSample
-from skcds.importance import effective_sample_size, log_evidence, pareto_k
 from skcds.plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from skcds.plotting._evidence import _tail_counts
 from skcds.plotting._grids import hdr_levels, pair_bins, smooth_histogram, weighted_quantile, window
 from skcds.plotting._style import number
 from skcds.plotting._training import smoothed
 from skcds.train.phases import PhaseRecord
+from skcds.weights.importance import effective_sample_size, log_evidence, pareto_k
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skcds import DiffusionSampler, targets
-from skcds.diffusion import DiffusionModel
-from skcds.energy import Energy
-from skcds.networks import seeded
-from skcds.process import GRIDS, LOG_SNR_MIN, reverse_kernel
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.diffusion import DiffusionModel
+from skcds.models.networks import seeded
+from skcds.models.process import GRIDS, LOG_SNR_MIN, reverse_kernel
 from skcds.train.objectives import path as losses
 from skcds.train.objectives.path import PATH_LOSSES, LogVarianceLoss, PathKLLoss
 

@@ -13,12 +13,13 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, _warnings
-from skcds._warnings import muted, note, warn_user
-from skcds.maps import OneStepModel, ResidualMap
-from skcds.networks import count_evaluations, seeded
-from skcds.parallel import best_fit
-from skcds.shortcut import ShortcutModel
+from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds._support import warnings as _warnings
+from skcds._support.parallel import best_fit
+from skcds._support.warnings import muted, note, warn_user
+from skcds.models.maps import OneStepModel, ResidualMap
+from skcds.models.networks import count_evaluations, seeded
+from skcds.models.shortcut import ShortcutModel
 
 
 class At:
@@ -382,7 +383,9 @@ class TestWarnings:
 
 
 class TestNotes:
-    @pytest.mark.parametrize("kind", [ValueError, TypeError, skcds.energy.InvalidEnergyError, ZeroDivisionError])
+    @pytest.mark.parametrize(
+        "kind", [ValueError, TypeError, skcds.density.energy.InvalidEnergyError, ZeroDivisionError]
+    )
     @pytest.mark.parametrize("args", [("broken",), ()])
     @pytest.mark.parametrize("has_notes", [True, False])
     def test_are_part_of_what_is_shown(self, kind, args, has_notes, monkeypatch):
@@ -416,7 +419,7 @@ class TestNotes:
 
 def test_fits_without_folds_are_preferred(monkeypatch):
     """The bound of a map that folds counts mass twice."""
-    from skcds import parallel
+    from skcds._support import parallel
 
     class Fit:
         def __init__(self, elbo, share):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds.errors import Spent
-from skcds.progress import Progress
+from skcds._support.errors import Spent
+from skcds._support.progress import Progress
 from skcds.train import budget as budget_module
 from skcds.train import loop as training
 from skcds.train.budget import Budget

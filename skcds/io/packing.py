@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .._initialise import without_draws
-from ..devices import to_numpy
+from .._support.devices import to_numpy
+from .._support.initialise import without_draws
 from .registry import MODELS, key_of
 
 

@@ -10,7 +10,7 @@ import numbers
 import numpy as np
 import torch
 
-from ..devices import to_numpy
+from .._support.devices import to_numpy
 
 SHOWN = 20  # entries of a parameter that are compared and shown themselves; longer ones by a hash
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from sklearn.frozen import FrozenEstimator
 
-from .._initialise import without_draws
-from ..devices import loading_device
+from .._support.devices import loading_device
+from .._support.initialise import without_draws
 from .export import checked_names
 from .files import DamagedFileError, check_hash, open_arrays, read_header
 from .packing import unpack

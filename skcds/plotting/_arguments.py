@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from .._warnings import muted, warn_user
-from ..bounds import Bounds
-from ..energy import Energy
+from .._support.warnings import muted, warn_user
+from ..density.bounds import Bounds
+from ..density.energy import Energy
 from ._grids import centers
 
 MAX_FEATURES = 8

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from .._base import check_count
-from ..energy import Energy
-from ..importance import WeightedSample
+from ..density.energy import Energy
+from ..estimators.base import check_count
 from ..io.export import checked_names
+from ..weights.importance import WeightedSample
 from . import _arguments as arguments
 from . import _grids as grids
 from . import _panels as panels

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Spent
-from ..progress import Progress
+from .._support.errors import Spent
+from .._support.progress import Progress
 from .checkpoint import Checkpoint
 
 ENERGY_TIME = 0.5  # of the seconds left, for evaluations of the energy: about what training itself takes (unmeasured)

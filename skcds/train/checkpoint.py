@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..devices import generator_on, randn, to_numpy
-from ..errors import InvalidEnergyError
+from .._support.devices import generator_on, randn, to_numpy
+from .._support.errors import InvalidEnergyError
 from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 from ..io.plain import described, from_plain, to_plain
 

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .._warnings import note, warn_user
-from ..errors import Spent
+from .._support.errors import Spent
+from .._support.warnings import note, warn_user
 from .optimizer import AdamW
 from .phases import Phase
 

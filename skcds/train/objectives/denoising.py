@@ -5,10 +5,10 @@ __all__ = ["DenoisingLoss"]
 import torch
 from torch import Tensor
 
-from ...devices import rand, randn
-from ...diffusion import DiffusionModel
-from ...mcmc import Population
-from ...process import LOG_SNR_MIN, noise_levels
+from ..._support.devices import rand, randn
+from ...models.diffusion import DiffusionModel
+from ...models.process import LOG_SNR_MIN, noise_levels
+from ..particles import Population
 from .base import Objective
 
 MOVE_EVERY = 10  # iterations of score matching between moves of the particles

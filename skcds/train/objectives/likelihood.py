@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...devices import rand, randint, randn
-from ...maps import standard_normal_log_prob
-from ...mcmc import Population
-from ...process import LOG_SNR_MIN, noise_levels
+from ..._support.devices import rand, randint, randn
+from ...models.maps import standard_normal_log_prob
+from ...models.process import LOG_SNR_MIN, noise_levels
+from ..particles import Population
 from .base import Objective
 
 MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles

@@ -5,9 +5,9 @@ __all__ = ["PATH_LOSSES", "LogVarianceLoss", "PathKLLoss", "reparametrised_loss"
 import torch
 from torch import Tensor
 
-from ...devices import randint, randn, randperm
-from ...diffusion import DiffusionModel
-from ...standardize import StandardizedTarget
+from ..._support.devices import randint, randn, randperm
+from ...density.standardize import StandardizedTarget
+from ...models.diffusion import DiffusionModel
 from .base import Objective
 
 

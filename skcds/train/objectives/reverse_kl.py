@@ -4,7 +4,7 @@ __all__ = ["ReverseKLLoss"]
 
 from torch import Tensor
 
-from ...devices import randn
+from ..._support.devices import randn
 from .base import Objective
 from .path import reparametrised_loss
 

@@ -5,8 +5,8 @@ __all__ = ["SelfConsistencyLoss"]
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ...process import noise_levels
-from ...shortcut import ShortcutModel
+from ...models.process import noise_levels
+from ...models.shortcut import ShortcutModel
 from .base import Objective
 from .consistency import pseudo_huber
 
