@@ -19,6 +19,7 @@ from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
 from skcds.explore.pilot import run_pilot
+from skcds.importance import WeightedSample
 from skcds.models.maps import OneStepModel
 from skcds.models.networks import seeded
 from skcds.train.budget import Budget
@@ -26,7 +27,6 @@ from skcds.train.objectives.base import Objective
 from skcds.train.particles import Population
 from skcds.train.phases import Phase
 from skcds.train.run import Run
-from skcds.weights.importance import WeightedSample
 
 TEACHERS = {
     "teacher": {},

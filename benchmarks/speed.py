@@ -42,7 +42,7 @@ from torch import nn
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics, targets
 from skcds.density.energy import Energy
-from skcds.estimators.base import CHUNK_ROWS
+from skcds.estimators.sampling import CHUNK_ROWS
 from skcds.models.process import reverse_kernel
 from skcds.train.objectives.path import LogVarianceLoss, _winsorise
 

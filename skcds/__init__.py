@@ -25,5 +25,5 @@ from .estimators.scratch import ConsistentSamplerScratch
 from .io import ModelFileError, load
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from .weights.diagnosis import Diagnosis
-from .weights.importance import WeightedSample
 from .weights.polish import PolishedSample
+from .weights.sample import WeightedSample

@@ -13,7 +13,6 @@ __all__ = [
 ]
 
 from .weights.importance import (
-    WeightedSample,
     effective_sample_size,
     log_evidence,
     log_mean_exp,
@@ -23,3 +22,4 @@ from .weights.importance import (
     total_variation,
     truncate_log_weights,
 )
+from .weights.sample import WeightedSample

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from skcds import metrics, targets
-from skcds.weights.importance import WeightedSample
+from skcds.importance import WeightedSample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")

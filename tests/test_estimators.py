@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
 from skcds.density.energy import InvalidEnergyError
 from skcds.estimators import diffusion as _diffusion
-from skcds.estimators.base import CHUNK_ROWS
+from skcds.estimators.sampling import CHUNK_ROWS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 each = pytest.mark.parametrize("kind", KINDS)

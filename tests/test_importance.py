@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds.weights.importance import (
+from skcds.importance import (
     WeightedSample,
     effective_sample_size,
     log_evidence,

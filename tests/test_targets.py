@@ -638,7 +638,7 @@ class TestCoxProcess:
         with pytest.MonkeyPatch.context() as patch:
             patterns = []
             for seed in range(90):
-                patch.setattr(targets, "PATTERN_SEED", seed)
+                patch.setattr("skcds.targets.posteriors.PATTERN_SEED", seed)
                 patterns.append(LogGaussianCoxProcess(n_grid=3, variance=variance).counts)
         counts = np.array(patterns)
         m = 126 / 9

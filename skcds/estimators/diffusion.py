@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
+from .._support.validation import check_count
 from ..density.standardize import StandardizedTarget
 from ..explore.pilot import MAX_NUMBERS
 from ..io.schema import Fitted
@@ -19,8 +20,8 @@ from ..train.objectives.denoising import MOVE_EVERY, DenoisingLoss
 from ..train.objectives.path import PATH_LOSSES
 from ..train.particles import effective_share
 from ..train.phases import Phase
-from ..weights.importance import WeightedSample, log_evidence
-from .base import check_count
+from ..weights.importance import log_evidence
+from ..weights.sample import WeightedSample
 from .control import (
     HELD_OUT,
     MIN_ITER_REFRESH,

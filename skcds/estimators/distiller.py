@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import placed, randint
 from .._support.forks import seed_of
+from .._support.validation import check_count
 from .._support.warnings import muted
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import StandardizedTarget
@@ -25,7 +26,7 @@ from ..train.objectives.consistency import REFRESH_EVERY, REFRESH_ROWS, Consiste
 from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, particle_spacing
 from ..train.objectives.reverse_kl import ReverseKLLoss
 from ..train.phases import Phase
-from .base import BaseSampler, check_count, positive_integer
+from .base import BaseSampler, positive_integer
 from .control import MOVES_SHARE, N_CHECKED, POPULATION_SHARE, population_of
 from .diffusion import DiffusionSampler
 from .onestep import OneStepSampler

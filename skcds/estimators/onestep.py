@@ -9,12 +9,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
 from .._support.forks import seed_of
+from .._support.validation import check_count
 from .._support.warnings import warn_user
 from ..density.standardize import StandardizedTarget
-from ..weights.importance import WeightedSample
 from ..weights.injectivity import check_injectivity
 from ..weights.polish import Acceptance, PolishedSample, polish
-from .base import BaseSampler, check_count
+from ..weights.sample import WeightedSample
+from .base import BaseSampler
 
 N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000

@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn
+from .._support.validation import check_count
 from ..models.maps import BATCH_SIZES, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts
 from ..models.shortcut import ShortcutModel
@@ -18,7 +19,7 @@ from ..train.objectives.path import LogVarianceLoss
 from ..train.objectives.self_consistency import SelfConsistencyLoss
 from ..train.particles import effective_share
 from ..train.phases import Phase
-from .base import check_count, positive_integer
+from .base import positive_integer
 from .control import (
     GAUGED,
     MIN_ITER_REFRESH,

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 from sklearn.utils.validation import check_is_fitted
 
-from ..estimators.base import check_count
+from .._support.validation import check_count
 from ._style import BLUE, GREEN, INK, VERMILLION, axes_for, caption, mark, note_of, number, require_matplotlib, tidy
 
 COLORS = (BLUE, VERMILLION, GREEN)

@@ -15,7 +15,7 @@ import torch
 
 from .. import metrics
 from .._support.devices import to_numpy
-from .importance import WeightedSample
+from .sample import WeightedSample
 
 VERDICTS = ("ok", "suspect", "failed")
 FAR = math.log(100.0)  # log weight of a particle over the mean weight, from which draws hardly ever get there
