@@ -584,7 +584,7 @@ class TestScratch:
 
     def test_warm_start_on_another_grid(self):
         sampler = make("ConsistentSamplerScratch", warm_start=True).fit(quadratic)
-        with pytest.raises(ValueError, match="n_steps=8; got n_steps=16"):
+        with pytest.raises(ValueError, match="n_steps=8, and n_steps=16"):
             sampler.set_params(n_steps=16).fit(quadratic)
 
     @pytest.mark.parametrize("objective", ["separate", "joint"])

@@ -5,6 +5,7 @@ __all__ = ["Bounds", "same_bounds"]
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ FARTHEST = 37.0  # of an unconstrained coordinate, beyond which the density coun
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+@dataclass(frozen=True, eq=False)
 class Bounds:
     """The box ``low < x < high`` as the image of unconstrained coordinates y.
 
@@ -33,13 +35,24 @@ class Bounds:
         Distances (d,) from a single bound that y = 0 stands for; by default 1.
     """
 
-    def __init__(self, low: Tensor, high: Tensor, scale: Tensor | None = None):
-        self.low, self.high = low.double(), high.double()
-        self.scale = torch.ones_like(self.low) if scale is None else scale.double()
-        has_low, has_high = self.low.isfinite(), self.high.isfinite()
-        self.bounded, self.both = has_low | has_high, has_low & has_high
-        self.only_low, self.only_high = has_low & ~has_high, ~has_low & has_high
-        self.width = torch.where(self.both, self.high - self.low, 1.0)
+    low: Tensor
+    high: Tensor
+    scale: Tensor = None  # type: ignore[assignment]  # after construction there always is one
+    bounded: Tensor = field(init=False)
+    both: Tensor = field(init=False)
+    only_low: Tensor = field(init=False)
+    only_high: Tensor = field(init=False)
+    width: Tensor = field(init=False)
+
+    def __post_init__(self):
+        low, high = self.low.double(), self.high.double()
+        has_low, has_high = low.isfinite(), high.isfinite()
+        found = {
+            "low": low, "high": high, "scale": torch.ones_like(low) if self.scale is None else self.scale.double(),
+            "bounded": has_low | has_high, "both": has_low & has_high, "only_low": has_low & ~has_high,
+            "only_high": ~has_low & has_high, "width": torch.where(has_low & has_high, high - low, 1.0),
+        }  # fmt: skip
+        self.__dict__.update(found)
 
     @classmethod
     def from_parameter(cls, bounds, n_features: int) -> "Bounds | None":
@@ -96,12 +109,16 @@ class Bounds:
         """Whether any coordinate has a single bound."""
         return bool((self.only_low | self.only_high).any())
 
+    def scaled(self, scale: Tensor) -> "Bounds":
+        """The same box with other scales (d,)."""
+        return Bounds(self.low, self.high, scale)
+
     def centred(self, y: Tensor) -> "Bounds":
         """The same box with the scales at which unconstrained points (n, d) have their median at zero."""
         x = self(y)
         distance = torch.where(self.only_low, x - self.low, self.high - x).quantile(0.5, dim=0)
         usable = (self.only_low | self.only_high) & distance.isfinite() & (distance > 0)
-        return Bounds(self.low, self.high, torch.where(usable, distance, self.scale))
+        return self.scaled(torch.where(usable, distance, self.scale))
 
     def __call__(self, y: Tensor) -> Tensor:
         """(n, d) unconstrained points to the box, float64."""

@@ -166,35 +166,37 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             except Spent:
                 raise ValueError(budget.too_little(type(self).__name__)) from None
         energy.release()
+        self._warn_of_an_early_end(budget, fitted["n_iter_"])
+        self.__dict__.update(
+            self._with_counts(fitted, energy, network),
+            feature_names_out_=names,
+            interrupted_=budget.interrupted,
+            n_rollbacks_=budget.n_rollbacks,
+            fit_time_=time.perf_counter() - start,
+        )
+        return self
+
+    def _warn_of_an_early_end(self, budget: Budget, n_iter: int) -> None:
         if budget.interrupted:
             warn_user(
-                f"The fit of {type(self).__name__} was interrupted after {fitted['n_iter_']} iterations; what it had "
+                f"The fit of {type(self).__name__} was interrupted after {n_iter} iterations; what it had "
                 "learned by then is kept.",
                 ConvergenceWarning,
                 "interruption",
             )
-        elif not fitted["n_iter_"]:
+        elif not n_iter:
             warn_user(
                 f"The limits of {type(self).__name__} were used up before training began: raise max_energy_evals or "
                 "max_time.",
                 ConvergenceWarning,
             )
-        fitted |= {
-            "n_features_in_": energy.n_features,
-            "feature_names_out_": names,
-            **Bounds.as_fitted(energy.bounds),
-            "n_energy_evals_": energy.n_energy_evals + fitted.pop("n_energy_evals_before", 0),
-            "n_grad_evals_": energy.n_grad_evals + fitted.pop("n_grad_evals_before", 0),
-            "n_network_evals_": network.rows + fitted.pop("n_network_evals_before", 0),
-            "_energy": energy,
-            "interrupted_": budget.interrupted,
-            "n_rollbacks_": budget.n_rollbacks,
-            "_energy_name": None,
-            "_lost_energy": None,
-            "fit_time_": time.perf_counter() - start,
-        }
-        self.__dict__.update(fitted)
-        return self
+
+    def _with_counts(self, fitted: dict, energy: Energy, network) -> dict:
+        """Fitted attributes with those of the energy, and what was spent on it."""
+        counts = {"energy": energy.n_energy_evals, "grad": energy.n_grad_evals, "network": network.rows}
+        spent = {f"n_{what}_evals_": n + fitted.pop(f"n_{what}_evals_before", 0) for what, n in counts.items()}
+        of_energy = {"_energy": energy, "_energy_name": None, "_lost_energy": None}
+        return {"n_features_in_": energy.n_features, **fitted, **spent, **Bounds.as_fitted(energy.bounds), **of_energy}
 
     def _fit_several(self, energy_fn, grad_fn, checkpoint, start):
         """`n_init` fits, of which the best is kept."""

@@ -1,11 +1,10 @@
-"""What the samplers share that learn a control of the generative chain: how it starts, how it is trained."""
+"""What the fits of a control of the generative chain share: how they start, and the particles they learn on."""
 
 import contextlib
 import copy
 import math
 import numbers
 import time
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from ..density.standardize import Standardization, StandardizedTarget
 from ..explore.pilot import PilotResult, finest_scale, run_pilot
 from ..io.packing import built
 from ..io.registry import key_of
-from ..models.diffusion import DiffusionModel
 from ..models.networks import seeded
 from ..train.particles import CORRECTION_MOVES, Population
-from .base import BaseSampler, positive_integer
+from .base import positive_integer
 from .warm import check_same_networks, serve, warn_of_a_cold_start
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
@@ -45,24 +43,33 @@ LARGEST_RESERVE = 0.25  # of a limit of time, for the judgement
 JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
 
 
-class ControlledSampler(BaseSampler):
-    """Samplers with a generative chain whose control is learned from the energy (see `DiffusionModel`)."""
+CONSTRAINTS: dict = {  # of the parameters of a sampler with a control
+    "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
+    "init": [StrOptions({"pilot", "prior"})],
+    "variance": [StrOptions({"learned", "fixed"})],
+    "langevin": ["boolean", StrOptions({"auto"})],
+    "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
+    "hidden_features": [positive_integer],
+    "n_layers": [positive_integer],
+    "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
+}
+FITTED: dict = {"pilot_": "pilot or None", "particles_": "particles", "_particles_log_prob": "memory"}
 
-    _parameter_constraints: dict = {
-        **BaseSampler._parameter_constraints,
-        "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
-        "init": [StrOptions({"pilot", "prior"})],
-        "variance": [StrOptions({"learned", "fixed"})],
-        "langevin": ["boolean", StrOptions({"auto"})],
-        "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
-        "hidden_features": [positive_integer],
-        "n_layers": [positive_integer],
-        "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
-    }
 
-    _fitted_attributes: dict = {"pilot_": "pilot or None", "particles_": "particles", "_particles_log_prob": "memory"}
+class ControlStart:
+    """How the fit of a control begins: from a pilot, the prior, an earlier fit, or a checkpoint.
 
-    def _begin(self, run):
+    Parameters
+    ----------
+    sampler : BaseSampler
+        Its parameters and its earlier fit are read. It says which model it wants (`_build_model`), and of which
+        networks (`_networks_wanted`, `_networks_found`).
+    """
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def begin(self, run):
         """Pilot, untrained or earlier model, its target and particles, from the checkpoint if it has them."""
         stored = run.checkpoint.restore("start")
         if stored is not None:
@@ -90,7 +97,7 @@ class ControlledSampler(BaseSampler):
         run.model.load_state_dict(stored["model"]["weights"])
         run.model.to(energy.device)
         if energy.bounds is not None:
-            energy.bounds.scale = stored["bounds_scale"].to(energy.device)
+            energy.bounds = energy.bounds.scaled(stored["bounds_scale"].to(energy.device))
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         if stored["population"]:
             particles = stored["population"]["particles"][0].to(energy.device)
@@ -99,18 +106,23 @@ class ControlledSampler(BaseSampler):
         run.checkpoint.rewind("start")
 
     def _start_anew(self, run):
-        if self.warm_start and hasattr(self, "_model") and self._continue(run):
+        if self.sampler.warm_start and hasattr(self.sampler, "_model") and self._continue(run):
             return
-        if self.init == "pilot":
+        if self.sampler.init == "pilot":
             self._start_from_pilot(run)
         else:
             self._start_from_prior(run)
 
     def _start_from_pilot(self, run):
+        sampler = self.sampler
         energy, budget = run.energy, run.budget
         try:
             run.pilot, x = run_pilot(
-                energy, self.n_particles, run.generator, budget, self._find_start(energy.n_features, energy.bounds)
+                energy,
+                sampler.n_particles,
+                run.generator,
+                budget,
+                sampler._find_start(energy.n_features, energy.bounds),
             )
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
@@ -134,111 +146,120 @@ class ControlledSampler(BaseSampler):
         """Start from the earlier fit; False where that is of no use to this energy."""
         energy = run.energy
         self._check_continued(energy)
-        known = Bounds.from_fitted(self)
+        known = Bounds.from_fitted(self.sampler)
         energy.bounds = known and known.to(energy.device)
-        run.model = copy.deepcopy(self._model).to(energy.device)
+        run.model = copy.deepcopy(self.sampler._model).to(energy.device)
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
-        x = torch.from_numpy(self.particles_).to(energy.device)
+        x = torch.from_numpy(self.sampler.particles_).to(energy.device)
         run.population = population_of(run, run.model.standardization.inverse(x).float())
-        old = getattr(self, "_particles_log_prob", None)  # which files do not hold
+        old = getattr(self.sampler, "_particles_log_prob", None)  # which files do not hold
         if not serve(run.population, None if old is None else torch.from_numpy(old)):
-            warn_of_a_cold_start(type(self).__name__)
+            warn_of_a_cold_start(type(self.sampler).__name__)
             run.model = run.target = run.population = None
             return False
-        run.pilot = self.pilot_
-        if self.init != "pilot":
+        run.pilot = self.sampler.pilot_
+        if self.sampler.init != "pilot":
             run.population = None
         return True
 
-    def _fit(self, run):
-        fitted = super()._fit(run)
-        return fitted | {
-            "pilot_": run.pilot,
-            "particles_": to_numpy(run.model.standardization(run.population.x)),
-            "_particles_log_prob": to_numpy(run.population.log_prob),
-        }
-
     def _check_continued(self, energy):
         """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
-        if energy.n_features != self.n_features_in_:
+        sampler = self.sampler
+        if energy.n_features != sampler.n_features_in_:
             raise ValueError(
-                f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
+                f"warm_start=True goes on from a fit in {sampler.n_features_in_} dimensions, and the energy has "
                 f"{energy.n_features}; set warm_start=False."
             )
-        if not same_bounds(Bounds.from_fitted(self), energy.bounds):
+        if not same_bounds(Bounds.from_fitted(sampler), energy.bounds):
             raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
-        if self._model.needs_score and not energy.has_gradient:
+        if sampler._model.needs_score and not energy.has_gradient:
             raise ValueError(
                 "warm_start=True goes on from a fit whose control reads the gradient of the energy, and this energy "
                 "has none: pass grad_fn=, or set warm_start=False."
             )
-        check_same_networks(self._networks_wanted(energy), self._networks_found(self._model.config))
-
-    def _networks_wanted(self, energy) -> dict:
-        """Parameters that decide the networks; None where the value leaves it open."""
-        langevin = None if self.langevin == "auto" or not energy.has_gradient else bool(self.langevin)
-        return {
-            "hidden_features": self.hidden_features, "n_layers": self.n_layers, "variance": self.variance,
-            "langevin": langevin,
-        }  # fmt: skip
-
-    def _networks_found(self, config: dict) -> dict:
-        """Those of a model with this configuration."""
-        return {
-            "hidden_features": config["hidden"], "n_layers": config["n_layers"], "langevin": config["langevin"],
-            "variance": "learned" if config["learned_variance"] else "fixed",
-        }  # fmt: skip
+        check_same_networks(sampler._networks_wanted(energy), sampler._networks_found(sampler._model.config))
 
     def _reads_score(self, energy) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
-        if self.langevin != "auto" or not energy.has_gradient:
-            return bool(self.langevin) and energy.has_gradient
-        if self.init == "pilot":
-            paths = 3 * self.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
-            per_iter, cost = self.batch_size, self.max_iter * self.batch_size + paths * self.n_steps
+        sampler = self.sampler
+        if sampler.langevin != "auto" or not energy.has_gradient:
+            return bool(sampler.langevin) and energy.has_gradient
+        if sampler.init == "pilot":
+            paths = 3 * sampler.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
+            per_iter, cost = (
+                sampler.batch_size,
+                sampler.max_iter * sampler.batch_size + paths * sampler.n_steps,
+            )
         else:
-            per_iter = self.path_batch_size * self.n_steps
-            cost = self.max_iter * per_iter
-        if self.max_energy_evals is not None and self.max_energy_evals < 2 * cost:
+            per_iter = sampler.path_batch_size * sampler.n_steps
+            cost = sampler.max_iter * per_iter
+        if sampler.max_energy_evals is not None and sampler.max_energy_evals < 2 * cost:
             return False
-        if self.max_time is None:
+        if sampler.max_time is None:
             return True
         rate = energy.evals_per_second
-        return per_iter / rate < SLOW_ITERATION and 2 * HELD_OUT * self.n_steps / rate < LARGEST_RESERVE * self.max_time
-
-    def _gauge(self, run):
-        """Find the seconds that a path takes, with a limit of time, of which those of the judgement are kept."""
-        budget = run.budget
-        if budget.max_time is None:
-            return
-        start = time.perf_counter()
-        n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * run.energy.evals_per_second)))
-        try:
-            weighted_paths(run.model, run.target, self.n_steps, n, run.generator)
-        except Spent:
-            run.seconds_a_path = budget.max_time  # too slow for any path but those of the judgement
-            return
-        run.seconds_a_path = (time.perf_counter() - start) / n
-        judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * HELD_OUT
-        budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
-
-    def _moves_share(self, model) -> float:
-        """Share for moves of the particles, of the evaluations that are left after the pilot."""
-        return 0.5 * MOVES_SHARE if model.needs_score else MOVES_SHARE
+        return (
+            per_iter / rate < SLOW_ITERATION
+            and 2 * HELD_OUT * sampler.n_steps / rate < LARGEST_RESERVE * sampler.max_time
+        )
 
     def _new_model(self, standardization, width, run):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
         reads_score = self._reads_score(run.energy)
         with seeded(int(randint(run.generator, 0, 2**31 - 1))):
-            model = self._build_model(standardization, log_snr_max, reads_score)
+            model = self.sampler._build_model(standardization, log_snr_max, reads_score)
         model.to(run.generator.device)
         model.standardization = standardization
         model.network.width = width
         return model
 
-    @abstractmethod
-    def _build_model(self, standardization, log_snr_max, langevin) -> DiffusionModel:
-        """An untrained model."""
+
+def found_by(run) -> dict:
+    """Fitted attributes of the pilot and the particles (`FITTED`)."""
+    return {
+        "pilot_": run.pilot,
+        "particles_": to_numpy(run.model.standardization(run.population.x)),
+        "_particles_log_prob": to_numpy(run.population.log_prob),
+    }
+
+
+def networks_wanted(sampler, energy) -> dict:
+    """Parameters that decide the networks; None where the value leaves it open."""
+    langevin = None if sampler.langevin == "auto" or not energy.has_gradient else bool(sampler.langevin)
+    return {
+        "hidden_features": sampler.hidden_features, "n_layers": sampler.n_layers, "variance": sampler.variance,
+        "langevin": langevin,
+    }  # fmt: skip
+
+
+def networks_found(config: dict) -> dict:
+    """Those of a model with this configuration."""
+    return {
+        "hidden_features": config["hidden"], "n_layers": config["n_layers"], "langevin": config["langevin"],
+        "variance": "learned" if config["learned_variance"] else "fixed",
+    }  # fmt: skip
+
+
+def gauge(run, n_steps: int) -> None:
+    """Find the seconds that a path takes, with a limit of time, of which those of the judgement are kept."""
+    budget = run.budget
+    if budget.max_time is None:
+        return
+    start = time.perf_counter()
+    n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * run.energy.evals_per_second)))
+    try:
+        weighted_paths(run.model, run.target, n_steps, n, run.generator)
+    except Spent:
+        run.seconds_a_path = budget.max_time  # too slow for any path but those of the judgement
+        return
+    run.seconds_a_path = (time.perf_counter() - start) / n
+    judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * HELD_OUT
+    budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
+
+
+def moves_share(model) -> float:
+    """Share for moves of the particles, of the evaluations that are left after the pilot."""
+    return 0.5 * MOVES_SHARE if model.needs_score else MOVES_SHARE
 
 
 def _as_tensor(value):

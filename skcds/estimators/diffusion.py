@@ -22,13 +22,21 @@ from ..train.particles import effective_share
 from ..train.phases import Phase
 from ..weights.importance import log_evidence
 from ..weights.sample import WeightedSample
+from .base import BaseSampler
 from .control import (
+    CONSTRAINTS,
+    FITTED,
     HELD_OUT,
     MIN_ITER_REFRESH,
     REFRESHES,
-    ControlledSampler,
+    ControlStart,
     affordable_paths,
     exchange_paths,
+    found_by,
+    gauge,
+    moves_share,
+    networks_found,
+    networks_wanted,
     population_of,
     weighted_paths,
 )
@@ -41,7 +49,7 @@ SHARE_COMPARED = N_COMPARED / HELD_OUT  # of the held-out paths, as many of the 
 SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
 
 
-class DiffusionSampler(ControlledSampler):
+class DiffusionSampler(BaseSampler):
     """Diffusion sampler of an unnormalised density, learned from its energy (DIS; also DDS and PIS).
 
     A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained by score matching on the
@@ -183,13 +191,14 @@ class DiffusionSampler(ControlledSampler):
     """
 
     _parameter_constraints: dict = {
-        **ControlledSampler._parameter_constraints,
+        **BaseSampler._parameter_constraints,
+        **CONSTRAINTS,
         "reference": [StrOptions(set(GRIDS))],
         "loss": [StrOptions(set(PATH_LOSSES))],
         "path_share": [Interval(numbers.Real, 0, 1, closed="both")],
         "tol": [Interval(numbers.Real, 0, 1, closed="both")],
     }
-    _fitted_attributes: dict = {"n_steps_": Fitted("count", since=3, before=lambda sampler: sampler.n_steps)}
+    _fitted_attributes: dict = FITTED | {"n_steps_": Fitted("count", since=3, before=lambda sampler: sampler.n_steps)}
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, reference="dis",
@@ -236,10 +245,10 @@ class DiffusionSampler(ControlledSampler):
         )  # fmt: skip
 
     def _networks_wanted(self, energy):
-        return {**super()._networks_wanted(energy), "reference": self.reference}
+        return {**networks_wanted(self, energy), "reference": self.reference}
 
     def _networks_found(self, config):
-        return {**super()._networks_found(config), "reference": config["reference"]}
+        return {**networks_found(config), "reference": config["reference"]}
 
     def _begin(self, run):
         if self.loss == "kl" and not run.energy.has_gradient:
@@ -247,9 +256,9 @@ class DiffusionSampler(ControlledSampler):
                 "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
                 "or choose loss='log_variance'."
             )
-        super()._begin(run)
+        ControlStart(self).begin(run)
         run.untrained = copy.deepcopy(run.model)
-        self._gauge(run)
+        gauge(run, self.n_steps)
 
     def _recipe(self, run):
         n_paths = round(self.max_iter * (1.0 if run.population is None else self.path_share))
@@ -268,7 +277,7 @@ class DiffusionSampler(ControlledSampler):
 
     def _score_matching(self, run, n_iter):
         model, target, population = run.model, run.target, run.population
-        share = self._moves_share(model)
+        share = moves_share(model)
         every = run.budget.spacing(MOVE_EVERY, len(population), n_iter, share, until=self._score_share)
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, run.generator, every)
 
@@ -314,6 +323,7 @@ class DiffusionSampler(ControlledSampler):
             run.population = population_of(run, z)
             with contextlib.suppress(Spent):
                 run.population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
+        run.fitted |= {"n_steps_": self.n_steps, **found_by(run)}
         return WeightedSample(to_numpy(run.model.standardization(z)), to_numpy(log_weights), True)
 
     def _n_held_out(self, run):
@@ -322,9 +332,6 @@ class DiffusionSampler(ControlledSampler):
         n = N_COMPARED if run.budget.interrupted else n
         evals_a_row = 2 * evals + 1 + evals * SHARE_COMPARED
         return max(run.budget.n_affordable(n, 2.2 * run.seconds_a_path, evals_a_row, FEWEST_HELD_OUT), 2)
-
-    def _fit(self, run):
-        return super()._fit(run) | {"n_steps_": self.n_steps}
 
     def _advice(self, run):
         return "Raise max_iter or n_steps, or check the energy function."

@@ -21,11 +21,18 @@ from ..train.particles import effective_share
 from ..train.phases import Phase
 from .base import positive_integer
 from .control import (
+    CONSTRAINTS,
+    FITTED,
     GAUGED,
     MIN_ITER_REFRESH,
-    ControlledSampler,
+    ControlStart,
     affordable_paths,
     exchange_paths,
+    found_by,
+    gauge,
+    moves_share,
+    networks_found,
+    networks_wanted,
     population_of,
     weighted_paths,
 )
@@ -37,7 +44,7 @@ REFRESH_DRAWS = 10_000
 WEIGHT_DECAY = 1e-2
 
 
-class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
+class ConsistentSamplerScratch(OneStepSampler):
     """Self-consistent diffusion sampler (SCDS): learns without a teacher to sample in one step or, if asked, in more.
 
     One model holds a control of the generative chain, trained by a sampling loss, and a map F(x, t, d) that takes steps
@@ -177,7 +184,8 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     """
 
     _parameter_constraints: dict = {
-        **ControlledSampler._parameter_constraints,
+        **OneStepSampler._parameter_constraints,
+        **CONSTRAINTS,
         "network": [StrOptions({"coupling", "residual"})],
         "objective": [StrOptions({"separate", "joint"})],
         "refine": ["boolean"],
@@ -188,6 +196,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         "n_transforms": [positive_integer, None],
         "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), None],
     }
+    _fitted_attributes: dict = FITTED
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, network="coupling",
@@ -233,29 +242,30 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
     # ---------------------------------------------------------------- training
 
     def _networks_wanted(self, energy):
-        wanted = {"network": self.network, **super()._networks_wanted(energy)}
+        wanted = {"network": self.network, **networks_wanted(self, energy)}
         if self.network == "residual":  # one network, which reads no score
-            return {**wanted, "variance": None, "langevin": None}
+            return {**wanted, "variance": None, "langevin": None, "n_steps": self.n_steps}
         maps = {"map_features": self.map_features, "map_layers": self.map_layers}
-        return {**wanted, **maps, "n_transforms": self.n_transforms, "n_bins": self.n_bins}
+        return {
+            **wanted, **maps, "n_transforms": self.n_transforms, "n_bins": self.n_bins, "n_steps": self.n_steps
+        }  # fmt: skip
 
     def _networks_found(self, config):
         return {
-            "network": config["network"], **super()._networks_found(config), "map_features": config["map_hidden"],
+            "network": config["network"], **networks_found(config), "map_features": config["map_hidden"],
             "map_layers": config["map_layers"], "n_transforms": config["n_transforms"], "n_bins": config["bins"],
+            "n_steps": config["n_steps"],
         }  # fmt: skip
-
-    def _check_continued(self, energy):
-        super()._check_continued(energy)
-        n_steps = self._model.steps.n_steps
-        if n_steps != self.n_steps:
-            raise ValueError(f"warm_start=True goes on from a fit with n_steps={n_steps}; got n_steps={self.n_steps}.")
 
     def _begin(self, run):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
-        super()._begin(run)
-        self._gauge(run)
+        ControlStart(self).begin(run)
+        gauge(run, self.n_steps)
+
+    def _judge(self, run):
+        run.fitted |= found_by(run)
+        return super()._judge(run)
 
     def _advice(self, run):
         return "Raise max_iter or the sizes of the networks, or take more steps."
@@ -280,7 +290,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
         sampling: DenoisingLoss | LogVarianceLoss
         if on_particles:
-            share = 0.5 * self._moves_share(run.model)  # the other half is for the likelihood's
+            share = 0.5 * moves_share(run.model)  # the other half is for the likelihood's
             every = run.budget.spacing(MOVE_EVERY, len(run.population), n_sampling, share)
             sampling = DenoisingLoss(
                 run.model, run.target, run.population, self.n_steps, self.batch_size, run.generator, every
@@ -336,7 +346,7 @@ class ConsistentSamplerScratch(OneStepSampler, ControlledSampler):
         leaps = torch.stack([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
         likelihood = LikelihoodLoss(
             model, run.population, map_batch, model, run.target, levels, leaps,
-            **particle_spacing(run.budget, run.population, n_iter, 0.5 * self._moves_share(model)),
+            **particle_spacing(run.budget, run.population, n_iter, 0.5 * moves_share(model)),
         )  # fmt: skip
         weight = self.consistency_weight
         return Sum([(1.0, likelihood), (weight, consistency)] if weight else [(1.0, likelihood)])
