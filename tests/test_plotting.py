@@ -584,7 +584,8 @@ def test_wrong_arguments_of_evidence():
 
 FAULTS = {
     "converged": ({"converged_": False, "ess_": 0.0312}, "not converged: Pareto k above its limit, ESS / n 0.0312"),
-    "trained": ({"n_iter_": 0, "converged_": True, "loss_curve_": [], "history_": []}, "not trained: no iteration was done"),
+    "trained": ({"n_iter_": 0, "converged_": True, "loss_curve_": [], "history_": []},
+                "not trained: no iteration was done"),
     "interrupted": ({"interrupted_": True, "converged_": True}, "interrupted"),
     "both": ({"interrupted_": True, "converged_": False, "ess_": 0.5}, "not converged: Pareto k above its limit, "
              "ESS / n 0.5\ninterrupted"),

@@ -17,7 +17,7 @@ from .._support.warnings import muted
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import StandardizedTarget
 from ..io.export import checked_names
-from ..models.maps import BATCH_SIZES, OneStepModel, coupling_sizes, has_fine_scales
+from ..models.maps import BATCH_SIZES, MAPS, OneStepModel, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts, seeded
 from ..models.process import noise_levels
 from ..train.budget import FEWEST_EVALS, JUDGEMENT_SHARE
@@ -174,7 +174,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     _parameter_constraints: dict = {
         **BaseSampler._parameter_constraints,
         "teacher": "no_validation",
-        "network": [StrOptions({"coupling", "residual"})],
+        "network": [StrOptions(set(MAPS))],
         "refine": ["boolean"],
         "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
         "hidden_features": [positive_integer, None],

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn
 from .._support.validation import check_count
-from ..models.maps import BATCH_SIZES, coupling_sizes, has_fine_scales
+from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts
 from ..models.shortcut import ShortcutModel
 from ..train.objectives.base import InTurn, Sum
@@ -186,7 +186,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     _parameter_constraints: dict = {
         **OneStepSampler._parameter_constraints,
         **CONSTRAINTS,
-        "network": [StrOptions({"coupling", "residual"})],
+        "network": [StrOptions(set(MAPS))],
         "objective": [StrOptions({"separate", "joint"})],
         "refine": ["boolean"],
         "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
