@@ -17,6 +17,7 @@ from skcds import ConsistentSamplerDistiller, DiffusionSampler
 from skcds._support import warnings as _warnings
 from skcds._support.parallel import best_fit
 from skcds._support.warnings import muted, note, warn_user
+from skcds.density.function import Density
 from skcds.models.maps import OneStepModel, ResidualMap
 from skcds.models.networks import count_evaluations, seeded
 from skcds.models.shortcut import ShortcutModel
@@ -144,8 +145,8 @@ class TestSeeds:
         student.teacher.set_params(random_state=seeds.get(seed, seed), max_iter=2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, fits = best_fit(student, quadratic, None, None, 0)
-            _, again = best_fit(clone(student), quadratic, None, None, 0)
+            _, fits = best_fit(student, Density(quadratic), None, 0)
+            _, again = best_fit(clone(student), Density(quadratic), None, 0)
         particles = [fit.teacher_.particles_ for fit in fits]
         assert not any(np.array_equal(particles[i], particles[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
         assert all(map(np.array_equal, particles, [fit.teacher_.particles_ for fit in again]))
@@ -276,7 +277,7 @@ class TestThreads:
             with parallel_config("threading"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 sampler = make(KINDS[0], n_init=6, n_jobs=n_jobs, max_iter=1, n_particles=100)
-                return [one.loss_curve_ for one in best_fit(sampler, quadratic, None, None, 0)[1]]
+                return [one.loss_curve_ for one in best_fit(sampler, Density(quadratic), None, 0)[1]]
 
         assert fit(4) == fit(1)
 

@@ -40,7 +40,7 @@ def in_parallel(n_jobs: int | None, n_tasks: int) -> bool:
     return n_tasks > 1 and joblib.effective_n_jobs(n_jobs) > 1
 
 
-def best_fit(sampler, energy_fn, grad_fn, checkpoint, seed: int):
+def best_fit(sampler, density, checkpoint, seed: int):
     """The best of ``n_init`` independent fits by their evidence lower bound on held-out draws, and all of them.
 
     A map that was found to fold, whose weights are no bound, is taken only where all fold.
@@ -52,7 +52,7 @@ def best_fit(sampler, energy_fn, grad_fn, checkpoint, seed: int):
     fits = Parallel(n_jobs=sampler.n_jobs)(
         delayed(_fit_one)(
             sampler._one_of_several(k, int(one)),
-            energy_fn, grad_fn, checkpoint and Path(checkpoint).with_name(f"{Path(checkpoint).name}.{k}"), n_workers,
+            density, checkpoint and Path(checkpoint).with_name(f"{Path(checkpoint).name}.{k}"), n_workers,
         )
         for k, one in enumerate(seeds)
     )  # fmt: skip
@@ -63,9 +63,9 @@ def _merit(fit) -> tuple:
     return not getattr(fit, "violation_share_", 0.0), np.nan_to_num(fit.elbo_, nan=-np.inf), fit.ess_
 
 
-def _fit_one(sampler, energy_fn, grad_fn, checkpoint, n_workers):
+def _fit_one(sampler, density, checkpoint, n_workers):
     with muted(ConvergenceWarning), few_threads(n_workers):  # of one of several; of the best the caller warns
-        return sampler.fit(energy_fn, grad_fn=grad_fn, checkpoint=checkpoint)
+        return sampler.fit(density.energy_fn, grad_fn=density.grad_fn, checkpoint=checkpoint)
 
 
 def drawn_in_parallel(sampler, n: int, seed: int, options: dict, n_chunks: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -15,6 +15,7 @@ from .._support.devices import randn, to_numpy
 from .._support.errors import InvalidEnergyError, Spent
 from .._support.warnings import note, warn_user
 from .bounds import Bounds
+from .function import Density
 from .support import candidates
 
 PROBE_SIZES = (7, 2, 1)
@@ -125,6 +126,16 @@ class Energy:
     def release(self) -> None:
         """Leave the limits of a fit behind."""
         self.monitor, self.rows = None, CHUNK_ROWS
+
+    @classmethod
+    def of(cls, density: Density, n_features: int, *args, **options) -> "Energy":
+        """The energy of a density; the other arguments are those of the class."""
+        return cls(density.energy_fn, n_features, density.grad_fn, *args, **options)
+
+    @property
+    def density(self) -> Density:
+        """What it was made from."""
+        return Density(self.energy_fn, self.grad_fn)
 
     @property
     def evals_per_second(self) -> float:

@@ -21,6 +21,7 @@ from .._support.progress import Progress
 from .._support.warnings import warn_user
 from ..density.bounds import Bounds
 from ..density.energy import Energy
+from ..density.function import Density
 from ..explore.start import Start
 from ..io.export import checked_names
 from ..io.registry import register_sampler
@@ -143,7 +144,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         start = time.perf_counter()
         self._validate_params()
         if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
-            return self._fit_several(energy_fn, grad_fn, checkpoint, start)
+            return self._fit_several(Density(energy_fn, grad_fn), checkpoint, start)
         state = Checkpoint(checkpoint)
         seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
@@ -198,7 +199,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         of_energy = {"_energy": energy, "_energy_name": None, "_lost_energy": None}
         return {"n_features_in_": energy.n_features, **fitted, **spent, **Bounds.as_fitted(energy.bounds), **of_energy}
 
-    def _fit_several(self, energy_fn, grad_fn, checkpoint, start):
+    def _fit_several(self, density: Density, checkpoint, start):
         """`n_init` fits, of which the best is kept."""
         if checkpoint is not None and not isinstance(self.random_state, numbers.Integral):
             raise ValueError(
@@ -206,15 +207,15 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
                 f"again; got {self.random_state!r}."
             )
         seed = seed_of(self.random_state)
-        n_features = self._find_n_features(energy_fn)
-        energy = Energy(  # which finds fault with the function before any worker starts
-            energy_fn, n_features, grad_fn, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
+        n_features = self._find_n_features(density.energy_fn)
+        energy = Energy.of(  # which finds fault with the function before any worker starts
+            density, n_features, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
         )
-        best, fits = best_fit(self, energy_fn, grad_fn, checkpoint, seed)
+        best, fits = best_fit(self, density, checkpoint, seed)
         fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
         for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
             fitted[count] = sum(getattr(fit, count) for fit in fits)
-        self._take_back(fitted, energy_fn, grad_fn)
+        self._take_back(fitted, density)
         bounds = Bounds.from_fitted(best)
         energy.bounds = bounds and bounds.to(energy.device)
         self.__dict__.update(
@@ -251,11 +252,11 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
         return Start.from_parameter(self.start, n_features, bounds)
 
-    def _take_back(self, fitted: dict, energy_fn, grad_fn) -> None:
+    def _take_back(self, fitted: dict, density: Density) -> None:
         """Give the sampler inside a fit, which may be from another process, the energy back."""
         if "teacher_" in fitted:
             own = getattr(self.teacher, "estimator", self.teacher)
-            kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], energy_fn, grad_fn)
+            kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], density)
             fitted["teacher_"] = kept
 
     def _one_of_several(self, k: int, seed: int):

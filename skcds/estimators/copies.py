@@ -7,6 +7,7 @@ import copy
 from .._support.devices import generator_on
 from ..density.bounds import Bounds
 from ..density.energy import Energy
+from ..density.function import Density
 
 
 def copied(sampler):
@@ -24,10 +25,10 @@ def copied_deeply(sampler, memo: dict):
     return twin
 
 
-def with_energy(sampler, energy_fn, grad_fn):
+def with_energy(sampler, density: Density):
     """A fitted sampler, given the energy where it has lost it on the way from another process."""
     if sampler._energy is None:
         generator = generator_on(sampler._model.device, 0)
-        sampler._energy = Energy(energy_fn, sampler.n_features_in_, grad_fn, generator, Bounds.from_fitted(sampler))
+        sampler._energy = Energy.of(density, sampler.n_features_in_, generator, Bounds.from_fitted(sampler))
         sampler._energy_name = sampler._lost_energy = None
     return sampler

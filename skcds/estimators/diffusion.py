@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
 from .._support.validation import check_count
+from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..explore.pilot import MAX_NUMBERS
 from ..io.schema import Fitted
@@ -370,11 +371,11 @@ class DiffusionSampler(BaseSampler):
         options = {"n_steps": n_steps, "method": method, "energy_fn": energy_fn, "grad_fn": grad_fn}
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=None, method="sde", energy_fn=None, grad_fn=None):
+    def _plan(self, *, n_steps=None, method="sde", density=None):
         grid = self._grid(n_steps)
         if method not in ("sde", "ode"):
             raise ValueError(f"method has to be 'sde' or 'ode'; got {method!r}.")
-        target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
+        target = self._target(density, "sample") if self._model.needs_score else None
 
         def draw(normal):
             if method == "ode":
@@ -407,7 +408,7 @@ class DiffusionSampler(BaseSampler):
         """
         check_is_fitted(self)
         n, grid = check_count(n, "n", 1), self._grid(n_steps)
-        target = self._target(energy_fn, grad_fn, "sample_weighted")
+        target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
 
         return self._weighted_draws(
             n, random_state, target,

@@ -15,6 +15,7 @@ from .._support.forks import seed_of
 from .._support.validation import check_count
 from .._support.warnings import muted
 from ..density.bounds import Bounds, same_bounds
+from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, OneStepModel, coupling_sizes, has_fine_scales
@@ -456,10 +457,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
         options = {"n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn}
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, polish=0, energy_fn=None, grad_fn=None):
+    def _plan(self, *, n_steps=1, polish=0, density=None):
         n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)
         if polish:
-            return self._polish_plan(polish, n_steps, energy_fn, grad_fn)
+            return self._polish_plan(polish, n_steps, density)
         levels = self._model.levels(n_steps)
 
         def draw(normal):
@@ -496,7 +497,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         """
         check_is_fitted(self)
         n = check_count(n, "n", 1)
-        target = self._target(energy_fn, grad_fn, "sample_weighted")
+        target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         return self._weigh_map(n, random_state, target, self._model.map, self._model.call_and_log_weight)
 
 

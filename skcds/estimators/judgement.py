@@ -17,6 +17,7 @@ from .._support.validation import check_count
 from .._support.warnings import muted, warn_user
 from ..density.bounds import Bounds
 from ..density.energy import Energy
+from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..train.budget import Budget
 from ..train.loop import MAX_ROLLBACKS
@@ -147,7 +148,7 @@ class Judged:
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)
         seed = seed_of(random_state)
-        target = self._target(energy_fn, grad_fn, "diagnose")
+        target = self._target(Density.of(energy_fn, grad_fn), "diagnose")
         with muted(ConvergenceWarning):  # what they say is in the report
             weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
         trained: Any = getattr(self, "teacher_", self)
@@ -166,11 +167,11 @@ class Judged:
     def _weigh(self, z: torch.Tensor, target: StandardizedTarget, generator) -> torch.Tensor | None:
         """Exact log weights (n,) of points (n, d) that were not drawn, or None where they are not known."""
 
-    def _target(self, energy_fn=None, grad_fn=None, what="This method") -> StandardizedTarget:
+    def _target(self, density: Density | None, what: str) -> StandardizedTarget:
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
-        if energy_fn is not None:
+        if density is not None:
             bounds = Bounds.from_fitted(self)
-            energy = Energy(energy_fn, self.n_features_in_, grad_fn, generator_on(self._model.device, 0), bounds)
+            energy = Energy.of(density, self.n_features_in_, generator_on(self._model.device, 0), bounds)
         else:
             energy = self._kept_energy(what)
         return StandardizedTarget.reported(energy, self._model.standardization)

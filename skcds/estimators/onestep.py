@@ -11,6 +11,7 @@ from .._support.devices import randn, to_numpy
 from .._support.forks import seed_of
 from .._support.validation import check_count
 from .._support.warnings import warn_user
+from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..weights.injectivity import check_injectivity
 from ..weights.polish import Acceptance, PolishedSample, polish
@@ -86,7 +87,7 @@ class OneStepSampler(BaseSampler):
         """
         check_is_fitted(self)
         n_moves = check_count(n_moves, "n_moves", 0)
-        target = self._polish_target(energy_fn, grad_fn)
+        target = self._polish_target(Density.of(energy_fn, grad_fn))
         independence, langevin = Acceptance(), Acceptance()
         n = check_count(n, "n", 0)
 
@@ -97,19 +98,19 @@ class OneStepSampler(BaseSampler):
         evals = target.energy.n_energy_evals
         return PolishedSample(samples, n_moves, independence.rate, langevin.rate, evals)
 
-    def _polish_plan(self, n_moves, n_steps, energy_fn, grad_fn):
+    def _polish_plan(self, n_moves, n_steps, density):
         """As `_plan`, for one-step draws that are moved."""
         if n_steps != 1:
             raise ValueError(f"polish= moves one-step draws; got n_steps={n_steps}.")
-        target = self._polish_target(energy_fn, grad_fn)
+        target = self._polish_target(density)
         return lambda normal: polish(self._model, target, normal, n_moves, Acceptance(), Acceptance())
 
-    def _polish_target(self, energy_fn, grad_fn):
+    def _polish_target(self, density):
         if not self._model.map.invertible:
             raise ValueError(
                 "Polishing needs exact weights, which a residual map has not: fit with network='coupling'."
             )
-        energy = self._target(energy_fn, grad_fn, "Polishing").energy
+        energy = self._target(density, "Polishing").energy
         return StandardizedTarget(energy, self._model.standardization)
 
     @torch.no_grad()

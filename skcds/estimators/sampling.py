@@ -16,6 +16,7 @@ from .._support.parallel import drawn_in_parallel, few_threads, in_parallel
 from .._support.validation import check_count
 from ..density.bounds import Bounds
 from ..density.energy import Energy
+from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..io.export import to_frame
 from ..weights.sample import WeightedSample
@@ -55,12 +56,13 @@ class Drawing:
 
     def _sample(self, n: int, random_state, options: dict, out=None, as_frame: bool = False):
         """As `_draws`, with the options of `sample`, by several workers where joblib has them."""
+        options = Density.in_options(options)
         plan, n = self._plan(**options), check_count(n, "n", 0)
         n_chunks, seed = -(-n // CHUNK_ROWS), seed_of(random_state)
         if not in_parallel(self.n_jobs, n_chunks):
             return self._draws(n, self._drawn_chunks(n, seed, plan), out, as_frame)
-        if self._needs_energy(**options) and options.get("energy_fn") is None and self._energy is not None:
-            options = {**options, "energy_fn": self._energy.energy_fn, "grad_fn": self._energy.grad_fn}
+        if self._needs_energy(**options) and options["density"] is None and self._energy is not None:
+            options = {**options, "density": self._energy.density}
         chunks = drawn_in_parallel(self, n, seed, options, n_chunks)
         return self._draws(n, chunks, out, as_frame)
 
@@ -116,7 +118,9 @@ class Drawing:
         """
         check_is_fitted(self)
         n, batch_size = check_count(n, "n", 0), check_count(batch_size, "batch_size", 1)
-        return self._batches(self._drawn_chunks(n, seed_of(random_state), self._plan(**options)), n, batch_size)
+        return self._batches(
+            self._drawn_chunks(n, seed_of(random_state), self._plan(**Density.in_options(options))), n, batch_size
+        )
 
     def _batches(self, chunks, n: int, batch_size: int) -> Iterator[np.ndarray]:
         """The rows of chunks in batches of another size; a batch is an array of its own."""

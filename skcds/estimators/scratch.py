@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn
 from .._support.validation import check_count
+from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts
 from ..models.shortcut import ShortcutModel
@@ -393,13 +394,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         }  # fmt: skip
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, method=None, polish=0, energy_fn=None, grad_fn=None):
+    def _plan(self, *, n_steps=1, method=None, polish=0, density=None):
         n_steps, method = self._check_steps(n_steps), self._method(method)
         if check_count(polish, "polish", 0):
-            return self._polish_plan(polish, n_steps, energy_fn, grad_fn)
+            return self._polish_plan(polish, n_steps, density)
         if n_steps == 1 or method == "map":
             return lambda normal: in_parts(lambda z: self._model.walk(z, n_steps), normal(0))
-        target = self._target(energy_fn, grad_fn, "sample") if self._model.needs_score else None
+        target = self._target(density, "sample") if self._model.needs_score else None
         return lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
 
     def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
@@ -430,7 +431,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         """
         check_is_fitted(self)
         n, n_steps, method = check_count(n, "n", 1), self._check_steps(n_steps), self._method(method)
-        target = self._target(energy_fn, grad_fn, "sample_weighted")
+        target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         if n_steps == 1 or method == "map":
             return self._weigh_map(
                 n, random_state, target, self._model.walker(n_steps),

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.validation import check_count
 from ..density.energy import Energy
+from ..density.function import Density
 from ..io.export import checked_names
 from ..weights.sample import WeightedSample
 from . import _arguments as arguments
@@ -168,7 +169,7 @@ class SamplerDisplay:
         check_is_fitted(estimator)
         if not isinstance(weighted, bool) and weighted != "auto":
             raise ValueError(f"weighted has to be True, False or 'auto'; got {weighted!r}.")
-        energy = arguments.energy_of(estimator, energy_fn, grad_fn)
+        energy = arguments.energy_of(estimator, Density.of(energy_fn, grad_fn))
         options = {} if energy_fn is None else {"energy_fn": energy_fn, "grad_fn": grad_fn}
         if weighted == "auto" and energy is None:
             weighted = False
