@@ -3,11 +3,13 @@
 __all__ = [
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
+    "Coupling",
     "Diagnosis",
     "DiffusionSampler",
     "EvidenceDisplay",
     "ModelFileError",
     "PolishedSample",
+    "Residual",
     "SamplerDisplay",
     "TrainingDisplay",
     "WeightedSample",
@@ -23,6 +25,7 @@ from .estimators.diffusion import DiffusionSampler
 from .estimators.distiller import ConsistentSamplerDistiller
 from .estimators.scratch import ConsistentSamplerScratch
 from .io import ModelFileError, load
+from .models.specifications import Coupling, Residual
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from .weights.diagnosis import Diagnosis
 from .weights.polish import PolishedSample

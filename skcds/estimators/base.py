@@ -5,6 +5,7 @@ import math
 import numbers
 import time
 from abc import ABCMeta, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from .._support.forks import seed_of
 from .._support.parallel import best_fit, few_threads
 from .._support.progress import Progress
 from .._support.warnings import warn_user
+from .._version import DOCUMENTATION
 from ..density.bounds import Bounds
 from ..density.energy import Energy
 from ..density.function import Density
@@ -27,6 +29,7 @@ from ..io.export import checked_names
 from ..io.registry import register_sampler
 from ..io.schema import Fitted
 from ..models.networks import count_evaluations
+from ..models.specifications import Specification, as_specification
 from ..train.budget import FEWEST_EVALS, Budget
 from ..train.checkpoint import Checkpoint, identity_of
 from ..train.phases import Phase, PhaseRecord
@@ -36,8 +39,6 @@ from .copies import with_energy
 from .judgement import Judged, advice_by_cause, judge_fit
 from .pickling import Persistent
 from .sampling import Drawing
-
-DOCUMENTATION = "https://skcds.readthedocs.io/en/latest/"
 
 positive_integer = Interval(numbers.Integral, 1, None, closed="left")
 positive_real = Interval(numbers.Real, 0, None, closed="neither")
@@ -262,6 +263,32 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     def _one_of_several(self, k: int, seed: int):
         """An unfitted sampler with these parameters and its own seed, for fit k of `n_init`."""
         return type(self)(**self.get_params(deep=False)).set_params(n_init=1, n_jobs=1, random_state=seed)
+
+    def set_params(self, **params):
+        """Set parameters, those of a specification by the names ``parameter__field``.
+
+        Parameters
+        ----------
+        **params
+            Values by name.
+
+        Returns
+        -------
+        self : object
+            The sampler.
+        """
+        rest: dict = {}
+        inner: dict = defaultdict(dict)
+        for name, value in params.items():
+            outer, _, field = name.partition("__")
+            known = as_specification(params.get(outer, getattr(self, outer, None))) if field else None
+            if isinstance(known, Specification):
+                inner[outer][field] = value
+            else:
+                rest[name] = value
+        super().set_params(**rest)
+        found = {name: as_specification(getattr(self, name)).set_params(**fields) for name, fields in inner.items()}
+        return super().set_params(**found)
 
     def _fit(self, run: Run) -> dict:
         """Start, train, judge; returns the fitted attributes and changes nothing."""

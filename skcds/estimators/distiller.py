@@ -21,6 +21,7 @@ from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, OneStepModel, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts, seeded
 from ..models.process import noise_levels
+from ..models.specifications import Specification, specified
 from ..train.budget import FEWEST_EVALS, JUDGEMENT_SHARE
 from ..train.objectives.base import Objective, Sum
 from ..train.objectives.consistency import REFRESH_EVERY, REFRESH_ROWS, ConsistencyLoss, TrajectoryBank
@@ -69,7 +70,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
         of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
         climbs from there end at. Handed on to an unfitted teacher that has none of its own.
-    network : {"coupling", "residual"}, default="coupling"
+    network : {"coupling", "residual"}, Coupling or Residual, default="coupling"
         The map: spline couplings conditioned on t, invertible by construction, or the residual network of [1]_, which
         can fold. Exact weights of the latter cost n_features forward-mode products a draw, and are checked for folds.
     refine : bool, default=True
@@ -175,7 +176,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     _parameter_constraints: dict = {
         **BaseSampler._parameter_constraints,
         "teacher": "no_validation",
-        "network": [StrOptions(set(MAPS))],
+        "network": [StrOptions(set(MAPS)), Specification],
         "refine": ["boolean"],
         "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
         "hidden_features": [positive_integer, None],
@@ -268,7 +269,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.model = self._start_model(control, run.generator)
 
     def _recipe(self, run):
-        n_kl = 0 if self.network == "coupling" or not self.refine else round(REVERSE_KL_SHARE * self.max_iter)
+        refines = self.refine and not run.model.map.invertible
+        n_kl = round(REVERSE_KL_SHARE * self.max_iter) if refines else 0
         n_iter = self.max_iter - n_kl
         if n_iter:
             loss = self._distillation(run, n_iter)
@@ -330,16 +332,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if self.warm_start and hasattr(self, "_model"):
             return with_new_coordinates(self._model, control).to(generator.device)
         log_snr_max = control.log_snr_max
-        if self.network == "coupling":
-            sizes = coupling_sizes(
-                control.n_features, log_snr_max, hidden=self.hidden_features, n_layers=self.n_layers,
-                n_transforms=self.n_transforms, bins=self.n_bins,
-            )  # fmt: skip
+        network = self._specification()
+        sizes = {name: size for name, size in network.sizes().items() if size is not None}
+        if network.kind == "coupling":
+            sizes = coupling_sizes(control.n_features, log_snr_max, **sizes)
         else:
-            sizes = {"hidden": self.hidden_features or 128, "n_layers": self.n_layers or 4}
+            sizes = {"hidden": 128, "n_layers": 4} | sizes
         standardization = control.standardization
         with seeded(int(randint(generator, 0, 2**31 - 1))):
-            model = OneStepModel(self.network, standardization.loc.numel(), log_snr_max, standardization.full, **sizes)
+            model = OneStepModel(network.kind, standardization.loc.numel(), log_snr_max, standardization.full, **sizes)
         model.standardization = standardization
         return model.to(generator.device)
 
@@ -361,14 +362,18 @@ class ConsistentSamplerDistiller(OneStepSampler):
             )
         if not same_bounds(Bounds.from_fitted(self), energy.bounds):
             raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
-        names = {"n_layers": "n_layers", "hidden_features": "hidden"}
-        if self.network == "coupling":
-            names |= {"n_transforms": "n_transforms", "n_bins": "bins"}
-        names, config = {"network": "network", **names}, self._model.config
-        check_same_networks(
-            {name: getattr(self, name) for name in names},
-            {name: config[key] for name, key in names.items() if key in config},
-        )
+        network, config = self._specification(), self._model.config
+        names = {"hidden": "hidden_features", "bins": "n_bins"}
+        sizes = {names.get(key, key): size for key, size in network.sizes().items()}
+        found = {names.get(key, key): value for key, value in config.items()}
+        check_same_networks({"network": network.kind, **sizes}, found)
+
+    def _specification(self) -> Specification:
+        """Of the map."""
+        return specified(
+            self.network, hidden_features=self.hidden_features, n_layers=self.n_layers, n_transforms=self.n_transforms,
+            bins=self.n_bins,
+        )  # fmt: skip
 
     def _distillation(self, run, n_iter):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""

@@ -13,6 +13,7 @@ from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts
 from ..models.shortcut import ShortcutModel
+from ..models.specifications import Residual, Specification, specified
 from ..train.objectives.base import InTurn, Sum
 from ..train.objectives.denoising import MOVE_EVERY, DenoisingLoss
 from ..train.objectives.likelihood import LikelihoodLoss, particle_spacing
@@ -70,7 +71,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         climbs from there end at.
     n_steps : int, default=64
         Steps N of the grid, a power of two.
-    network : {"coupling", "residual"}, default="coupling"
+    network : {"coupling", "residual"}, Coupling or Residual, default="coupling"
         The map: spline couplings conditioned on both ends of a step, invertible by construction, beside a network for
         the control; or one residual network whose finest steps are the control, as in [1]_, which can fold.
     objective : {"separate", "joint"}, default="separate"
@@ -187,7 +188,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     _parameter_constraints: dict = {
         **OneStepSampler._parameter_constraints,
         **CONSTRAINTS,
-        "network": [StrOptions(set(MAPS))],
+        "network": [StrOptions(set(MAPS)), Specification],
         "objective": [StrOptions({"separate", "joint"})],
         "refine": ["boolean"],
         "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
@@ -243,13 +244,27 @@ class ConsistentSamplerScratch(OneStepSampler):
     # ---------------------------------------------------------------- training
 
     def _networks_wanted(self, energy):
-        wanted = {"network": self.network, **networks_wanted(self, energy)}
-        if self.network == "residual":  # one network, which reads no score
-            return {**wanted, "variance": None, "langevin": None, "n_steps": self.n_steps}
-        maps = {"map_features": self.map_features, "map_layers": self.map_layers}
+        network = self._specification()
+        wanted = {"network": network.kind, **networks_wanted(self, energy)}
+        if network.kind == "residual":  # one network, which reads no score
+            one = {"hidden_features": network.hidden_features, "n_layers": network.n_layers}
+            return {**wanted, **one, "variance": None, "langevin": None, "n_steps": self.n_steps}
         return {
-            **wanted, **maps, "n_transforms": self.n_transforms, "n_bins": self.n_bins, "n_steps": self.n_steps
+            **wanted, "map_features": network.hidden_features, "map_layers": network.n_layers,
+            "n_transforms": network.n_transforms, "n_bins": network.bins, "n_steps": self.n_steps,
         }  # fmt: skip
+
+    def _specification(self):
+        """Of the map; a residual one is the control, too, and has its sizes unless it says otherwise."""
+        if self.network == "residual":
+            return Residual(self.hidden_features, self.n_layers)
+        if isinstance(self.network, Residual):
+            sizes = self.network.hidden_features or self.hidden_features, self.network.n_layers or self.n_layers
+            return Residual(*sizes)
+        return specified(
+            self.network, hidden_features=self.map_features, n_layers=self.map_layers, n_transforms=self.n_transforms,
+            bins=self.n_bins,
+        )  # fmt: skip
 
     def _networks_found(self, config):
         return {
@@ -272,16 +287,17 @@ class ConsistentSamplerScratch(OneStepSampler):
         return "Raise max_iter or the sizes of the networks, or take more steps."
 
     def _build_model(self, standardization, log_snr_max, langevin):
-        residual = self.network == "residual"
-        sizes = coupling_sizes(
-            standardization.loc.numel(), log_snr_max, hidden=self.map_features, n_layers=self.map_layers,
-            n_transforms=self.n_transforms, bins=self.n_bins,
-        )  # fmt: skip
+        network, d = self._specification(), standardization.loc.numel()
+        residual = network.kind == "residual"
+        hidden, n_layers = (network if residual else self).hidden_features, (network if residual else self).n_layers
+        unused = {"n_transforms": self.n_transforms, "bins": self.n_bins}  # sizes of no coupling
+        sizes = coupling_sizes(d, log_snr_max, **(unused if residual else network.sizes()))
+        if residual:
+            sizes |= {"hidden": hidden, "n_layers": n_layers}
         return ShortcutModel(
-            self.network, self.n_steps, standardization.loc.numel(), log_snr_max, standardization.full,
-            self.hidden_features, self.n_layers, langevin and not residual, self.variance == "learned" and not residual,
-            self.hidden_features if residual else sizes["hidden"], self.n_layers if residual else sizes["n_layers"],
-            sizes["n_transforms"], sizes["bins"],
+            network.kind, self.n_steps, d, log_snr_max, standardization.full, hidden, n_layers,
+            langevin and not residual, self.variance == "learned" and not residual,
+            sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"],
         )  # fmt: skip
 
     def _recipe(self, run):

@@ -19,7 +19,7 @@ from .._support.initialise import without_draws
 from .export import checked_names
 from .files import DamagedFileError, check_hash, open_arrays, read_header
 from .packing import unpack
-from .registry import MODELS, RECORDS, SAMPLERS
+from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
 FORMAT = 4  # of the files that `save` writes; `load` reads this and all earlier ones
@@ -208,6 +208,10 @@ class _Reader:
             return _special_float(content)
         if kind == "list":
             return [self._parameter(part, place) for part in content]
+        if kind == "specification":
+            name, values = content
+            _require(name in SPECIFICATIONS, f"{name!r} is no specification of skcds.")
+            return SPECIFICATIONS[name](**{key: self._parameter(part, place) for key, part in values.items()})
         if kind == "sampler":
             return self._sampler(content, below=place)
         if kind == "frozen":

@@ -1,6 +1,16 @@
 """Classes that files may name: models, samplers, and records of what a fit found."""
 
-__all__ = ["MODELS", "RECORDS", "SAMPLERS", "key_of", "register_model", "register_record", "register_sampler"]
+__all__ = [
+    "MODELS",
+    "RECORDS",
+    "SAMPLERS",
+    "SPECIFICATIONS",
+    "key_of",
+    "register_model",
+    "register_record",
+    "register_sampler",
+    "register_specification",
+]
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -9,6 +19,7 @@ from weakref import WeakValueDictionary
 MODELS: WeakValueDictionary[str, Any] = WeakValueDictionary()
 SAMPLERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
+SPECIFICATIONS: dict[str, type] = {}  # dataclasses of plain values that parameters may be
 RECORDS: dict[str, tuple[type, dict[str, str]]] = {}  # by kind: a dataclass and the kinds of its fields
 
 
@@ -48,3 +59,9 @@ def register_record(kind: str, **fields: str) -> Callable:
         return cls
 
     return register
+
+
+def register_specification(cls: type) -> type:
+    """Class decorator: let a parameter of a saved sampler be a dataclass of plain values."""
+    SPECIFICATIONS[key_of(cls)] = cls
+    return cls

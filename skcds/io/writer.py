@@ -17,7 +17,7 @@ from .. import _version
 from .files import check_place, replace_file, seal
 from .packing import describe, pack
 from .reader import FORMAT, KIND, ModelFileError, from_bytes
-from .registry import RECORDS, SAMPLERS, key_of
+from .registry import RECORDS, SAMPLERS, SPECIFICATIONS, key_of
 from .schema import in_files, undeclared
 
 
@@ -95,12 +95,16 @@ class _Writer:
             return {key: self._attribute(getattr(value, key), fields[key], f"{name}.{key}") for key in fields}
         return self._value(value, name)
 
-    def _parameter(self, value, name: str):
+    def _parameter(self, value: Any, name: str):
         """As `_value`, but arrays and sequences as nested lists of plain values."""
         if hasattr(value, "__array__") and not isinstance(value, np.generic):
             value = np.asarray(value).tolist()
         if isinstance(value, list | tuple):
             return {"list": [self._parameter(part, name) for part in value]}
+        name_of_class = key_of(type(value))
+        if name_of_class in SPECIFICATIONS:
+            fields = {key: self._value(field, key) for key, field in value.get_params(deep=False).items()}
+            return {"specification": [name_of_class, fields]}
         return self._value(value, name)
 
     def _value(self, value, name: str):
