@@ -16,15 +16,17 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
-from skcds.budget import Budget
-from skcds.energy import Energy
+from skcds.density.energy import Energy
+from skcds.density.standardize import StandardizedTarget
+from skcds.explore.pilot import run_pilot
 from skcds.importance import WeightedSample
-from skcds.maps import OneStepModel
-from skcds.mcmc import Population
-from skcds.networks import seeded
-from skcds.pilot import run_pilot
-from skcds.standardize import StandardizedTarget
-from skcds.training import train
+from skcds.models.maps import OneStepModel
+from skcds.models.networks import seeded
+from skcds.train.budget import Budget
+from skcds.train.objectives.base import Objective
+from skcds.train.particles import Population
+from skcds.train.phases import Phase
+from skcds.train.run import Run
 
 TEACHERS = {
     "teacher": {},
@@ -56,10 +58,11 @@ def flow_without_teacher(target, seed, max_time=None, max_iter=2000):
         model = OneStepModel("coupling", target.n_features, 6.0, standardization.full, hidden=64, n_layers=2)
     model.standardization = standardization
 
-    def loss(iteration):
-        if iteration % 8 == 0:
-            population.move()
-        return -model.log_prob(population.draw(512)[0]).mean()
+    class Likelihood(Objective):
+        def __call__(self, iteration):
+            if iteration % 8 == 0:
+                population.move()
+            return -model.log_prob(population.draw(512)[0]).mean()
 
     def refine(averaged):
         latent = torch.randn(20_000, target.n_features, generator=generator)
@@ -67,10 +70,9 @@ def flow_without_teacher(target, seed, max_time=None, max_iter=2000):
 
     callbacks = {int(share * max_iter): refine for share in (0.4, 0.6, 0.8)}
     budget = Budget(max_time, None, energy, start)
-    model, _ = train(
-        model, loss, max_iter=max_iter, budget=budget, learning_rate=4e-3, weight_decay=1e-2, ema_decay=0.99,
-        callbacks=callbacks,
-    )  # fmt: skip
+    run = Run(energy, budget, generator, pilot, model, standard, population)
+    run.train([Phase("likelihood", Likelihood(), max_iter, 4e-3, 1e-2, ema_decay=0.99, callbacks=callbacks)])
+    model = run.model
     seconds = time.perf_counter() - start
     latent = torch.randn(20_000, target.n_features, generator=generator)
     z, log_weights = model.call_and_log_weight(latent, StandardizedTarget(energy, standardization))

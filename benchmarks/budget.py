@@ -23,9 +23,9 @@ import torch
 from paper_tables import TARGETS, machine
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics
-from skcds.budget import Budget
-from skcds.energy import Energy
-from skcds.pilot import EVALS_SHARE, run_pilot
+from skcds.density.energy import Energy
+from skcds.explore.pilot import EVALS_SHARE, run_pilot
+from skcds.train.budget import Budget
 
 PHASES = {  # the outermost function of the package that is named here: what it evaluates for
     "run_pilot": "pilot",

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from zuko.transforms import MonotonicRQSTransform
 
-from skcds import maps
-from skcds.networks import seeded
-from skcds.splines import rational_quadratic_spline
+from skcds.models import maps
+from skcds.models.networks import seeded
+from skcds.models.splines import rational_quadratic_spline
 
 CASES = {  # dimension, log signal-to-noise ratio of the grid's end, rows
     "2-D, 6 couplings of 32 bins": (2, 9.0, 1024),

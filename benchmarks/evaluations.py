@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from paper_tables import TARGETS, Fits, Settings, machine
 
-from skcds.maps import BATCH_SIZES, has_fine_scales
-from skcds.networks import count_evaluations
+from skcds.models.maps import BATCH_SIZES, has_fine_scales
+from skcds.models.networks import count_evaluations
 
 SAMPLERS = {  # fit: label, how it is sampled, style
     "teacher": ("DIS, {n_steps} steps", {}, "o", "0.35"),

@@ -33,9 +33,9 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, metrics, targets
-from skcds.energy import Energy
-from skcds.networks import count_evaluations
-from skcds.pilot import run_pilot
+from skcds.density.energy import Energy
+from skcds.explore.pilot import run_pilot
+from skcds.models.networks import count_evaluations
 
 N_STEPS = 64
 N_PARTICLES = 20_000

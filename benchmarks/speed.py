@@ -41,10 +41,10 @@ from paper_tables import TARGETS, Unavailable, _describe, machine
 from torch import nn
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics, targets
-from skcds._base import CHUNK_ROWS
-from skcds.energy import Energy
-from skcds.losses import LogVarianceLoss, _winsorise
-from skcds.process import reverse_kernel
+from skcds.density.energy import Energy
+from skcds.estimators.sampling import CHUNK_ROWS
+from skcds.models.process import reverse_kernel
+from skcds.train.objectives.path import LogVarianceLoss, _winsorise
 
 N_STEPS, BATCH, ITERATIONS = 128, 512, 2  # of part d: ours simulates once for two iterations
 ENOUGH, MISSED_MODES = 0.5, 0.1  # effective share, and total variation of the mode masses, of a fit that is good enough

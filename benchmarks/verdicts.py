@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, WeightedSample, targets
-from skcds.diagnosis import VERDICTS, diagnose
+from skcds.weights.diagnosis import VERDICTS, diagnose
 
 PILOT_ERROR = 0.03
 GROUP = 4  # particles with a common ancestor

@@ -3,11 +3,13 @@
 __all__ = [
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
+    "Coupling",
     "Diagnosis",
     "DiffusionSampler",
     "EvidenceDisplay",
     "ModelFileError",
     "PolishedSample",
+    "Residual",
     "SamplerDisplay",
     "TrainingDisplay",
     "WeightedSample",
@@ -16,14 +18,15 @@ __all__ = [
     "metrics",
     "targets",
 ]
-__version__ = "0.1.0.dev0"
 
 from . import adapters, metrics, targets
-from ._diffusion import DiffusionSampler
-from ._distiller import ConsistentSamplerDistiller
-from ._scratch import ConsistentSamplerScratch
-from .diagnosis import Diagnosis
-from .importance import WeightedSample
-from .persistence import ModelFileError, load
+from ._version import __version__ as __version__
+from .estimators.diffusion import DiffusionSampler
+from .estimators.distiller import ConsistentSamplerDistiller
+from .estimators.scratch import ConsistentSamplerScratch
+from .io import ModelFileError, load
+from .models.specifications import Coupling, Residual
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
-from .polish import PolishedSample
+from .weights.diagnosis import Diagnosis
+from .weights.polish import PolishedSample
+from .weights.sample import WeightedSample

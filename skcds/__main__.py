@@ -12,9 +12,9 @@ import torch
 from scipy.optimize import minimize
 
 from . import ConsistentSamplerDistiller, DiffusionSampler, targets
-from .energy import Energy
-from .mcmc import Population
-from .standardize import Standardization, StandardizedTarget
+from .density.energy import Energy
+from .density.standardize import Standardization, StandardizedTarget
+from .train.particles import Population
 
 N_DRAWS = 20_000
 CHAINS, BURN_IN, MOVES = 1_000, 200, 800  # of the reference run

@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
-from skcds.energy import InvalidEnergyError
+from skcds.density.energy import InvalidEnergyError
 
 D = 3
 FORMAT = rb"\"format\": %d"

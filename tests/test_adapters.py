@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 
 import skcds.adapters
 from skcds.adapters import from_jax, from_numpy, from_numpyro, from_pymc, from_stan
-from skcds.energy import Energy, InvalidEnergyError
+from skcds.density.energy import Energy, InvalidEnergyError
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

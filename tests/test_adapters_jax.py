@@ -12,7 +12,7 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
 from skcds.adapters import from_jax  # noqa: E402
-from skcds.energy import InvalidEnergyError  # noqa: E402
+from skcds.density.energy import InvalidEnergyError  # noqa: E402
 
 COVARIANCE = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.4], [0.0, -0.4, 0.5]])
 PRECISION = np.linalg.inv(COVARIANCE)  # a NumPy array, and so in double precision

@@ -10,15 +10,15 @@ import torch
 from scipy import stats
 
 import skcds
-from skcds.adaptive import MapProposal, _Explorer, explore, first_proposal, fit_map
-from skcds.energy import Energy
-from skcds.maps import OneStepModel, coupling_sizes
-from skcds.mixture import TMixture
-from skcds.modes import survey
-from skcds.networks import seeded as nets_seeded
-from skcds.smc import moments
-from skcds.standardize import Standardization
-from skcds.store import Store, log_evidence, n_effective, tempered
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization
+from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal, fit_map
+from skcds.explore.mixture import TMixture
+from skcds.explore.modes import survey
+from skcds.explore.smc import moments
+from skcds.explore.store import Store, log_evidence, n_effective, tempered
+from skcds.models.maps import OneStepModel, coupling_sizes
+from skcds.models.networks import seeded as nets_seeded
 
 
 def seeded(seed):

@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 import skcds
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
-from skcds.bounds import FARTHEST, Bounds
-from skcds.energy import Energy, InvalidEnergyError
+from skcds.density.bounds import FARTHEST, Bounds
+from skcds.density.energy import Energy, InvalidEnergyError
 
 MIXED = [(0, 1), (2, None), (None, -1), (None, None), (-3, 5)]
 

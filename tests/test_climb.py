@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skcds.climb import climb
-from skcds.energy import Energy
-from skcds.pilot import run_pilot
+from skcds.density.energy import Energy
+from skcds.explore.climb import climb
+from skcds.explore.pilot import run_pilot
 
 
 def seeded(seed):

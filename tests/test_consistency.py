@@ -12,22 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
-from skcds.consistency import (
-    HUBER,
-    ConsistencyLoss,
-    LikelihoodLoss,
-    ReverseKLLoss,
-    TrajectoryBank,
-    levels_to_target,
-    pseudo_huber,
-    truncated_weights,
-)
-from skcds.diffusion import DiffusionModel
-from skcds.energy import Energy
-from skcds.maps import OneStepModel
-from skcds.networks import GatedMLP, ResidualMLP, seeded
-from skcds.process import LOG_SNR_MIN, noise_levels
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.diffusion import DiffusionModel
+from skcds.models.maps import OneStepModel
+from skcds.models.networks import GatedMLP, ResidualMLP, seeded
+from skcds.models.process import LOG_SNR_MIN, noise_levels
+from skcds.train.objectives.consistency import HUBER, ConsistencyLoss, TrajectoryBank, pseudo_huber
+from skcds.train.objectives.likelihood import LikelihoodLoss, levels_to_target, truncated_weights
+from skcds.train.objectives.reverse_kl import ReverseKLLoss
 
 LOG_SNR_MAX = 8.0
 MEAN, SD = torch.tensor([0.4, -0.8]), torch.tensor([0.5, 1.5])  # of the Gaussian target

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import skcds
-from skcds import devices, race
-from skcds.energy import Energy
-from skcds.networks import GatedMLP
+from skcds._support import devices
+from skcds.density.energy import Energy
+from skcds.explore import race
+from skcds.models.networks import GatedMLP
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
 QUICK = {"n_features": 2, "n_steps": 4, "n_particles": 100, "batch_size": 128, "random_state": 0}
@@ -253,7 +254,9 @@ def test_auto_is_cuda_where_it_works(monkeypatch):
 
 def test_teacher_is_fitted_where_its_student_is(device, monkeypatch):
     """ "auto" would be the device, and the student is told to stay on the CPU."""
-    monkeypatch.setattr(skcds._base, "find_device", lambda name: torch.device(device if name == "auto" else name))
+    monkeypatch.setattr(
+        skcds.estimators.base, "find_device", lambda name: torch.device(device if name == "auto" else name)
+    )
     teacher = skcds.DiffusionSampler(**QUICK, max_iter=2)
     student = skcds.ConsistentSamplerDistiller(teacher, max_iter=1, batch_size=16, random_state=0, device="cpu")
     student.fit(on_its_device)

@@ -14,8 +14,8 @@ from samplers import KINDS, fitted, make, quadratic
 from sklearn.exceptions import ConvergenceWarning
 
 from skcds import DiffusionSampler, WeightedSample, targets
-from skcds._onestep import OneStepSampler
-from skcds.diagnosis import VERDICTS, diagnose, kolmogorov
+from skcds.estimators.onestep import OneStepSampler
+from skcds.weights.diagnosis import VERDICTS, diagnose, kolmogorov
 
 N = 10_000
 MODES = targets.GaussianMixture([[-6.0, 0.0], [0.0, 0.0], [6.0, 0.0]], sd=1.0)

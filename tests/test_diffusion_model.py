@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from skcds.diffusion import DiffusionModel
-from skcds.energy import Energy
-from skcds.networks import GatedMLP, ResidualMLP, seeded
-from skcds.process import LOG_SNR_MIN, noise_levels, reverse_kernel
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.diffusion import DiffusionModel
+from skcds.models.networks import GatedMLP, ResidualMLP, seeded
+from skcds.models.process import LOG_SNR_MIN, noise_levels, reverse_kernel
 
 LOG_SNR_MAX, LOG_Z = 3.0, 0.9
 Z = 5.5  # two-sided tail of the normal distribution: 4e-8; with the skewness of the weights here below 1e-6

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from skcds.energy import CHUNK_ROWS, FAST_TOLERANCE, PROBE_SIZES, Energy, InvalidEnergyError
-from skcds.standardize import Standardization
-from skcds.standardize import StandardizedTarget as Target
+from skcds.density.energy import CHUNK_ROWS, FAST_TOLERANCE, PROBE_SIZES, Energy, InvalidEnergyError
+from skcds.density.standardize import Standardization
+from skcds.density.standardize import StandardizedTarget as Target
 
 D = 3
 MEAN = np.array([1.0, -2.0, 0.5])

@@ -15,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, _diffusion
-from skcds._base import CHUNK_ROWS
-from skcds.energy import InvalidEnergyError
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
+from skcds.density.energy import InvalidEnergyError
+from skcds.estimators import diffusion as _diffusion
+from skcds.estimators.sampling import CHUNK_ROWS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 each = pytest.mark.parametrize("kind", KINDS)
@@ -583,7 +584,7 @@ class TestScratch:
 
     def test_warm_start_on_another_grid(self):
         sampler = make("ConsistentSamplerScratch", warm_start=True).fit(quadratic)
-        with pytest.raises(ValueError, match="n_steps=8; got n_steps=16"):
+        with pytest.raises(ValueError, match="n_steps=8, and n_steps=16"):
             sampler.set_params(n_steps=16).fit(quadratic)
 
     @pytest.mark.parametrize("objective", ["separate", "joint"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from samplers import KINDS, fitted, quadratic
 
 import skcds
-from skcds._plain import described, from_plain, to_plain
-from skcds.files import DamagedFileError, check_hash, open_arrays, read_header, replace_file, seal
+from skcds.io.files import DamagedFileError, check_hash, open_arrays, read_header, replace_file, seal
+from skcds.io.plain import described, from_plain, to_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions of POSIX")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.func import jacfwd, vmap
 
-from skcds.injectivity import InjectivityReport, check_injectivity
-from skcds.maps import CouplingMap, ResidualMap
-from skcds.networks import GatedMLP, ResidualMLP, seeded
+from skcds.models.maps import CouplingMap, ResidualMap
+from skcds.models.networks import GatedMLP, ResidualMLP, seeded
+from skcds.weights.injectivity import InjectivityReport, check_injectivity
 
 Z = 5.5  # two-sided tail of the normal distribution: 4e-8; of a binomial share of 500 draws below 1e-6
 

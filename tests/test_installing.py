@@ -18,7 +18,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("install")
     clone = folder / "above" / "skcds"
     (clone / "skcds").mkdir(parents=True)
-    (clone / "skcds" / "__init__.py").write_text('__version__ = "1.0"\n')
+    (clone / "skcds" / "__init__.py").write_text("from ._version import __version__\n")
+    (clone / "skcds" / "_version.py").write_text('__version__ = "1.0"\n')
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         (clone / name).write_bytes((ROOT / name).read_bytes())
     command = f"from setuptools.build_meta import build_editable; build_editable({str(folder)!r})"

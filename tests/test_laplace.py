@@ -6,12 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds import pilot, targets
-from skcds.energy import Energy
-from skcds.laplace import laplace_standardization
-from skcds.pilot import run_pilot
-from skcds.race import STARTING_SCALES
-from skcds.standardize import StandardizedTarget
+from skcds import targets
+from skcds.density.energy import Energy
+from skcds.density.standardize import StandardizedTarget
+from skcds.explore import pilot
+from skcds.explore.laplace import laplace_standardization
+from skcds.explore.pilot import run_pilot
+from skcds.explore.race import STARTING_SCALES
 
 
 def energy_of(energy_fn, d):

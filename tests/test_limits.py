@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import skcds
-from skcds.budget import Budget
-from skcds.errors import Spent
-from skcds.progress import Progress
+from skcds._support.errors import Spent
+from skcds._support.progress import Progress
+from skcds.train.budget import Budget
 
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
 

@@ -10,14 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds import losses
-from skcds.diffusion import DiffusionModel
-from skcds.energy import Energy
-from skcds.losses import DenoisingLoss, LogVarianceLoss, _winsorise
-from skcds.networks import GatedMLP, ResidualMLP, seeded
-from skcds.process import LOG_SNR_MIN, Grid, noise_levels
-from skcds.shortcut import DyadicSteps
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.diffusion import DiffusionModel
+from skcds.models.networks import GatedMLP, ResidualMLP, seeded
+from skcds.models.process import LOG_SNR_MIN, Grid, noise_levels
+from skcds.models.shortcut import DyadicSteps
+from skcds.train.objectives import path as losses
+from skcds.train.objectives.denoising import DenoisingLoss
+from skcds.train.objectives.path import LogVarianceLoss, _winsorise
 
 LOG_SNR_MAX = 5.0
 MEAN, SD = torch.tensor([0.5, -1.0]), torch.tensor([0.4, 1.5])  # of the Gaussian target

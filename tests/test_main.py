@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_breast_cancer
 
 from skcds import __main__ as main_job
-from skcds import _diffusion, targets
+from skcds import targets
+from skcds.estimators import diffusion as _diffusion
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds.energy import Energy
-from skcds.maps import MAPS, CouplingMap, OneStepModel, ResidualMap, coupling_masks, coupling_sizes
-from skcds.networks import GatedMLP, ResidualMLP, seeded
-from skcds.process import LOG_SNR_MIN, noise_levels
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.maps import MAPS, CouplingMap, OneStepModel, ResidualMap, coupling_masks, coupling_sizes
+from skcds.models.networks import GatedMLP, ResidualMLP, seeded
+from skcds.models.process import LOG_SNR_MIN, noise_levels
 from skcds.targets import Gaussian
 
 LOG_SNR_MAX = 6.0

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from skcds.energy import Energy
-from skcds.mcmc import (
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.train.particles import (
     CORRECTION_MOVES,
     TARGET_ACCEPTANCE,
     Population,
@@ -22,7 +23,6 @@ from skcds.mcmc import (
     mala_step,
     systematic_index,
 )
-from skcds.standardize import Standardization, StandardizedTarget
 
 N = 10_000  # particles of every statistical test
 ALPHA = 1e-6  # false alarms of a statistical test

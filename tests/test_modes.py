@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from skcds import modes
-from skcds.energy import Energy
-from skcds.pilot import run_pilot
+from skcds.density.energy import Energy
+from skcds.explore import modes
+from skcds.explore.pilot import run_pilot
 
 
 def seeded(seed):
@@ -47,8 +47,10 @@ def test_spikes_are_found(d, sd, share, seed):
 
 
 def test_without_climbs_it_is_lost(monkeypatch):  # negative control
-    monkeypatch.setattr("skcds.pilot.find_lost_modes", lambda energy, x, log_evidence, *rest: (x, log_evidence, 0))
-    monkeypatch.setattr("skcds.pilot._Pilot._climb", lambda self: None)
+    monkeypatch.setattr(
+        "skcds.explore.pilot.find_lost_modes", lambda energy, x, log_evidence, *rest: (x, log_evidence, 0)
+    )
+    monkeypatch.setattr("skcds.explore.pilot._Pilot._climb", lambda self: None)
     result, x = run_pilot(Energy(spike(10, 0.025, 0.5), 10, generator=seeded(0)), 1000, seeded(0))
     assert result.log_evidence < -0.5 and share_of(x, 0.025, 10) < 0.1
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from skcds.diffusion import DiffusionModel
-from skcds.maps import OneStepModel
-from skcds.networks import (
+from skcds.models.diffusion import DiffusionModel
+from skcds.models.maps import OneStepModel
+from skcds.models.networks import (
     LANGEVIN_CLIP,
     GatedMLP,
     Linear,
@@ -24,8 +24,8 @@ from skcds.networks import (
     seeded,
     without_draws,
 )
-from skcds.process import LOG_SNR_MIN, noise_levels
-from skcds.shortcut import ShortcutModel
+from skcds.models.process import LOG_SNR_MIN, noise_levels
+from skcds.models.shortcut import ShortcutModel
 
 LOG_SNR_MAX = 6.0
 EPS = 2.0**-24

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from skcds.optimizer import AdamW
+from skcds.train.optimizer import AdamW
 
 
 def train(make, set_rate, n=7, unused=False):

@@ -9,9 +9,9 @@ import torch
 from samplers import KINDS, SMALL, D, fitted, make, quadratic
 
 from skcds import DiffusionSampler
-from skcds._base import CHUNK_ROWS, _normal_streams
-from skcds._forks import seed_of
-from skcds.parallel import few_threads
+from skcds._support.forks import seed_of
+from skcds._support.parallel import few_threads
+from skcds.estimators.sampling import CHUNK_ROWS, normal_streams
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 N = 2 * CHUNK_ROWS + 5
@@ -44,8 +44,8 @@ class TestDraws:
         assert np.allclose(shared, fitted(KINDS[1]).sample(N, random_state=3), atol=1e-4)
 
     def test_streams_of_chunks_differ(self):
-        first, second = (_normal_streams(0, chunk, (50, 2), torch.device("cpu"))(0).numpy() for chunk in (0, 1))
-        other = _normal_streams(0, 0, (50, 2), torch.device("cpu"))(1).numpy()
+        first, second = (normal_streams(0, chunk, (50, 2), torch.device("cpu"))(0).numpy() for chunk in (0, 1))
+        other = normal_streams(0, 0, (50, 2), torch.device("cpu"))(1).numpy()
         assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.5 and not np.array_equal(first, other)
 
     def test_on_a_cluster(self):

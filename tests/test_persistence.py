@@ -23,10 +23,31 @@ from sklearn.frozen import FrozenEstimator
 
 import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
-from skcds.files import BLANK, MARK
-from skcds.persistence import FITTED, FORMAT
+from skcds.io.files import BLANK, MARK
+from skcds.io.reader import FORMAT
+from skcds.io.registry import SAMPLERS, key_of
+from skcds.io.schema import in_files
 
 DATA = Path(__file__).parent / "data"
+
+
+class Mine(DiffusionSampler):
+    """A sampler of one's own, with a parameter and a fitted attribute more."""
+
+    _parameter_constraints = {**DiffusionSampler._parameter_constraints, "tag": [int]}
+    _fitted_attributes = {"centre_": "number"}
+
+    def __init__(self, n_features=None, *, n_steps=64, n_particles=20_000, max_iter=3000, random_state=None, tag=0):
+        super().__init__(
+            n_features, n_steps=n_steps, n_particles=n_particles, max_iter=max_iter, random_state=random_state
+        )
+        self.tag = tag
+
+    def _fit(self, *args):
+        fitted = super()._fit(*args)
+        return fitted | {"centre_": float(fitted["particles_"].mean())}
+
+
 CASES = [(KINDS[0], None), *((kind, network) for kind in KINDS[1:] for network in ("coupling", "residual"))]
 each_case = pytest.mark.parametrize("kind, network", CASES)
 
@@ -367,7 +388,7 @@ class TestWhatIsSavedLoads:
             return
         twin.save(path)
         loaded = skcds.load(path)
-        for attribute in FITTED[kind]:
+        for attribute in in_files(type(twin)):
             if attribute not in ("_model", "teacher_"):
                 assert equal(getattr(loaded, attribute), getattr(twin, attribute)), attribute
 
@@ -493,13 +514,35 @@ class TestSave:
         assert os.listdir(tmp_path) == []
 
     def test_class_of_ones_own(self, tmp_path):
-        class Mine(DiffusionSampler):
-            pass
+        mine = Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0, tag=3).fit(quadratic)
+        mine.save(tmp_path / "a")
+        loaded = skcds.load(tmp_path / "a")
+        assert type(loaded) is Mine and loaded.tag == 3 and loaded.centre_ == mine.centre_ != 0
+        assert np.array_equal(loaded.sample(9, random_state=0, energy_fn=quadratic), mine.sample(9, random_state=0))
+        student = ConsistentSamplerDistiller(mine, n_transforms=2, max_iter=2, random_state=0).fit(quadratic)
+        student.save(tmp_path / "b")
+        assert type(skcds.load(tmp_path / "b").teacher_) is Mine
 
+    def test_attribute_that_its_class_does_not_declare(self, tmp_path):
         mine = Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0).fit(quadratic)
-        with pytest.raises(TypeError, match="Mine"):
+        mine.other_ = 1
+        with pytest.raises(TypeError, match=r"Mine has fitted attributes other_ that it does not declare"):
             mine.save(tmp_path / "a")
         assert os.listdir(tmp_path) == []
+
+    def test_class_that_was_defined_anew(self, tmp_path):
+        mine = Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0).fit(quadratic)
+        again = type("Mine", (DiffusionSampler,), {"__module__": __name__, "__qualname__": "Mine"})
+        with pytest.raises(TypeError, match=r"Mine was defined anew"):
+            mine.save(tmp_path / "a")
+        SAMPLERS[key_of(again)] = Mine
+        mine.save(tmp_path / "a")
+
+    def test_class_of_ones_own_that_is_not_imported(self, tmp_path, monkeypatch):
+        Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0).fit(quadratic).save(tmp_path / "a")
+        monkeypatch.delitem(SAMPLERS, key_of(Mine))
+        with pytest.raises(ModelFileError, match=r"Mine' is none of .*has to be imported first"):
+            skcds.load(tmp_path / "a")
 
     @pytest.mark.parametrize("broken", ["os.fsync", "os.replace"])
     def test_failure_leaves_the_old_file(self, broken, tmp_path, monkeypatch):
@@ -547,11 +590,21 @@ class TestGolden:
         assert student.bounds_.tolist() == [[0, np.inf], [-1, 2.5]]
         assert student.teacher.bounds == [[0, None], [-1, 2.5]]
 
+    def test_with_steps(self):
+        """A file of format 3, written by version 0.1.0.dev0, of the same student, with its teacher's steps."""
+        student = skcds.load(DATA / "format-3.skcds")
+        expected = [[1.2327, 0.2908], [0.2979, -0.5320]]
+        np.testing.assert_allclose(student.sample(2, random_state=0), expected, atol=2e-3)
+        expected = [[1.6395, -0.1910], [0.4342, -0.1733]]
+        draws = student.teacher_.sample(2, random_state=0, energy_fn=lambda x: x.sum(1))
+        np.testing.assert_allclose(draws, expected, atol=2e-3)
+        assert student.teacher_.n_steps_ == 4 and student.teacher_.bounds_scale_.shape == (2,)
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):
         data = pickle.dumps(fitted(KINDS[0]))
-        monkeypatch.setattr(skcds, "__version__", "99.1")
+        monkeypatch.setattr(skcds._version, "__version__", "99.1")
         with pytest.warns(UserWarning, match=r"pickled with skcds 0\.1.* and is loaded with 99\.1"):
             pickle.loads(data)
 

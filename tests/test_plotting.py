@@ -11,13 +11,15 @@ from samplers import KINDS, fitted, make, quadratic
 from scipy import stats
 from sklearn.exceptions import NotFittedError
 
+import skcds
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, WeightedSample
-from skcds.importance import effective_sample_size, log_evidence, pareto_k
 from skcds.plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from skcds.plotting._evidence import _tail_counts
 from skcds.plotting._grids import hdr_levels, pair_bins, smooth_histogram, weighted_quantile, window
 from skcds.plotting._style import number
 from skcds.plotting._training import smoothed
+from skcds.train.phases import PhaseRecord
+from skcds.weights.importance import effective_sample_size, log_evidence, pareto_k
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -370,21 +372,46 @@ def test_fit_time_may_be_absent():
     assert TrainingDisplay.from_estimator(sampler).caption_.splitlines()[1].startswith("20 iterations · ")
 
 
+def with_history(sampler, *phases):
+    """An unfitted sampler that looks fitted, of phases (name, iterations, cycle)."""
+    history = [PhaseRecord(*phase) for phase in phases]
+    losses = [1.0] * sum(record.n_iter for record in history)
+    sampler.__dict__.update(_model=None, loss_curve_=losses, history_=history)
+    return sampler
+
+
 def test_losses_of_different_kinds_have_lines_of_their_own():
-    scratch = ConsistentSamplerScratch(2)
-    scratch.__dict__.update(_model=None, loss_curve_=[1.0, 9.0] * 10)
+    scratch = with_history(ConsistentSamplerScratch(2), ("self-consistency", 20, ["sampling", "map"]))
+    scratch.loss_curve_ = [1.0, 9.0] * 10
     display = TrainingDisplay.from_estimator(scratch)
     assert [line.get_label() for line in display.smooth_] == ["sampling", "map"]
     np.testing.assert_array_equal(display.raw_[0].get_ydata(), np.ones(10))
     np.testing.assert_array_equal(display.raw_[1].get_xdata(), np.arange(2, 21, 2))
-    teacher = DiffusionSampler(2, path_share=0.25, max_iter=20)
-    teacher.__dict__.update(_model=None, loss_curve_=list(range(20)))
-    assert list(TrainingDisplay.from_estimator(teacher).kinds).count("log variance") == 5
-    teacher.set_params(init="prior", loss="kl")
-    assert set(TrainingDisplay.from_estimator(teacher).kinds) == {"kl"}
-    student = ConsistentSamplerDistiller(network="residual", max_iter=20)
-    student.__dict__.update(_model=None, loss_curve_=list(range(20)))
-    assert list(TrainingDisplay.from_estimator(student).kinds).count("reverse KL") == 8
+    student = with_history(
+        ConsistentSamplerDistiller(), ("distillation", 9, ["distillation"]), ("reverse KL", 3, ["reverse KL"])
+    )
+    assert TrainingDisplay.from_estimator(student).kinds.tolist() == ["distillation"] * 9 + ["reverse KL"] * 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_phase_that_a_limit_ended_is_shown_as_it_ran(tmp_path):
+    """Score matching that would have 200 iterations is ended by the evaluations, and the loss on paths follows."""
+    sampler = DiffusionSampler(
+        2, n_steps=4, n_particles=100, hidden_features=8, n_layers=1, batch_size=200, path_batch_size=20,
+        path_share=0.5, max_iter=400, max_energy_evals=20_000, langevin=True, random_state=0,
+    )  # fmt: skip
+    sampler.fit(quadratic)
+    first, second = sampler.history_
+    assert (first.name, second.name) == ("score matching", "log variance")
+    assert 0 < first.n_iter < 200 and second.n_iter > 0 and first.n_iter + second.n_iter == sampler.n_iter_
+    display = TrainingDisplay.from_estimator(sampler)
+    assert [line.get_label() for line in display.smooth_] == ["score matching", "log variance"]
+    assert len(display.raw_[0].get_xdata()) == first.n_iter and display.raw_[1].get_xdata()[0] == first.n_iter + 1
+    sampler.set_params(path_share=0.0, max_iter=3)  # what was fitted counts, not the parameters
+    sampler.save(tmp_path / "a")
+    for same in (skcds.load(tmp_path / "a"), pickle.loads(pickle.dumps(sampler))):
+        assert same.history_ == sampler.history_
+        np.testing.assert_array_equal(TrainingDisplay.from_estimator(same).kinds, display.kinds)
 
 
 def test_first_losses_and_outliers_do_not_squash_the_rest():
@@ -557,7 +584,8 @@ def test_wrong_arguments_of_evidence():
 
 FAULTS = {
     "converged": ({"converged_": False, "ess_": 0.0312}, "not converged: Pareto k above its limit, ESS / n 0.0312"),
-    "trained": ({"n_iter_": 0, "converged_": True, "loss_curve_": []}, "not trained: no iteration was done"),
+    "trained": ({"n_iter_": 0, "converged_": True, "loss_curve_": [], "history_": []},
+                "not trained: no iteration was done"),
     "interrupted": ({"interrupted_": True, "converged_": True}, "interrupted"),
     "both": ({"interrupted_": True, "converged_": False, "ess_": 0.5}, "not converged: Pareto k above its limit, "
              "ESS / n 0.5\ninterrupted"),

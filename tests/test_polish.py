@@ -11,9 +11,9 @@ import torch
 from samplers import ONE_STEP, D, fitted, quadratic
 
 import skcds
-from skcds import polish
-from skcds.energy import Energy
-from skcds.standardize import StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import StandardizedTarget
+from skcds.weights import polish
 
 Z, N = 5.6, 5000
 MEAN, SD = 1.6, 0.7

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds.process import LOG_SNR_MIN, Grid, heun_step, noise_levels, reverse_kernel
+from skcds.models.process import LOG_SNR_MIN, Grid, heun_step, noise_levels, reverse_kernel
 
 EPS = 2.0**-24  # half a unit in the last place of float32, in which a grid is held
 grids = st.builds(Grid, st.integers(2, 200), st.floats(0.0, 20.0))

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 import skcds
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
-from skcds._base import CHUNK_ROWS
+from skcds.estimators.sampling import CHUNK_ROWS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 each = pytest.mark.parametrize("kind", KINDS)

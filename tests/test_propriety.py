@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skcds
-from skcds.bounds import Bounds
-from skcds.energy import Energy, InvalidEnergyError
-from skcds.propriety import first_look
+from skcds.density.bounds import Bounds
+from skcds.density.energy import Energy, InvalidEnergyError
+from skcds.explore.propriety import first_look
 from skcds.targets import Funnel, GaussianMixture, breast_cancer, gmm9
 
 

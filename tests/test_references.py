@@ -12,13 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds import DiffusionSampler, losses, targets
-from skcds.diffusion import DiffusionModel
-from skcds.energy import Energy
-from skcds.losses import PATH_LOSSES, LogVarianceLoss, PathKLLoss
-from skcds.networks import seeded
-from skcds.process import GRIDS, LOG_SNR_MIN, reverse_kernel
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds import DiffusionSampler, targets
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.diffusion import DiffusionModel
+from skcds.models.networks import seeded
+from skcds.models.process import GRIDS, LOG_SNR_MIN, reverse_kernel
+from skcds.train.objectives import path as losses
+from skcds.train.objectives.path import PATH_LOSSES, LogVarianceLoss, PathKLLoss
 
 Z = 5.6
 MEAN, SD, LOG_Z = torch.tensor([0.3, -0.2]), torch.tensor([0.6, 0.8]), 0.9

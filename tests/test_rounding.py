@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from skcds.energy import Energy
-from skcds.pilot import run_pilot
-from skcds.rounding import find_cut, rounding_noise
+from skcds.density.energy import Energy
+from skcds.density.rounding import find_cut, rounding_noise
+from skcds.explore.pilot import run_pilot
 
 
 def seeded(seed):

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds.energy import Energy
-from skcds.mcmc import Population
-from skcds.networks import seeded
-from skcds.process import LOG_SNR_MIN, noise_levels
-from skcds.shortcut import DyadicSteps, SelfConsistencyLoss, ShortcutModel
-from skcds.standardize import Standardization, StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.models.networks import seeded
+from skcds.models.process import LOG_SNR_MIN, noise_levels
+from skcds.models.shortcut import DyadicSteps, ShortcutModel
+from skcds.train.objectives.self_consistency import SelfConsistencyLoss
+from skcds.train.particles import Population
 
 N, LOG_SNR_MAX = 16, 4.0
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zuko.transforms import MonotonicRQSTransform
 
-from skcds.splines import MIN_SLOPE, rational_quadratic_spline
+from skcds.models.splines import MIN_SLOPE, rational_quadratic_spline
 
 BOUND = 5.0
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import skcds
-from skcds.bounds import Bounds
-from skcds.energy import Energy, InvalidEnergyError
-from skcds.pilot import run_pilot
-from skcds.start import Start
+from skcds.density.bounds import Bounds
+from skcds.density.energy import Energy, InvalidEnergyError
+from skcds.explore.pilot import run_pilot
+from skcds.explore.start import Start
 
 
 def seeded(seed):

@@ -20,8 +20,8 @@ from skcds import (
     metrics,
     targets,
 )
-from skcds.energy import Energy
-from skcds.standardize import StandardizedTarget
+from skcds.density.energy import Energy
+from skcds.density.standardize import StandardizedTarget
 
 Z = 5.6
 MEAN, COV = np.array([3.0, -40.0, 0.0]), np.array([[4.0, 1.5, 0.0], [1.5, 1.0, 0.02], [0.0, 0.02, 0.01]])

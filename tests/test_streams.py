@@ -13,12 +13,14 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, _warnings
-from skcds._warnings import muted, note, warn_user
-from skcds.maps import OneStepModel, ResidualMap
-from skcds.networks import count_evaluations, seeded
-from skcds.parallel import best_fit
-from skcds.shortcut import ShortcutModel
+from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds._support import warnings as _warnings
+from skcds._support.parallel import best_fit
+from skcds._support.warnings import muted, note, warn_user
+from skcds.density.function import Density
+from skcds.models.maps import OneStepModel, ResidualMap
+from skcds.models.networks import count_evaluations, seeded
+from skcds.models.shortcut import ShortcutModel
 
 
 class At:
@@ -143,8 +145,8 @@ class TestSeeds:
         student.teacher.set_params(random_state=seeds.get(seed, seed), max_iter=2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, fits = best_fit(student, quadratic, None, None, 0)
-            _, again = best_fit(clone(student), quadratic, None, None, 0)
+            _, fits = best_fit(student, Density(quadratic), None, 0)
+            _, again = best_fit(clone(student), Density(quadratic), None, 0)
         particles = [fit.teacher_.particles_ for fit in fits]
         assert not any(np.array_equal(particles[i], particles[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
         assert all(map(np.array_equal, particles, [fit.teacher_.particles_ for fit in again]))
@@ -275,7 +277,7 @@ class TestThreads:
             with parallel_config("threading"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 sampler = make(KINDS[0], n_init=6, n_jobs=n_jobs, max_iter=1, n_particles=100)
-                return [one.loss_curve_ for one in best_fit(sampler, quadratic, None, None, 0)[1]]
+                return [one.loss_curve_ for one in best_fit(sampler, Density(quadratic), None, 0)[1]]
 
         assert fit(4) == fit(1)
 
@@ -382,7 +384,9 @@ class TestWarnings:
 
 
 class TestNotes:
-    @pytest.mark.parametrize("kind", [ValueError, TypeError, skcds.energy.InvalidEnergyError, ZeroDivisionError])
+    @pytest.mark.parametrize(
+        "kind", [ValueError, TypeError, skcds.density.energy.InvalidEnergyError, ZeroDivisionError]
+    )
     @pytest.mark.parametrize("args", [("broken",), ()])
     @pytest.mark.parametrize("has_notes", [True, False])
     def test_are_part_of_what_is_shown(self, kind, args, has_notes, monkeypatch):
@@ -416,7 +420,7 @@ class TestNotes:
 
 def test_fits_without_folds_are_preferred(monkeypatch):
     """The bound of a map that folds counts mass twice."""
-    from skcds import parallel
+    from skcds._support import parallel
 
     class Fit:
         def __init__(self, elbo, share):

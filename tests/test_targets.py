@@ -15,7 +15,6 @@ from scipy import stats
 from scipy.integrate import cumulative_simpson, quad, simpson, trapezoid
 from scipy.special import expit, gammaln, logsumexp
 
-from skcds import targets
 from skcds.targets import (
     BayesianLogisticRegression,
     Funnel,
@@ -28,9 +27,13 @@ from skcds.targets import (
     breast_cancer,
     gmm9,
     gmm40,
+    mixtures,
     mw52,
     mw54,
     picture_density,
+    pictures,
+    posteriors,
+    wells,
 )
 
 N = 40_000  # draws of every statistical test
@@ -638,7 +641,7 @@ class TestCoxProcess:
         with pytest.MonkeyPatch.context() as patch:
             patterns = []
             for seed in range(90):
-                patch.setattr(targets, "PATTERN_SEED", seed)
+                patch.setattr("skcds.targets.posteriors.PATTERN_SEED", seed)
                 patterns.append(LogGaussianCoxProcess(n_grid=3, variance=variance).counts)
         counts = np.array(patterns)
         m = 126 / 9
@@ -824,5 +827,5 @@ def test_errors(make, message):
 
 
 def test_examples():
-    results = doctest.testmod(targets)
-    assert results.attempted > 20 and not results.failed
+    results = [doctest.testmod(part) for part in (mixtures, pictures, posteriors, wells)]
+    assert sum(result.attempted for result in results) > 20 and not any(result.failed for result in results)

@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds import budget as budget_module
-from skcds import training
-from skcds.budget import Budget
-from skcds.errors import Spent
-from skcds.progress import Progress
-from skcds.training import _schedule, train
+from skcds._support.errors import Spent
+from skcds._support.progress import Progress
+from skcds.train import budget as budget_module
+from skcds.train import loop as training
+from skcds.train.budget import Budget
+from skcds.train.loop import _schedule
+from skcds.train.objectives.base import InTurn, Objective, Sum
+from skcds.train.phases import Phase
+from skcds.train.run import Run
 
 UNLIMITED = Budget(None, None, energy=SimpleNamespace(n_energy_evals=0))
 
@@ -38,6 +41,23 @@ class Clock:
 
     def perf_counter(self):
         return self.now
+
+
+class Function(Objective):
+    """A function of the iteration as an objective."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, iteration):
+        return self.function(iteration)
+
+
+def train(model, loss, *, max_iter, budget, description="", **options):
+    """The average of a model that was trained in one phase, and the losses."""
+    run = Run(None, budget, torch.Generator(), model=model)
+    run.train([Phase(description, Function(loss), max_iter, **options)])
+    return run.model, run.losses
 
 
 def steps(max_iter, budget=UNLIMITED, spend=lambda iteration: None, **options):
@@ -378,3 +398,62 @@ class TestProgress:
     def test_silence(self, capsys):
         self.run(0)
         assert capsys.readouterr() == ("", "")
+
+
+class Counted(Objective):
+    """Constant loss that remembers the iterations it was called with."""
+
+    def __init__(self, value=1.0):
+        self.value, self.seen = value, []
+
+    def __call__(self, iteration):
+        self.seen.append(iteration)
+        return torch.tensor(self.value, requires_grad=True)
+
+    def state_dict(self):
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state):
+        self.seen = list(state["seen"])
+
+
+class TestComposition:
+    def test_sum(self):
+        first, second = Counted(2.0), Counted(5.0)
+        assert Sum([(1.0, first), (0.5, second)])(3).item() == 4.5
+        assert first.seen == second.seen == [3]
+
+    def test_in_turn(self):
+        """Each counts its own iterations."""
+        first, second = Counted(1.0), Counted(2.0)
+        objective = InTurn(one=(1, first), two=(3, second))
+        assert [objective(k).item() for k in range(9)] == [1, 2, 2, 2, 1, 2, 2, 2, 1]
+        assert first.seen == [0, 1, 2] and second.seen == list(range(6))
+        assert objective.cycle == ("one", "two", "two", "two")
+
+    def test_state_of_all_parts(self):
+        def build():
+            parts = [Counted() for _ in range(3)]
+            return parts, InTurn(a=(1, parts[0]), b=(2, Sum([(1.0, parts[1]), (2.0, parts[2])])))
+
+        (parts, objective), (others, twin) = build(), build()
+        for k in range(5):
+            objective(k)
+        twin.load_state_dict(objective.state_dict())
+        assert [part.seen for part in others] == [part.seen for part in parts] == [[0, 1], [0, 1, 2], [0, 1, 2]]
+
+
+class TestHistory:
+    def test_tells_of_every_phase_that_ran(self):
+        run = Run(None, UNLIMITED, torch.Generator(), model=Vector(1.0))
+        constant = Function(lambda iteration: run.model.value.sum())
+
+        def recipe():
+            yield Phase("first", constant, 7)
+            if run.history[0].n_iter == 7:
+                yield Phase("second", InTurn(x=(1, constant), y=(2, constant)), 4)
+
+        run.train(recipe())
+        assert [(record.name, record.n_iter) for record in run.history] == [("first", 7), ("second", 4)]
+        assert run.history[0].kinds().tolist() == ["first"] * 7
+        assert run.history[1].kinds().tolist() == ["x", "y", "y", "x"] and len(run.losses) == 11

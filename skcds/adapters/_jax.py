@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._warnings import note
-from ..energy import InvalidEnergyError
+from .._support.warnings import note
+from ..density.energy import InvalidEnergyError
 from ._common import AdaptedEnergy, require
 
 SMALLEST_BATCH, LARGEST_BATCH = 64, 1024  # rows, padded to powers of two between: five shapes to compile

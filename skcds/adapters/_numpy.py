@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._warnings import note
-from ..energy import InvalidEnergyError
+from .._support.warnings import note
+from ..density.energy import InvalidEnergyError
 from ._common import AdaptedEnergy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._warnings import note
+from .._support.warnings import note
 from ._common import ConstrainedEnergy, names_of, require
 
 LARGEST_BATCH = 1024  # rows of a compiled call

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._warnings import warn_user
+from .._support.warnings import warn_user
 from ._common import UNCONSTRAINED, ConstrainedEnergy
 
 WRONG_SIZE = "number of parameters does not match"  # what Stan says to a point of the wrong dimension

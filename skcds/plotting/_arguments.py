@@ -6,19 +6,20 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from .._warnings import muted, warn_user
-from ..bounds import Bounds
-from ..energy import Energy
+from .._support.warnings import muted, warn_user
+from ..density.bounds import Bounds
+from ..density.energy import Energy
+from ..density.function import Density
 from ._grids import centers
 
 MAX_FEATURES = 8
 
 
-def energy_of(estimator, energy_fn, grad_fn) -> Energy | None:
+def energy_of(estimator, density: Density | None) -> Energy | None:
     """The energy passed, or the one that the estimator keeps, or None."""
-    if energy_fn is None and getattr(estimator, "_energy", None) is None:
+    if density is None and getattr(estimator, "_energy", None) is None:
         return None
-    return estimator._target(energy_fn, grad_fn, "SamplerDisplay").energy
+    return estimator._target(density, "SamplerDisplay").energy
 
 
 def draw_from(estimator, n, weighted, random_state, options) -> tuple[np.ndarray, np.ndarray | None]:

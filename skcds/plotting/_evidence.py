@@ -7,9 +7,10 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from .._base import check_count
-from .._warnings import muted
-from ..importance import WeightedSample, effective_sample_size, log_evidence, pareto_k, pareto_k_limit
+from .._support.validation import check_count
+from .._support.warnings import muted
+from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit
+from ..weights.sample import WeightedSample
 from ._grids import centers, weighted_quantile
 from ._style import (
     BLUE,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ..energy import Energy
+from ..density.energy import Energy
 
 CHUNK_ROWS = 8192
 FIRST_BINS = 100, 60  # of a first histogram with one axis and with two, by which bins are chosen

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._base import check_count
+from .._support.validation import check_count
 from . import _grids as grids
 from ._arguments import MAX_FEATURES, checked_masses
 from ._style import INK, THIN, short_ticks, tidy

@@ -6,18 +6,16 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from .._base import check_count
-from ..energy import Energy
-from ..export import checked_names
-from ..importance import WeightedSample
+from .._support.validation import check_count
+from ..density.energy import Energy
+from ..density.function import Density
+from ..io.export import checked_names
+from ..weights.sample import WeightedSample
 from . import _arguments as arguments
 from . import _grids as grids
 from . import _panels as panels
-from ._style import BLUE, GREY, INK, THIN, axes_for, mark, note_of, require_matplotlib, tidy
-
-MARGINS = {"plane": 0.25, "corner": 0.15}  # around the bulk of the draws, as a share of its width
-REFERENCE_IN_A_CELL = 5.0  # beside regions of the energy: noisier, and less widened by smoothing
-TALLEST = 4.0  # of the histogram, that a curve may reach in the picture
+from . import _pictures as pictures
+from ._style import BLUE, mark, note_of, require_matplotlib
 
 
 class SamplerDisplay:
@@ -171,7 +169,7 @@ class SamplerDisplay:
         check_is_fitted(estimator)
         if not isinstance(weighted, bool) and weighted != "auto":
             raise ValueError(f"weighted has to be True, False or 'auto'; got {weighted!r}.")
-        energy = arguments.energy_of(estimator, energy_fn, grad_fn)
+        energy = arguments.energy_of(estimator, Density.of(energy_fn, grad_fn))
         options = {} if energy_fn is None else {"energy_fn": energy_fn, "grad_fn": grad_fn}
         if weighted == "auto" and energy is None:
             weighted = False
@@ -258,7 +256,7 @@ class SamplerDisplay:
             box = [(-np.inf, np.inf) if bounds is None else tuple(bounds[j]) for j in columns]
             display.grid = [
                 arguments.axis_within(window, limits, size)
-                for window, limits in zip(display._windows(MARGINS["plane"]), box, strict=True)
+                for window, limits in zip(display._windows(pictures.MARGINS["plane"]), box, strict=True)
             ]
             display.log_density = grids.log_density_on(energy, display.grid, columns)
             display.log_evidence = log_evidence
@@ -322,11 +320,11 @@ class SamplerDisplay:
         self.contours_: list = []
         self.reference_: list = []
         if style.kind == "corner":
-            self._plot_corner(ax, style)
+            pictures.corner(self, ax, style)
         elif d == 1:
-            self._plot_line(ax, style)
+            pictures.line(self, ax, style)
         else:
-            self._plot_plane(ax, style)
+            pictures.plane(self, ax, style)
         self.note_ = self._mark()
         return self
 
@@ -346,119 +344,3 @@ class SamplerDisplay:
     @property
     def _n_hidden(self) -> int:
         return (self.n_features or self.samples.shape[1]) - self.samples.shape[1]
-
-    def _plot_line(self, ax, style) -> None:
-        """One feature."""
-        ax, self.figure_ = axes_for(ax, (5.4, 3.6))
-        self.ax_ = ax
-        low, high = self._windows(MARGINS["plane"])[0]
-        bins = style.bins or grids.bins_for(self.samples[:, 0], (low, high), self.weights, 0.5)
-        edges = grids.edges_of((low, high), bins)
-        heights = panels.heights_of(self.samples[:, 0], edges, self.weights)
-        self.draws_ = [
-            ax.stairs(heights, edges, fill=True, color=style.color, alpha=0.3, linewidth=0, label=style.label),
-            ax.stairs(heights, edges, color=style.color, linewidth=1, alpha=0.8),
-        ]
-        top = heights.max()
-        if self.reference is not None:
-            heights = panels.heights_of(self.reference[:, 0], edges, None)
-            self.reference_ = [
-                ax.stairs(heights, edges, color=INK, linewidth=1, linestyle="--", label=style.reference_label)
-            ]
-            top = max(top, heights.max())
-        if self.log_density is not None:
-            density = self._normalised_density()
-            self.contours_ = ax.plot(self.grid[0], density, color=INK, linewidth=1.2, label="exp(−energy) / Z")
-            top = max(top, min(density.max(), TALLEST * top))
-        ax.set(xlabel=self._names[0], ylabel="density", xlim=(low, high), ylim=(0, 1.06 * top))
-        tidy(ax)
-        self.legend_ = panels.legend_below(ax)
-
-    def _normalised_density(self) -> np.ndarray:
-        log_density = np.asarray(self.log_density)
-        if self.log_evidence is not None:
-            return np.exp(log_density - self.log_evidence)
-        density = np.exp(log_density - log_density.max())
-        return density / (density.sum() * (self.grid[0][1] - self.grid[0][0]))
-
-    def _plot_plane(self, ax, style) -> None:
-        """Two features."""
-        from matplotlib.patches import Patch
-
-        ax, self.figure_ = axes_for(ax, (5.2, 5.0))
-        self.ax_ = ax
-        windows = self._windows(MARGINS["plane"])
-        entries = []
-        if self.log_density is not None and np.isfinite(self.log_density).any():
-            self.contours_ = panels.draw_regions(ax, self.grid, np.asarray(self.log_density), style.masses)
-            shares = ", ".join(f"{100 * mass:.3g}" for mass in style.masses)
-            entries.append(
-                Patch(
-                    facecolor=panels.GREYS[2], edgecolor=GREY, linewidth=THIN, label=f"{shares} % regions of the energy"
-                )
-            )
-        if style.scatters(len(self.samples)):
-            self.draws_ = [panels.draw_points(ax, self.samples, self.weights, style)]
-        else:
-            self.draws_ = [panels.draw_histogram(ax, self.samples, windows, self.weights, style)]
-        if self.reference is not None:
-            bins = style.bins or grids.pair_bins(self.reference, windows, None, REFERENCE_IN_A_CELL)
-            edges = [grids.edges_of(limits, bins) for limits in windows]
-            self.reference_ = panels.outline(ax, self.reference, edges, style.masses)
-        ax.set(xlabel=self._names[0], ylabel=self._names[1], xlim=windows[0], ylim=windows[1])
-        tidy(ax, ("left", "bottom"))
-        self.legend_ = panels.legend_below(ax, [style.entry(), *entries, *style.reference_entry(self.reference)])
-
-    def _plot_corner(self, ax, style) -> None:
-        """Histograms on the diagonal, regions below it."""
-        d = self.samples.shape[1]
-        self.axes_, self.figure_ = panels.corner_axes(ax, d)
-        windows = self._windows(MARGINS["corner"])
-        for i in range(d):
-            self._plot_diagonal(self.axes_[i, i], i, windows[i], style)
-            for j in range(i):
-                self._plot_pair(self.axes_[i, j], [j, i], [windows[j], windows[i]], style)
-        panels.label_corner(self.axes_, self._names, windows, self.figure_)
-        self._explain_corner(style)
-
-    def _plot_diagonal(self, ax, j, limits, style) -> None:
-        bins = style.bins or grids.bins_for(self.samples[:, j], limits, self.weights, 0.35)
-        edges = grids.edges_of(limits, bins)
-        heights = panels.heights_of(self.samples[:, j], edges, self.weights)
-        self.draws_ += [
-            ax.stairs(heights, edges, fill=True, color=style.color, alpha=0.3, linewidth=0),
-            ax.stairs(heights, edges, color=style.color, linewidth=1),
-        ]
-        top = heights.max()
-        if self.reference is not None:
-            heights = panels.heights_of(self.reference[:, j], edges, None)
-            self.reference_.append(ax.stairs(heights, edges, color=INK, linewidth=0.9, linestyle="--"))
-            top = max(top, heights.max())
-        ax.set_ylim(0, max(1.1 * top, 0.0 if ax.get_autoscaley_on() else ax.get_ylim()[1]))
-
-    def _plot_pair(self, ax, pair, windows, style) -> None:
-        edges = self._pair_edges(pair, windows, style)
-        self.draws_ += panels.fill_regions(ax, self.samples[:, pair], edges, self.weights, style.masses, style.color)
-        if self.reference is not None:
-            self.reference_ += panels.outline(ax, self.reference[:, pair], edges, style.masses)
-
-    def _pair_edges(self, pair, windows, style) -> list[np.ndarray]:
-        """Bins of both axes, the same for draws and reference: what smooths one smooths the other."""
-        bins = style.bins or grids.pair_bins(self.samples[:, pair], windows, self.weights, panels.DRAWS_IN_A_CELL)
-        if self.reference is not None and style.bins is None:
-            bins = min(bins, grids.pair_bins(self.reference[:, pair], windows, None, panels.DRAWS_IN_A_CELL))
-        return [grids.edges_of(limits, bins) for limits in windows]
-
-    def _explain_corner(self, style) -> None:
-        ax = self.axes_[0, 0]
-        shares = ", ".join(f"{100 * mass:.3g}" for mass in style.masses)
-        title = f"regions with\n{shares} % of the mass"
-        if self._n_hidden:
-            title = f"{self.samples.shape[1]} of {self.n_features} features\n{title}"
-        entries = [*panels.entries_of(ax), style.entry(), *style.reference_entry(self.reference)]
-        self.legend_ = ax.legend(
-            handles=entries, title=title, loc="upper left", bbox_to_anchor=(1.08, 1.0), borderaxespad=0, frameon=False,
-            fontsize="medium", title_fontsize="small", alignment="left", labelcolor=INK,
-        )  # fmt: skip
-        self.legend_.get_title().set_color(GREY)
-        self.legend_.set_in_layout(False)

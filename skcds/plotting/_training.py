@@ -6,10 +6,7 @@ import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 from sklearn.utils.validation import check_is_fitted
 
-from .._base import check_count
-from .._diffusion import DiffusionSampler
-from .._distiller import REVERSE_KL_SHARE, ConsistentSamplerDistiller
-from .._scratch import CONSISTENCY_STEPS, ConsistentSamplerScratch
+from .._support.validation import check_count
 from ._style import BLUE, GREEN, INK, VERMILLION, axes_for, caption, mark, note_of, number, require_matplotlib, tidy
 
 COLORS = (BLUE, VERMILLION, GREEN)
@@ -93,7 +90,7 @@ class TrainingDisplay:
         Parameters
         ----------
         estimator : object
-            A fitted sampler. How its losses are told apart follows its parameters as they are now.
+            A fitted sampler, whose ``history_`` tells what its losses are of.
         ax : matplotlib Axes, default=None
             Where to plot; by default in a new figure.
         **plot_options
@@ -125,9 +122,10 @@ class TrainingDisplay:
         require_matplotlib("TrainingDisplay.from_estimator")
         check_is_fitted(estimator)
         losses = np.asarray(estimator.loss_curve_, dtype=np.float64)
+        kinds = [kind for phase in estimator.history_ for kind in phase.kinds()]
         facts = {name: getattr(estimator, f"{name}_", None) for name in ("fit_time", "converged", "interrupted")}
         return cls(
-            losses, kinds=_kinds_of(estimator, len(losses)), estimator_name=type(estimator).__name__,
+            losses, kinds=np.array(kinds), estimator_name=type(estimator).__name__,
             n_rollbacks=getattr(estimator, "n_rollbacks_", None), note=note_of(estimator), **facts,
         ).plot(ax=ax, **plot_options)  # fmt: skip
 
@@ -253,19 +251,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{number(seconds)} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _kinds_of(estimator, n_iter: int) -> np.ndarray | None:
-    """What the losses are of, where an estimator has several kinds (n_iter,); else None."""
-    iterations = np.arange(n_iter)
-    if isinstance(estimator, ConsistentSamplerScratch) and estimator.objective == "separate":
-        cycle = 1 + CONSISTENCY_STEPS[estimator.init == "pilot"]
-        return np.where(iterations % cycle == 0, "sampling", "map")
-    if isinstance(estimator, DiffusionSampler):
-        n_last = round(estimator.max_iter * (estimator.path_share if estimator.init == "pilot" else 1.0))
-        first, second = "score matching", estimator.loss.replace("_", " ")
-    elif isinstance(estimator, ConsistentSamplerDistiller) and estimator.network == "residual" and estimator.refine:
-        n_last, first, second = round(REVERSE_KL_SHARE * estimator.max_iter), "distillation", "reverse KL"
-    else:
-        return None
-    return np.where(iterations < estimator.max_iter - n_last, first, second)

@@ -1,0 +1,1 @@
+"""What every part leans on: devices, threads, warnings, progress, first weights."""

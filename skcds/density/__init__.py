@@ -1,0 +1,1 @@
+"""The density that is to be sampled: its energy, bounds and standardised coordinates."""

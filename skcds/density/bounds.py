@@ -1,0 +1,195 @@
+"""Bounded coordinates: a bijection from unconstrained ones, with its Jacobian."""
+
+__all__ = ["Bounds", "same_bounds"]
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._support.devices import to_numpy
+
+FARTHEST = 37.0  # of an unconstrained coordinate, beyond which the density counts as zero: as far as doubles reach
+LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """The box ``low < x < high`` as the image of unconstrained coordinates y.
+
+    With the normal distribution function Phi, ``x = low + (high - low) Phi(y)`` where both bounds are finite, ``x =
+    low + scale Phi(y) / Phi(-y)`` or ``x = high - scale Phi(y) / Phi(-y)`` where one is, and ``x = y`` where none is. A
+    density of x becomes one of y by the Jacobian, with the same log evidence. One that is a power of the distance from
+    a bound has the tail of a Gaussian there, where a logistic or an exponential function would have made an exponential
+    tail, which Gaussian steps and splines reach too seldom.
+
+    Parameters
+    ----------
+    low, high : Tensor
+        Bounds (d,), float64; infinite where there is none.
+    scale : Tensor, default=None
+        Distances (d,) from a single bound that y = 0 stands for; by default 1.
+    """
+
+    low: Tensor
+    high: Tensor
+    scale: Tensor = None  # type: ignore[assignment]  # after construction there always is one
+    bounded: Tensor = field(init=False)
+    both: Tensor = field(init=False)
+    only_low: Tensor = field(init=False)
+    only_high: Tensor = field(init=False)
+    width: Tensor = field(init=False)
+
+    def __post_init__(self):
+        low, high = self.low.double(), self.high.double()
+        has_low, has_high = low.isfinite(), high.isfinite()
+        found = {
+            "low": low, "high": high, "scale": torch.ones_like(low) if self.scale is None else self.scale.double(),
+            "bounded": has_low | has_high, "both": has_low & has_high, "only_low": has_low & ~has_high,
+            "only_high": ~has_low & has_high, "width": torch.where(has_low & has_high, high - low, 1.0),
+        }  # fmt: skip
+        self.__dict__.update(found)
+
+    @classmethod
+    def from_parameter(cls, bounds, n_features: int) -> "Bounds | None":
+        """From what users pass: a pair (low, high), or one a feature; None or infinity stand for no bound.
+
+        Returns
+        -------
+        Bounds or None
+            None where no coordinate is bounded.
+
+        Raises
+        ------
+        ValueError
+            When there are not as many pairs as features, or a lower bound is not below the upper one.
+        """
+        if bounds is None:
+            return None
+        pairs = list(bounds)
+        if len(pairs) == 2 and all(_is_bound(bound) for bound in pairs):
+            pairs = [pairs] * n_features
+        if len(pairs) != n_features:
+            raise ValueError(
+                f"bounds has to be one pair (low, high), or {n_features} of them, one a feature; got {len(pairs)}."
+            )
+        low, high = zip(*(_pair(pair, j) for j, pair in enumerate(pairs)), strict=True)
+        found = cls(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64))
+        return found if found.bounded.any() else None
+
+    @classmethod
+    def from_fitted(cls, sampler) -> "Bounds | None":
+        """Those that a sampler was fitted with."""
+        if sampler.bounds_ is None:
+            return None
+        low, high = torch.from_numpy(np.array(sampler.bounds_, dtype=np.float64)).T
+        return cls(low, high, torch.from_numpy(np.array(sampler.bounds_scale_, dtype=np.float64)))
+
+    def to(self, device: torch.device) -> "Bounds":
+        """The same box on a device."""
+        return Bounds(self.low.to(device), self.high.to(device), self.scale.to(device))
+
+    @staticmethod
+    def as_fitted(bounds: "Bounds | None") -> dict:
+        """Fitted attributes that `from_fitted` reads."""
+        if bounds is None:
+            return {"bounds_": None, "bounds_scale_": None}
+        return {"bounds_": bounds.to_array(), "bounds_scale_": to_numpy(bounds.scale)}
+
+    def to_array(self) -> np.ndarray:
+        """Lower and upper bounds, (d, 2)."""
+        return to_numpy(torch.stack([self.low, self.high], 1))
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether any coordinate has a single bound."""
+        return bool((self.only_low | self.only_high).any())
+
+    def scaled(self, scale: Tensor) -> "Bounds":
+        """The same box with other scales (d,)."""
+        return Bounds(self.low, self.high, scale)
+
+    def centred(self, y: Tensor) -> "Bounds":
+        """The same box with the scales at which unconstrained points (n, d) have their median at zero."""
+        x = self(y)
+        distance = torch.where(self.only_low, x - self.low, self.high - x).quantile(0.5, dim=0)
+        usable = (self.only_low | self.only_high) & distance.isfinite() & (distance > 0)
+        return self.scaled(torch.where(usable, distance, self.scale))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """(n, d) unconstrained points to the box, float64."""
+        return self.call_and_pull_back(y)[0]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """(n, d) points of the box to unconstrained ones, float64; a point on a bound as its neighbour inside."""
+        x = self.inside(x.double())
+        below, above = x - self.low, self.high - x
+        share = torch.where(self.both, below / (below + above), below / (self.scale + below))
+        rest = torch.where(self.both, above / (below + above), self.scale / (self.scale + below))
+        share, rest = (
+            torch.where(self.only_high, above / (self.scale + above), share),
+            torch.where(self.only_high, self.scale / (self.scale + above), rest),
+        )
+        y = torch.where(share < rest, torch.special.ndtri(share), -torch.special.ndtri(rest))
+        return torch.where(self.bounded, y, x)
+
+    def call_and_pull_back(self, y: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Points x (n, d) of the box, the log determinant (n,) of the Jacobian, and a function of gradients.
+
+        The function takes the gradient (n, d) of a function of x to that of the function plus the log determinant with
+        respect to y. The log determinant is ``-inf`` beyond `FARTHEST`.
+        """
+        y = y.double()
+        far = (self.bounded & ~(y.abs() <= FARTHEST)).any(1)
+        y = torch.where(self.bounded, y.clamp(-FARTHEST, FARTHEST), y)
+        log_share, log_rest = torch.special.log_ndtr(y), torch.special.log_ndtr(-y)
+        share, rest, odds = log_share.exp(), log_rest.exp(), (log_share - log_rest).exp()
+        x = torch.where(self.both, torch.where(y < 0, self.low + self.width * share, self.high - self.width * rest), y)
+        x = torch.where(self.only_low, self.low + self.scale * odds, x)
+        x = torch.where(self.only_high, self.high - self.scale * odds, x)
+        log_density = -0.5 * y**2 - LOG_ROOT_2PI
+        log_slope = log_density + torch.where(self.both, self.width.log(), self.scale.log() - 2 * log_rest)
+        log_slope = torch.where(self.bounded, log_slope, 0.0)
+
+        def pull_back(gradient):
+            slope = torch.where(self.only_high, -log_slope.exp(), log_slope.exp())
+            hazard = (log_density - log_rest).exp()
+            bend = torch.where(self.both, -y, torch.where(self.bounded, 2 * hazard - y, 0.0))
+            return gradient * slope + bend
+
+        return self.inside(x), log_slope.sum(1).masked_fill(far, -torch.inf), pull_back
+
+    def inside(self, x: Tensor) -> Tensor:
+        """(n, d) points with those on a bound or beyond it, by rounding, moved to the nearest number inside."""
+        low, high = self.low.to(x.dtype), self.high.to(x.dtype)
+        return x.clamp(torch.nextafter(low, high), torch.nextafter(high, low))
+
+
+def same_bounds(bounds: Bounds | None, others: Bounds | None) -> bool:
+    """Whether two boxes are one, the scales aside."""
+    if bounds is None or others is None:
+        return bounds is others
+    return np.array_equal(bounds.to_array(), others.to_array())
+
+
+def _is_bound(value) -> bool:
+    return value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+
+
+def _pair(pair, j: int) -> tuple[float, float]:
+    try:
+        low, high = (None, None) if pair is None else pair
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds[{j}] has to be a pair (low, high); got {pair!r}.") from None
+    if not (_is_bound(low) and _is_bound(high)):
+        raise ValueError(f"bounds[{j}] has to be a pair of numbers or None; got {pair!r}.")
+    low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    if not low < high:
+        raise ValueError(f"bounds[{j}] has to have its lower bound below the upper one; got {pair!r}.")
+    if not high - low > 1e-12 * max(abs(bound) if math.isfinite(bound) else 0.0 for bound in (low, high)):
+        raise ValueError(f"bounds[{j}] is narrower than numbers can tell; got {pair!r}: shift the coordinate to zero.")
+    return low, high

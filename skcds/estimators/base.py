@@ -1,0 +1,336 @@
+"""What the estimators share: parameters, and the template of a fit."""
+
+import contextlib
+import math
+import numbers
+import time
+from abc import ABCMeta, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metadata_routing import UNUSED
+
+from .._support.devices import find_device, generator_on
+from .._support.errors import Spent
+from .._support.forks import seed_of
+from .._support.parallel import best_fit, few_threads
+from .._support.progress import Progress
+from .._support.warnings import warn_user
+from .._version import DOCUMENTATION
+from ..density.bounds import Bounds
+from ..density.energy import Energy
+from ..density.function import Density
+from ..explore.start import Start
+from ..io.export import checked_names
+from ..io.registry import register_sampler
+from ..io.schema import Fitted
+from ..models.networks import count_evaluations
+from ..models.specifications import Specification, as_specification
+from ..train.budget import FEWEST_EVALS, Budget
+from ..train.checkpoint import Checkpoint, identity_of
+from ..train.phases import Phase, PhaseRecord
+from ..train.run import Run
+from ..weights.sample import WeightedSample
+from .copies import with_energy
+from .judgement import Judged, advice_by_cause, judge_fit
+from .pickling import Persistent
+from .sampling import Drawing
+
+positive_integer = Interval(numbers.Integral, 1, None, closed="left")
+positive_real = Interval(numbers.Real, 0, None, closed="neither")
+
+
+class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
+    """Template of the samplers: subclasses say how to fit (`_fit`), and how to draw a chunk."""
+
+    _model: Any
+    _energy_name: str | None = None  # of a sampler that was loaded without its energy
+
+    _doc_link_module = "skcds"  # of the link in the HTML that notebooks show
+    _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
+
+    __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED, "checkpoint": UNUSED}
+    __metadata_request__score = {"energy_fn": UNUSED, "grad_fn": UNUSED, "n": UNUSED, "random_state": UNUSED}
+
+    _parameter_constraints: dict = {
+        "n_features": [positive_integer, None],
+        "bounds": ["array-like", None],
+        "feature_names": ["array-like", None],
+        "max_iter": [positive_integer],
+        "max_time": [positive_real, None],
+        "max_energy_evals": [positive_integer, None],
+        "learning_rate": [positive_real],
+        "batch_size": [positive_integer],
+        "n_init": [positive_integer],
+        "n_jobs": [numbers.Integral, None],
+        "device": [str],
+        "warm_start": ["boolean"],
+        "start": "no_validation",
+        "verbose": ["verbose"],
+        "random_state": ["random_state", np.random.Generator],
+    }
+
+    # Every fitted attribute by name: its kind, or what else is to be known of it (see `skcds.io.schema`).
+    _fitted_attributes: dict = {
+        "_model": "model",
+        "n_features_in_": "count",
+        "n_energy_evals_": "count",
+        "n_grad_evals_": "count",
+        "n_network_evals_": "count",
+        "n_iter_": "count",
+        "loss_curve_": "numbers",
+        "history_": Fitted(
+            "list of phase", since=4, before=lambda sampler: [PhaseRecord("training", sampler.n_iter_, ["training"])]
+        ),
+        "log_evidence_": "number",
+        "log_evidence_se_": "number",
+        "elbo_": Fitted("number", since=2, before=lambda sampler: math.nan),
+        "ess_": "number",
+        "converged_": "flag",
+        "interrupted_": "flag",
+        "n_rollbacks_": "count",
+        "bounds_": Fitted("bounds or None", since=2, before=lambda sampler: None),
+        "bounds_scale_": Fitted("vector or None", since=2, before=lambda sampler: None),
+        "feature_names_out_": Fitted(
+            "names", since=2, before=lambda sampler: checked_names(None, sampler.n_features_in_, "")
+        ),
+        "fit_time_": "clock",
+    }
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        register_sampler(cls)
+
+    def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):
+        """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``.
+
+        Parameters
+        ----------
+        energy_fn : callable
+            Maps points (n, n_features) to energies (n,), ``-log rho`` up to a constant; ``+inf`` outside the support.
+            On torch tensors it is differentiated by autograd; on NumPy arrays it comes with `grad_fn` or is used
+            without gradients.
+        y : None
+            Ignored; there for the scikit-learn interface.
+        grad_fn : callable, optional
+            Maps points (n, n_features) to gradients of the energy, (n, n_features).
+        checkpoint : path-like, optional
+            A file that the state of the fit is written to, every half a minute and after every phase, and that a fit
+            which was stopped goes on from, with the same result. The parameters and the energy have to be the same
+            again, but for `verbose`, `n_jobs`, `max_time` and `max_energy_evals`, and the device one of the same kind.
+            The energy and its gradient are compared at fixed points and at particles of the fit in the file; where
+            `random_state` is no integer, the seed is that of the file.
+            A student keeps that of the teacher that it fits in a second file, of the same name with ``.teacher`` at its
+            end; of several fits (`n_init`) each has its own, with ``.0``, ``.1`` and so on at their ends.
+
+        Returns
+        -------
+        self : object
+            The fitted sampler. An earlier fit is kept when this one fails. Ctrl-C ends the training and keeps what was
+            learned so far, with ``interrupted_`` True and a warning; pressed again, or before there is anything to
+            keep, it raises KeyboardInterrupt.
+
+        Raises
+        ------
+        ValueError
+            When a parameter is out of its range, the dimension is unknown, the energy is not one of a density, or the
+            checkpoint is that of another fit.
+        TypeError
+            When `energy_fn` is not callable.
+        """
+        start = time.perf_counter()
+        self._validate_params()
+        if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
+            return self._fit_several(Density(energy_fn, grad_fn), checkpoint, start)
+        state = Checkpoint(checkpoint)
+        seed = seed_of(self.random_state)
+        if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
+            seed = state.seed  # of the fit that goes on
+        generator = generator_on(find_device(self.device), seed)
+        n_features = self._find_n_features(energy_fn)
+        names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
+        begin = self._find_start(n_features, bounds)
+        budget = self._new_budget(start, state)
+        with contextlib.closing(budget.progress), count_evaluations() as network, few_threads():
+            budget.progress.phase("probe")
+            energy = Energy(
+                energy_fn, n_features, grad_fn, generator, bounds, budget, None if begin is None else begin.points
+            )
+            budget.energy = energy
+            if checkpoint is not None:
+                state.begin(seed, identity_of(self, energy), budget, generator, network)
+            try:
+                fitted = self._fit(Run(energy, budget, generator))
+            except Spent:
+                raise ValueError(budget.too_little(type(self).__name__)) from None
+        energy.release()
+        self._warn_of_an_early_end(budget, fitted["n_iter_"])
+        self.__dict__.update(
+            self._with_counts(fitted, energy, network),
+            feature_names_out_=names,
+            interrupted_=budget.interrupted,
+            n_rollbacks_=budget.n_rollbacks,
+            fit_time_=time.perf_counter() - start,
+        )
+        return self
+
+    def _warn_of_an_early_end(self, budget: Budget, n_iter: int) -> None:
+        if budget.interrupted:
+            warn_user(
+                f"The fit of {type(self).__name__} was interrupted after {n_iter} iterations; what it had "
+                "learned by then is kept.",
+                ConvergenceWarning,
+                "interruption",
+            )
+        elif not n_iter:
+            warn_user(
+                f"The limits of {type(self).__name__} were used up before training began: raise max_energy_evals or "
+                "max_time.",
+                ConvergenceWarning,
+            )
+
+    def _with_counts(self, fitted: dict, energy: Energy, network) -> dict:
+        """Fitted attributes with those of the energy, and what was spent on it."""
+        counts = {"energy": energy.n_energy_evals, "grad": energy.n_grad_evals, "network": network.rows}
+        spent = {f"n_{what}_evals_": n + fitted.pop(f"n_{what}_evals_before", 0) for what, n in counts.items()}
+        of_energy = {"_energy": energy, "_energy_name": None, "_lost_energy": None}
+        return {"n_features_in_": energy.n_features, **fitted, **spent, **Bounds.as_fitted(energy.bounds), **of_energy}
+
+    def _fit_several(self, density: Density, checkpoint, start):
+        """`n_init` fits, of which the best is kept."""
+        if checkpoint is not None and not isinstance(self.random_state, numbers.Integral):
+            raise ValueError(
+                f"A checkpoint of n_init={self.n_init} fits needs an integer random_state, by which they are found "
+                f"again; got {self.random_state!r}."
+            )
+        seed = seed_of(self.random_state)
+        n_features = self._find_n_features(density.energy_fn)
+        energy = Energy.of(  # which finds fault with the function before any worker starts
+            density, n_features, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
+        )
+        best, fits = best_fit(self, density, checkpoint, seed)
+        fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
+        for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
+            fitted[count] = sum(getattr(fit, count) for fit in fits)
+        self._take_back(fitted, density)
+        bounds = Bounds.from_fitted(best)
+        energy.bounds = bounds and bounds.to(energy.device)
+        self.__dict__.update(
+            fitted, _energy=energy, _energy_name=None, _lost_energy=None, fit_time_=time.perf_counter() - start
+        )
+        if not self.converged_:
+            warn_user(
+                f"None of {self.n_init} fits of {type(self).__name__} converged: the best has an effective share of "
+                f"{self.ess_:.3f} and weights with a Pareto k above its limit, so that log evidence and "
+                "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
+                ConvergenceWarning,
+                "convergence",
+            )
+        return self
+
+    def _new_budget(self, start: float, state: Checkpoint) -> Budget:
+        fewest = self._fewest_evals()
+        if self.max_energy_evals is not None and self.max_energy_evals < fewest:
+            raise ValueError(
+                f"max_energy_evals has to be at least {fewest}, of which a fit can be made; got "
+                f"{self.max_energy_evals}."
+            )
+        progress = Progress(self.verbose, type(self).__name__)
+        budget = Budget(self.max_time, self.max_energy_evals, None, start, state, progress)
+        budget.reserve()
+        if self.max_time is not None:
+            progress.deadline = start + self.max_time
+        return budget
+
+    def _fewest_evals(self) -> int:
+        """Evaluations that a fit can be made of."""
+        return FEWEST_EVALS
+
+    def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
+        return Start.from_parameter(self.start, n_features, bounds)
+
+    def _take_back(self, fitted: dict, density: Density) -> None:
+        """Give the sampler inside a fit, which may be from another process, the energy back."""
+        if "teacher_" in fitted:
+            own = getattr(self.teacher, "estimator", self.teacher)
+            kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], density)
+            fitted["teacher_"] = kept
+
+    def _one_of_several(self, k: int, seed: int):
+        """An unfitted sampler with these parameters and its own seed, for fit k of `n_init`."""
+        return type(self)(**self.get_params(deep=False)).set_params(n_init=1, n_jobs=1, random_state=seed)
+
+    def set_params(self, **params):
+        """Set parameters, those of a specification by the names ``parameter__field``.
+
+        Parameters
+        ----------
+        **params
+            Values by name.
+
+        Returns
+        -------
+        self : object
+            The sampler.
+        """
+        rest: dict = {}
+        inner: dict = defaultdict(dict)
+        for name, value in params.items():
+            outer, _, field = name.partition("__")
+            known = as_specification(params.get(outer, getattr(self, outer, None))) if field else None
+            if isinstance(known, Specification):
+                inner[outer][field] = value
+            else:
+                rest[name] = value
+        super().set_params(**rest)
+        found = {name: as_specification(getattr(self, name)).set_params(**fields) for name, fields in inner.items()}
+        return super().set_params(**found)
+
+    def _fit(self, run: Run) -> dict:
+        """Start, train, judge; returns the fitted attributes and changes nothing."""
+        self._begin(run)
+        run.train(self._recipe(run))
+        weighted = self._judge(run)
+        advice = advice_by_cause(run.budget, len(run.losses), self.max_iter, self._advice(run))
+        found = judge_fit(type(self).__name__, run.losses, weighted, advice)
+        return {"_model": run.model, "history_": run.history, **run.fitted, **found}
+
+    @abstractmethod
+    def _begin(self, run: Run) -> None:
+        """Give the run its untrained model, and what it is trained on."""
+
+    @abstractmethod
+    def _recipe(self, run: Run) -> Iterator[Phase]:
+        """Phases of the training."""
+
+    @abstractmethod
+    def _judge(self, run: Run) -> WeightedSample:
+        """Held-out draws of the trained model."""
+
+    @abstractmethod
+    def _advice(self, run: Run) -> str:
+        """What to do about a fit that ran to its end and did not converge."""
+
+    def _find_n_features(self, energy_fn) -> int:
+        n_features = self.n_features if self.n_features is not None else getattr(energy_fn, "n_features", None)
+        if n_features is None:
+            raise ValueError(
+                "The dimension of the density is not known: pass n_features= to the constructor, or give the energy "
+                "function an attribute n_features."
+            )
+        if not isinstance(n_features, numbers.Integral) or n_features < 1:
+            raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
+        return int(n_features)
+
+    def _find_bounds(self, n_features: int) -> Bounds | None:
+        return Bounds.from_parameter(self.bounds, n_features)
+
+    def _find_feature_names(self, energy_fn, n_features: int) -> np.ndarray:
+        names, owner = self.feature_names, "feature_names"
+        if names is None:
+            names, owner = getattr(energy_fn, "feature_names", None), "energy_fn.feature_names"
+        return checked_names(names, n_features, owner)

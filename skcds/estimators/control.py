@@ -1,0 +1,316 @@
+"""What the fits of a control of the generative chain share: how they start, and the particles they learn on."""
+
+import contextlib
+import copy
+import math
+import numbers
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+
+from .._support.devices import randint, randn, to_numpy
+from .._support.errors import Spent
+from .._support.warnings import note
+from ..density.bounds import Bounds, same_bounds
+from ..density.standardize import Standardization, StandardizedTarget
+from ..explore.pilot import PilotResult, finest_scale, run_pilot
+from ..explore.store import Store
+from ..io.packing import built
+from ..io.registry import key_of
+from ..models.networks import seeded
+from ..train.particles import CORRECTION_MOVES, Population
+from .base import positive_integer
+from .warm import check_same_networks, serve, warn_of_a_cold_start
+
+FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
+PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
+REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
+MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; half of it where scores are read
+HELD_OUT = 10_000  # paths that a fit is judged by
+MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
+GAUGED = 64  # paths by which the time of a path is measured
+GAUGE_SHARE = 0.02  # of a limit of time, for the evaluations of these
+PATHS_SHARE = 0.1  # of the seconds left, for an exchange of particles
+FEWEST_PATHS = 200  # that an exchange is made with
+POPULATION_SHARE = 0.25  # of the evaluations left, for looking at all particles once
+FEWEST_PARTICLES = 20
+N_CHECKED = 500  # particles at which single precision is compared with double
+SLOW_ITERATION = 0.02  # seconds that an iteration's scores may take under a limit of time: about as its network
+LARGEST_RESERVE = 0.25  # of a limit of time, for the judgement
+JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
+
+
+CONSTRAINTS: dict = {  # of the parameters of a sampler with a control
+    "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
+    "init": [StrOptions({"pilot", "prior"})],
+    "variance": [StrOptions({"learned", "fixed"})],
+    "langevin": ["boolean", StrOptions({"auto"})],
+    "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
+    "hidden_features": [positive_integer],
+    "n_layers": [positive_integer],
+    "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
+}
+FITTED: dict = {
+    "pilot_": "pilot or None",
+    "particles_": "particles",
+    "_particles_log_prob": "memory",
+    "_particles_score": "memory",
+}
+
+
+class ControlStart:
+    """How the fit of a control begins: from a pilot, the prior, an earlier fit, or a checkpoint.
+
+    Parameters
+    ----------
+    sampler : BaseSampler
+        Its parameters and its earlier fit are read. It says which model it wants (`_build_model`), and of which
+        networks (`_networks_wanted`, `_networks_found`).
+    """
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def begin(self, run):
+        """Pilot, untrained or earlier model, its target and particles, from the checkpoint if it has them."""
+        stored = run.checkpoint.restore("start")
+        if stored is not None:
+            self._restart(stored, run)
+            return
+        self._start_anew(run)
+        model, population = run.model, run.population
+        run.checkpoint.watch(None if population is None else model.standardization(population.x))
+        run.checkpoint.store(
+            "start",
+            {
+                "pilot": run.pilot and {name: _as_tensor(value) for name, value in vars(run.pilot).items()},
+                "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
+                "population": population and population.state_dict(),
+                "bounds_scale": run.energy.bounds and run.energy.bounds.scale,
+            },
+        )
+
+    def _restart(self, stored, run):
+        """What `_start_anew` found for the fit that this one goes on with."""
+        energy = run.energy
+        found: dict[str, Any] = {name: _as_array(value) for name, value in (stored["pilot"] or {}).items()}
+        run.pilot = PilotResult(**found) if found else None
+        run.model = built(stored["model"]["class"], stored["model"]["config"])
+        run.model.load_state_dict(stored["model"]["weights"])
+        run.model.to(energy.device)
+        if energy.bounds is not None:
+            energy.bounds = energy.bounds.scaled(stored["bounds_scale"].to(energy.device))
+        run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
+        if stored["population"]:
+            particles = stored["population"]["particles"][0].to(energy.device)
+            run.population = Population(run.target, particles, run.generator)
+            run.population.load_state_dict(stored["population"])
+        run.checkpoint.rewind("start")
+
+    def _start_anew(self, run):
+        if self.sampler.warm_start and hasattr(self.sampler, "_model") and self._continue(run):
+            return
+        if self.sampler.init == "pilot":
+            self._start_from_pilot(run)
+        else:
+            self._start_from_prior(run)
+
+    def _start_from_pilot(self, run):
+        sampler = self.sampler
+        energy, budget = run.energy, run.budget
+        store = Store(energy.n_features, energy.device)
+        try:
+            begin = sampler._find_start(energy.n_features, energy.bounds)
+            run.pilot, x = run_pilot(energy, sampler.n_particles, run.generator, budget, begin, store)
+        except Exception as error:
+            note(error, "This happened in the pilot, before any training.")
+            raise
+        standardization = run.pilot.standardization().to(energy.device)
+        energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
+        run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+        z = standardization.inverse(x).float()
+        if len(store):
+            run.population = Population(
+                run.target, z, run.generator, known=store.values_of(store.chosen, run.target, z)
+            )
+        else:
+            run.population = population_of(run, z)
+        if CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
+            run.population.move(CORRECTION_MOVES)
+        run.model = self._new_model(standardization, finest_scale(run.population), run)
+
+    def _start_from_prior(self, run):
+        energy = run.energy
+        standardization = Standardization(energy.n_features, full=False).to(energy.device)
+        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
+        run.model = self._new_model(standardization, width, run)
+        run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+
+    def _continue(self, run):
+        """Start from the earlier fit; False where that is of no use to this energy."""
+        energy = run.energy
+        self._check_continued(energy)
+        known = Bounds.from_fitted(self.sampler)
+        energy.bounds = known and known.to(energy.device)
+        run.model = copy.deepcopy(self.sampler._model).to(energy.device)
+        run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
+        x = torch.from_numpy(self.sampler.particles_).to(energy.device)
+        run.population = population_of(run, run.model.standardization.inverse(x).float())
+        old = getattr(self.sampler, "_particles_log_prob", None)  # which files do not hold
+        if not serve(run.population, None if old is None else torch.from_numpy(old)):
+            warn_of_a_cold_start(type(self.sampler).__name__)
+            run.model = run.target = run.population = None
+            return False
+        run.pilot = self.sampler.pilot_
+        if self.sampler.init != "pilot":
+            run.population = None
+        return True
+
+    def _check_continued(self, energy):
+        """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
+        sampler = self.sampler
+        if energy.n_features != sampler.n_features_in_:
+            raise ValueError(
+                f"warm_start=True goes on from a fit in {sampler.n_features_in_} dimensions, and the energy has "
+                f"{energy.n_features}; set warm_start=False."
+            )
+        if not same_bounds(Bounds.from_fitted(sampler), energy.bounds):
+            raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
+        if sampler._model.needs_score and not energy.has_gradient:
+            raise ValueError(
+                "warm_start=True goes on from a fit whose control reads the gradient of the energy, and this energy "
+                "has none: pass grad_fn=, or set warm_start=False."
+            )
+        check_same_networks(sampler._networks_wanted(energy), sampler._networks_found(sampler._model.config))
+
+    def _reads_score(self, energy) -> bool:
+        """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
+        sampler = self.sampler
+        if sampler.langevin != "auto" or not energy.has_gradient:
+            return bool(sampler.langevin) and energy.has_gradient
+        if sampler.init == "pilot":
+            paths = 3 * sampler.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
+            per_iter, cost = (
+                sampler.batch_size,
+                sampler.max_iter * sampler.batch_size + paths * sampler.n_steps,
+            )
+        else:
+            per_iter = sampler.path_batch_size * sampler.n_steps
+            cost = sampler.max_iter * per_iter
+        if sampler.max_energy_evals is not None and sampler.max_energy_evals < 2 * cost:
+            return False
+        if sampler.max_time is None:
+            return True
+        rate = energy.evals_per_second
+        return (
+            per_iter / rate < SLOW_ITERATION
+            and 2 * HELD_OUT * sampler.n_steps / rate < LARGEST_RESERVE * sampler.max_time
+        )
+
+    def _new_model(self, standardization, width, run):
+        log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
+        reads_score = self._reads_score(run.energy)
+        with seeded(int(randint(run.generator, 0, 2**31 - 1))):
+            model = self.sampler._build_model(standardization, log_snr_max, reads_score)
+        model.to(run.generator.device)
+        model.standardization = standardization
+        model.network.width = width
+        return model
+
+
+def found_by(run) -> dict:
+    """Fitted attributes of the pilot and the particles (`FITTED`)."""
+    return {
+        "pilot_": run.pilot,
+        "particles_": to_numpy(run.model.standardization(run.population.x)),
+        "_particles_log_prob": to_numpy(run.population.log_prob),
+        "_particles_score": to_numpy(run.population.score),
+    }
+
+
+def networks_wanted(sampler, energy) -> dict:
+    """Parameters that decide the networks; None where the value leaves it open."""
+    langevin = None if sampler.langevin == "auto" or not energy.has_gradient else bool(sampler.langevin)
+    return {
+        "hidden_features": sampler.hidden_features, "n_layers": sampler.n_layers, "variance": sampler.variance,
+        "langevin": langevin,
+    }  # fmt: skip
+
+
+def networks_found(config: dict) -> dict:
+    """Those of a model with this configuration."""
+    return {
+        "hidden_features": config["hidden"], "n_layers": config["n_layers"], "langevin": config["langevin"],
+        "variance": "learned" if config["learned_variance"] else "fixed",
+    }  # fmt: skip
+
+
+def gauge(run, n_steps: int) -> None:
+    """Find the seconds that a path takes, with a limit of time, of which those of the judgement are kept."""
+    budget = run.budget
+    if budget.max_time is None:
+        return
+    start = time.perf_counter()
+    n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * run.energy.evals_per_second)))
+    try:
+        weighted_paths(run.model, run.target, n_steps, n, run.generator)
+    except Spent:
+        run.seconds_a_path = budget.max_time  # too slow for any path but those of the judgement
+        return
+    run.seconds_a_path = (time.perf_counter() - start) / n
+    judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * HELD_OUT
+    budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
+
+
+def moves_share(model) -> float:
+    """Share for moves of the particles, of the evaluations that are left after the pilot."""
+    return 0.5 * MOVES_SHARE if model.needs_score else MOVES_SHARE
+
+
+def _as_tensor(value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _as_array(value):
+    return to_numpy(value) if isinstance(value, Tensor) else value
+
+
+def population_of(run, x: Tensor) -> Population:
+    """A population of particles (n, d), or of as many of them as the limits allow to look at."""
+    affordable = POPULATION_SHARE * run.budget.energy_evals_left()
+    if affordable < len(x):
+        x = x[: max(FEWEST_PARTICLES, int(affordable))]
+    with run.budget.judgement() if affordable < FEWEST_PARTICLES else contextlib.nullcontext():
+        return Population(run.target, x, run.generator)
+
+
+def affordable_paths(n: int, run) -> int:
+    """At most n paths for an exchange of particles, as many as the time left allows; 0 where they are too few."""
+    if run.budget.max_time is None or run.seconds_a_path == 0:
+        return n
+    n = min(n, int(PATHS_SHARE * run.budget.seconds_left() / (2 * run.seconds_a_path)))
+    return n if n >= FEWEST_PATHS else 0
+
+
+def weighted_paths(model, target, n_steps, n, generator):
+    """Ends (n, d) of n trajectories and their log path weights (n,)."""
+
+    def normal(k):
+        return randn(generator, n, model.n_features)
+
+    return model.simulate_weighted(normal(0), model.grid(n_steps), target, normal)
+
+
+def exchange_paths(population, model, target, n_steps, z, log_weights, generator):
+    """Let the ends (n, d) of trajectories with their log path weights (n,) take the places of particles."""
+
+    def weigh(x):
+        """Of paths with their law under the target, which end at particles x."""
+        _, log_ratio = model.noise_back(x, model.grid(n_steps), target, lambda k: randn(generator, x.shape))
+        return target.log_prob(x) + log_ratio
+
+    population.exchange(z, log_weights, weigh)

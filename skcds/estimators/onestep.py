@@ -1,0 +1,152 @@
+"""What the one-step samplers share: exact weights of the map, held-out ones too, and the check for folds."""
+
+import dataclasses
+import time
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from .._support.devices import randn, to_numpy
+from .._support.forks import seed_of
+from .._support.validation import check_count
+from .._support.warnings import warn_user
+from ..density.function import Density
+from ..density.standardize import StandardizedTarget
+from ..weights.injectivity import check_injectivity
+from ..weights.polish import Acceptance, PolishedSample, polish
+from ..weights.sample import WeightedSample
+from .base import BaseSampler
+
+N_HELD_OUT = 10_000
+N_INJECTIVITY = 2_000
+FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held-out draws, which end with the time
+GAUGED = 40  # draws by which the time of the check for folds is measured
+
+
+class OneStepSampler(BaseSampler):
+    """Samplers whose ``_model`` has a ``map`` from the prior to the target, and its exact weights."""
+
+    violation_share_: float
+
+    _fitted_attributes: dict = {"violation_share_": "number"}
+
+    def _judge(self, run):
+        weighted, run.fitted["violation_share_"] = self._hold_out(run)
+        return weighted
+
+    def _hold_out(self, run) -> tuple[WeightedSample, float]:
+        """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
+        model, budget = run.model, run.budget
+        target = StandardizedTarget.reported(run.energy, model.standardization)
+        budget.progress.phase("judgement")
+        latent = randn(run.generator, N_HELD_OUT, model.n_features)
+        parts, done = [], 0
+        with budget.judgement():
+            start = time.perf_counter()
+            while done < N_HELD_OUT:
+                a_row = (time.perf_counter() - start) / done if done else 1 / target.energy.evals_per_second
+                least = 0 if done else FEWEST_HELD_OUT
+                n = budget.n_affordable(min(FEWEST_HELD_OUT if not done else PART, N_HELD_OUT - done), a_row, 1, least)
+                if not n and done:
+                    break
+                parts.append(model.call_and_log_weight(latent[done : done + max(n, 2)], target))
+                done += max(n, 2)
+        z, log_weights = (torch.cat(part) for part in zip(*parts, strict=True))
+        share = _violation_share(model.map, latent[:done], model.start(), budget)
+        return WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), not share), share
+
+    def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
+        """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.
+
+        Steps of two kinds take turns in the latent space of the map: proposals of new one-step draws, accepted by the
+        exact weights (independence Metropolis-Hastings), and Metropolis-adjusted Langevin steps where the energy has a
+        gradient. A draw is a chain of its own, so that the draws stay independent of each other. What neither kind of
+        step reaches, such as a mode that the map has no draws of and that is far from all others, stays missing.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        n_moves : int, default=50
+            Steps of every draw; each costs an evaluation of the energy (and of its gradient).
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
+            Seed; without moves the draws are those of ``sample(n, random_state=random_state)``.
+        energy_fn, grad_fn : callable, optional
+            The energy, for a sampler that was loaded without it.
+
+        Returns
+        -------
+        PolishedSample
+            ``samples``, ``independence_acceptance``, ``langevin_acceptance``, ``n_energy_evals``.
+
+        Raises
+        ------
+        ValueError
+            For a residual map, whose weights are not known to be exact.
+        """
+        check_is_fitted(self)
+        n_moves = check_count(n_moves, "n_moves", 0)
+        target = self._polish_target(Density.of(energy_fn, grad_fn))
+        independence, langevin = Acceptance(), Acceptance()
+        n = check_count(n, "n", 0)
+
+        def draw(normal):
+            return polish(self._model, target, normal, n_moves, independence, langevin)
+
+        samples = self._draws(n, self._drawn_chunks(n, seed_of(random_state), draw))
+        evals = target.energy.n_energy_evals
+        return PolishedSample(samples, n_moves, independence.rate, langevin.rate, evals)
+
+    def _polish_plan(self, n_moves, n_steps, density):
+        """As `_plan`, for one-step draws that are moved."""
+        if n_steps != 1:
+            raise ValueError(f"polish= moves one-step draws; got n_steps={n_steps}.")
+        target = self._polish_target(density)
+        return lambda normal: polish(self._model, target, normal, n_moves, Acceptance(), Acceptance())
+
+    def _polish_target(self, density):
+        if not self._model.map.invertible:
+            raise ValueError(
+                "Polishing needs exact weights, which a residual map has not: fit with network='coupling'."
+            )
+        energy = self._target(density, "Polishing").energy
+        return StandardizedTarget(energy, self._model.standardization)
+
+    @torch.no_grad()
+    def _weigh(self, z, target, generator):
+        if not self._model.map.invertible:
+            return None
+        return target.log_prob(z) - self._model.log_prob(z).double()
+
+    def _weigh_map(self, n, random_state, target, step_map, call_and_log_weight) -> WeightedSample:
+        """Draws of a map with exact weights; where violations of injectivity are found they are no bound, and warn."""
+        first: list[torch.Tensor] = []  # latents of the first chunk
+
+        def draw(normal):
+            latent = normal(0)
+            first.append(latent[: 0 if first else N_INJECTIVITY])
+            return call_and_log_weight(latent, target)
+
+        weighted = self._weighted_draws(n, random_state, target, draw, is_bound=True)
+        share = _violation_share(step_map, first[0], self._model.start())
+        share = max(share, 0.0 if step_map.invertible else self.violation_share_)
+        if not share:
+            return weighted
+        warn_user(
+            f"The map is not injective (violations at {share:.2%} of the draws checked): its weights are not those of "
+            "a density, and the mean log weight is no bound. network='coupling' has exact weights.",
+            ConvergenceWarning,
+        )
+        return dataclasses.replace(weighted, is_bound=False, violation_share=share)
+
+
+def _violation_share(step_map, latent, level, budget=None) -> float:
+    if step_map.invertible:
+        return 0.0
+    n = N_INJECTIVITY
+    if budget is not None and budget.max_time is not None:
+        start = time.perf_counter()
+        check_injectivity(step_map, latent[:GAUGED], level)
+        n = budget.n_affordable(n, (time.perf_counter() - start) / GAUGED, 0, GAUGED)
+    return check_injectivity(step_map, latent[:n], level, n_search=max(n // 4, 1)).violation_share

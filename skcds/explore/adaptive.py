@@ -1,0 +1,254 @@
+"""Adaptive importance sampling: an exploration that keeps every evaluation of the energy and weighs all together."""
+
+__all__ = ["MapProposal", "explore"]
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._support.devices import rand, randint, randn
+from .._support.errors import Spent
+from ..density.energy import Energy
+from ..density.standardize import Standardization
+from ..models.maps import OneStepModel, coupling_sizes
+from ..models.networks import in_parts, seeded
+from ..train.objectives.likelihood import spread_of
+from ..train.optimizer import AdamW
+from .climb import Mode
+from .mixture import TMixture
+from .smc import moments
+from .store import Proposal, Store, log_evidence, n_effective, tempered
+
+# All measured on Gaussian mixtures, wells, twisted Gaussians and hierarchical models in 2 to 10 dimensions, two seeds.
+ROUNDS = 12  # of draws from a new proposal
+FEWEST_DRAWS, MOST_DRAWS = 50, 4000  # of a round
+EFFECTIVE = 0.4  # of a round's draws, that the tempered weights leave effective
+EFFECTIVE_A_FEATURE = 10  # at least
+MAX_COMPONENTS, POINTS_A_COMPONENT = 50, 4  # of a mixture; effective points for each coordinate of one
+MAX_FITTED = 4000  # points that a mixture is fitted to
+SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)  # of round parts of the first proposal
+LAPLACE_SPREAD = 1.2  # of its parts at modes
+DEFENSIVE = 0.15  # of a round's draws, from broader proposals, which keep weights bounded
+WIDE = 1.6  # width of the broader ones, in units of the mixture's
+GOOD_MIXTURE, GOOD_MAP = 0.65, 0.8  # normalised ESS of a round, above which a map is not tried, or not fitted anew
+GROWTH = 1.5  # of the store, after which it is all the same
+ENOUGH = 0.9, 5000  # normalised ESS of a round, and effective points, after which no more is explored
+MAP_ITERATIONS = 200
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 256, 3e-3, 1e-2
+HELD_OUT = 0.12  # of the points, by which proposals are compared
+EXPONENT = 0.5  # of the weights by which points are drawn for training: spreads a batch over more of them
+REGRESSION = 1.0  # weight of the regression on log densities, beside the likelihood
+LOG_SNR_MAX, N_TRANSFORMS = 6.0, 4  # of the map
+
+
+class MapProposal:
+    """The density of one-step draws of a coupling map, in unconstrained coordinates."""
+
+    def __init__(self, model: OneStepModel):
+        self.model = model
+
+    @torch.no_grad()
+    def sample(self, n: int, generator) -> Tensor:
+        """Draws (n, d) float64."""
+        latent = randn(generator, n, self.model.n_features)
+        return self.model.standardization(in_parts(lambda part: self.model.map(part, self.model.start()), latent))
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density (n,) float64 at points (n, d)."""
+        z = self.model.standardization.inverse(x)
+        own = in_parts(self.model.log_prob, z.float()).double() - self.model.standardization.log_det(z)
+        return own.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+
+
+def explore(
+    energy: Energy, store: Store, modes: list[Mode], generator, left: Callable[[], float],
+    ended: Callable[[], bool] = lambda: False, progress=None, gaussian: Standardization | None = None,
+) -> BaseException | None:  # fmt: skip
+    """Fill a store by draws from proposals, each fitted to all points before it (Cornuet et al. 2012).
+
+    The first proposal has Laplace's approximation at every mode and round parts of many widths. The later ones are
+    fitted to the weighted points, whose weights are tempered until enough of them are effective: a mixture of t
+    distributions, or a coupling map where that gives held-out points a larger density. A map is trained by likelihood
+    and by regression on the log densities, which are known: the variance of the log weights is to vanish (Richter et
+    al. 2020), at no evaluation of the energy.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density.
+    store : Store
+        Where evaluations go.
+    modes : list of Mode
+        Modes that are known.
+    generator : torch.Generator
+        Source of randomness.
+    left : callable
+        How many evaluations may still be made.
+    ended : callable, optional
+        Whether the time is over.
+    progress : Progress, optional
+        Told how far the exploration is.
+    gaussian : Standardization, optional
+        Location and scale to begin from, beside the modes.
+
+    Returns
+    -------
+    stopped : BaseException or None
+        What ended it early: `Spent`, or KeyboardInterrupt.
+    """
+    explorer = _Explorer(energy, store, first_proposal(energy, modes, gaussian), generator, ended)
+    total = left()
+    size = int(min(MOST_DRAWS, max(FEWEST_DRAWS, total / ROUNDS)))
+    try:
+        while left() >= FEWEST_DRAWS and not ended() and not explorer.is_enough():
+            explorer.step(int(min(size, left())))
+            if progress is not None:
+                log_weights = store.log_weights()
+                ess = n_effective(log_weights) / len(store)
+                progress.note(1 - left() / total, log_z=log_evidence(log_weights), ess=ess)
+    except (Spent, KeyboardInterrupt) as stopped:
+        return stopped
+    return None
+
+
+def first_proposal(energy: Energy, modes: list[Mode], gaussian: Standardization | None = None) -> TMixture:
+    """Laplace's approximations at modes, and round parts of many widths around the origin and around the modes."""
+    d, device = energy.n_features, energy.device
+    parts = [(0.5, TMixture.isotropic(torch.zeros(d, dtype=torch.float64, device=device), SCALES))]
+    if modes:
+        loc = torch.stack([mode.x for mode in modes])
+        scale = torch.stack([mode.standardization.matrix for mode in modes])
+        log_mass = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64, device=device)
+        weights = torch.softmax(0.5 * log_mass, 0) + 0.1 / len(modes)
+        parts.append((0.5, TMixture(weights, loc, LAPLACE_SPREAD * scale)))
+        spread = float(loc.std(0, unbiased=False).norm()) / math.sqrt(d)
+        if spread > 0:
+            parts.append((0.2, TMixture.isotropic(loc.mean(0), [0.7 * spread, 2 * spread])))
+    if gaussian is not None:
+        wide = torch.stack([gaussian.matrix, 3 * gaussian.matrix])
+        parts.append((1.0, TMixture(torch.ones(2, device=device), gaussian.loc.expand(2, -1), wide)))
+    return TMixture.joined(parts)
+
+
+class _Explorer:
+    """The proposals of an exploration, and how well the last of them did."""
+
+    def __init__(self, energy: Energy, store: Store, first: TMixture, generator, ended: Callable[[], bool]):
+        self.energy, self.store, self.first, self.generator, self.ended = energy, store, first, generator, ended
+        self.proposal: Proposal = first
+        self.broad = first
+        self.model: OneStepModel | None = None
+        self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
+
+    def is_enough(self) -> bool:
+        """Whether another round would tell nothing new."""
+        return self.ess > ENOUGH[0] and n_effective(self.store.log_weights()) > ENOUGH[1]
+
+    def step(self, n: int) -> None:
+        """A round of n draws, from a new proposal unless the last is good enough."""
+        if len(self.store):
+            settled = isinstance(self.proposal, MapProposal) and self.ess > GOOD_MAP
+            if not settled or len(self.store) > GROWTH * self.fitted_at:
+                self._propose(n)
+        n_broad = 0 if self.proposal is self.first else int(DEFENSIVE * n)
+        k = self._draw(self.proposal, n - n_broad)
+        own = self.store.log_weights_of(k)
+        self.ess = n_effective(own) / max(len(own), 1)
+        if n_broad:
+            self._draw(self.broad, n_broad)
+
+    def _draw(self, proposal: Proposal, n: int) -> int:
+        x = proposal.sample(n, self.generator)
+        x = x[x.isfinite().all(1)]
+        if not self.energy.has_gradient:
+            return self.store.add(proposal, x, self.energy.log_prob(x), torch.zeros_like(x))
+        return self.store.add(proposal, x, *self.energy.log_prob_and_score(x))
+
+    def _propose(self, n: int) -> None:
+        """Take the proposal that gives held-out points the larger weighted log density: a mixture, or a map."""
+        store, d = self.store, self.energy.n_features
+        log_weights = store.log_weights()
+        if n_effective(log_weights) == 0:
+            return
+        hot = log_weights * tempered(log_weights, max(EFFECTIVE_A_FEATURE * d, EFFECTIVE * n))
+        held = rand(self.generator, len(store)) < HELD_OUT
+        training = torch.where(held, -torch.inf, hot)
+        if n_effective(training) == 0 or not (hot[held] > -torch.inf).any():
+            return
+        points = store.x[store.resample(training, min(MAX_FITTED, 2 * len(store)), self.generator)]
+        k = int(min(MAX_COMPONENTS, max(1, n_effective(training) / (POINTS_A_COMPONENT * d))))
+        mixture = TMixture.fitted(points, k, int(randint(self.generator, 0, 2**31 - 1)))
+        is_map = isinstance(self.proposal, MapProposal)
+        was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
+        self.broad = TMixture.joined([(0.7, mixture.broadened(WIDE)), (0.3, self.first)])
+        if (was_first or (self.ess > GOOD_MIXTURE and not is_map)) or self.ended():
+            return
+        model = self._new_model(points) if self.model is None or not torch.equal(hot, log_weights) else self.model
+        if fit_map(model, store, hot, held, MAP_ITERATIONS, self.generator, self.ended):
+            self.model = model
+            candidate = MapProposal(copy.deepcopy(model))
+            weights = torch.softmax(torch.where(held, hot, -torch.inf), 0)[held]
+            scores = [float((weights * q.log_prob(store.x[held]).clamp(min=-1e6)).sum()) for q in (candidate, mixture)]
+            if scores[0] > scores[1]:
+                self.proposal = candidate
+
+    def _new_model(self, points: Tensor) -> OneStepModel:
+        d, standardization = points.shape[1], Standardization.from_moments(*moments(points))
+        with seeded(int(randint(self.generator, 0, 2**31 - 1))):
+            sizes = coupling_sizes(d, LOG_SNR_MAX, n_transforms=N_TRANSFORMS)
+            model = OneStepModel("coupling", d, LOG_SNR_MAX, standardization.full, **sizes)
+        model.standardization = standardization
+        return model.to(points.device)
+
+
+def fit_map(
+    model: OneStepModel, store: Store, log_weights: Tensor, held: Tensor, n_iter: int, generator,
+    ended: Callable[[], bool] = lambda: False, regression: float = REGRESSION,
+) -> bool:  # fmt: skip
+    """Fit a map to weighted points, by likelihood and regression; whether there was time for it.
+
+    Parameters
+    ----------
+    model : OneStepModel
+        Trained in place.
+    store : Store
+        The points, and log densities of the target there.
+    log_weights : Tensor
+        Weights (n,) of the points in the likelihood.
+    held : Tensor of bool
+        (n,), points that are not trained on.
+    n_iter : int
+        Iterations.
+    generator : torch.Generator
+        Source of randomness.
+    ended : callable, optional
+        Whether the time is over.
+    regression : float
+        Weight of the regression.
+    """
+    z = model.standardization.inverse(store.x)
+    log_p, z = (store.log_prob + model.standardization.log_det(z)).float(), z.float()
+    log_weights = torch.where(held | ~log_p.isfinite(), -torch.inf, log_weights)
+    cumulative = torch.softmax(EXPONENT * log_weights, 0).cumsum(0)
+    rest = ((1 - EXPONENT) * (log_weights - log_weights.max())).exp().float()
+    model.requires_grad_(True)
+    optimizer = AdamW(model.map.parameters(), LEARNING_RATE, WEIGHT_DECAY)
+    for i in range(n_iter):
+        if i % 25 == 0 and ended():
+            return False
+        annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / n_iter))
+        optimizer.learning_rate = LEARNING_RATE * min(1.0, (i + 1) / 20) * annealed
+        uniform = rand(generator, BATCH, dtype=torch.float64) * cumulative[-1]
+        rows = torch.searchsorted(cumulative, uniform).clamp(max=len(z) - 1)
+        optimizer.zero_grad()
+        log_q = model.log_prob(z[rows])
+        loss = -(rest[rows] / rest[rows].mean() * log_q).mean() + regression * spread_of(log_p[rows] - log_q)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.map.parameters(), 1.0)
+        optimizer.step()
+    model.requires_grad_(False)
+    return True

@@ -1,0 +1,122 @@
+"""Every evaluation of the energy that an exploration has made, with the proposals that its points came from."""
+
+__all__ = ["Proposal", "Store", "log_evidence", "n_effective", "tempered"]
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..train.particles import systematic_index
+
+
+class Proposal(Protocol):
+    """A density that points are drawn from."""
+
+    def sample(self, n: int, generator) -> Tensor:
+        """Draws (n, d) float64."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density (n,) float64 at points (n, d)."""
+
+
+class Store:
+    """Points with their log densities under the target and under every proposal that any of them came from.
+
+    All points together are one sample of the mixture of all proposals, each in proportion to its draws, whichever
+    proposal a point came from: the balance heuristic (Veach & Guibas 1995; Cornuet et al. 2012 for adapted proposals).
+
+    Attributes
+    ----------
+    x : Tensor
+        Points (n, d) float64, in unconstrained coordinates.
+    log_prob, score : Tensor
+        Log density (n,) of the target there, ``-inf`` outside of its support, and its gradient (n, d).
+    origin : Tensor
+        Number (n,) of the proposal that each came from.
+    proposals : list of Proposal
+        What they came from.
+    chosen : Tensor
+        Rows (m,) that particles were taken from.
+    """
+
+    def __init__(self, n_features: int, device=None):
+        self.n_features, self.device = n_features, device
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        n_features, device = self.n_features, self.device
+        self.x = torch.zeros(0, n_features, dtype=torch.float64, device=device)
+        self.log_prob, self.score = self.x.new_zeros(0), self.x.clone()
+        self.origin = torch.zeros(0, dtype=torch.int64, device=device)
+        self.proposals: list[Proposal] = []
+        self.chosen = self.origin
+        self._log_q = self.x.new_zeros(0, 0)  # (proposals, points)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def add(self, proposal: Proposal, x: Tensor, log_prob: Tensor, score: Tensor) -> int:
+        """Take draws (m, d) of a new proposal, with log density (m,) and score (m, d); the number of the proposal."""
+        rows = [torch.cat([row, q.log_prob(x)]) for row, q in zip(self._log_q, self.proposals, strict=True)]
+        self.origin = torch.cat([self.origin, torch.full((len(x),), len(self.proposals), device=x.device)])
+        self.x, self.log_prob = torch.cat([self.x, x]), torch.cat([self.log_prob, log_prob.double()])
+        self.score = torch.cat([self.score, score.double()])
+        self.proposals.append(proposal)
+        self._log_q = torch.stack([*rows, proposal.log_prob(self.x)])
+        return len(self.proposals) - 1
+
+    def log_mixture(self) -> Tensor:
+        """Log density (n,) of the mixture of all proposals."""
+        share = torch.bincount(self.origin, minlength=len(self.proposals)).double() / len(self)
+        return torch.logsumexp(self._log_q + share.log()[:, None], 0)
+
+    def log_weights(self) -> Tensor:
+        """Log importance weights (n,), whose mean estimates the evidence."""
+        return (self.log_prob - self.log_mixture()).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+
+    def log_weights_of(self, k: int) -> Tensor:
+        """Log importance weights (m,) of the draws of proposal k by itself."""
+        own = self.origin == k
+        return self.log_prob[own] - self._log_q[k, own]
+
+    def resample(self, log_weights: Tensor, n: int, generator) -> Tensor:
+        """Indices (n,) of points by log weight (of all points), as evenly as can be."""
+        return systematic_index(log_weights, n, generator)
+
+    def values_of(self, rows: Tensor, target, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density (m,) and score (m, d) of rows in the coordinates z (m, d) of a `StandardizedTarget`."""
+        _, log_det, pull_back = target.standardization.call_and_pull_back(z)
+        return self.log_prob[rows] + log_det, pull_back(self.score[rows]).to(z.dtype)
+
+    def particles(self, n: int, generator) -> Tensor:
+        """Indices (n,) of points by their weights, truncated at sqrt(n) times the mean (Ionides 2008)."""
+        log_weights = self.log_weights()
+        bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
+        return self.resample(log_weights.clamp(max=bound), n, generator)
+
+
+def n_effective(log_weights: Tensor) -> float:
+    """Effective number of draws with these log weights (n,); 0 where all weights are zero."""
+    if not (log_weights > -torch.inf).any():
+        return 0.0
+    return float(1 / torch.softmax(log_weights, 0).square().sum())
+
+
+def tempered(log_weights: Tensor, wanted: float) -> float:
+    """Largest power of the weights, at most 1, that leaves `wanted` draws effective, or all that there are."""
+    finite = log_weights[log_weights > -torch.inf]
+    if n_effective(finite) >= wanted:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if n_effective(middle * finite) >= wanted else (low, middle)
+    return low
+
+
+def log_evidence(log_weights: Tensor) -> float:
+    """Log of the mean weight."""
+    return float(torch.logsumexp(log_weights, 0)) - math.log(max(len(log_weights), 1))

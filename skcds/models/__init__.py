@@ -1,0 +1,1 @@
+"""Processes, networks and maps: all that has parameters."""

@@ -1,0 +1,267 @@
+"""Maps F(x, t, t') from a noisy state to a less noisy one, the identity at t' = t; f(x, t) = F(x, t, 0) is one step."""
+
+__all__ = ["CouplingMap", "OneStepModel", "ResidualMap", "exact_log_weight", "jacobians"]
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacfwd, vmap
+
+from ..density.standardize import Standardization
+from ..io.registry import register_model
+from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
+from .process import LOG_SNR_MIN, noise_levels
+from .splines import rational_quadratic_spline
+
+FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
+LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # where few splines have to bend all the mass, and bins cost little
+COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
+FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16}
+BATCH_SIZES = {False: 512, True: 1024}  # for a target with fine scales or not
+
+
+class SplineCoupling(nn.Module):
+    """Rational-quadratic spline coupling (Durkan et al. 2019), the identity where its gate is 0 and before training.
+
+    Parameters
+    ----------
+    transformed : Tensor of bool
+        (d,), the coordinates that move; the others condition the spline.
+    n_time : int
+        Number of time features.
+    hidden, n_layers, bins : int
+        Of the conditioner and of the spline.
+    bound : float
+        The spline acts on [-bound, bound].
+    """
+
+    moving: Tensor
+    fixed: Tensor
+
+    def __init__(self, transformed: Tensor, n_time: int, hidden: int, n_layers: int, bins: int, bound: float):
+        super().__init__()
+        self.bins, self.bound = bins, bound
+        self.register_buffer("moving", transformed.nonzero()[:, 0], persistent=False)
+        self.register_buffer("fixed", (~transformed).nonzero()[:, 0], persistent=False)
+        self.conditioner = ResidualMLP(len(self.fixed) + n_time, len(self.moving) * (3 * bins - 1), hidden, n_layers)
+
+    def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
+        phi = gate * self.conditioner(x.index_select(1, self.fixed), time)
+        phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
+        y, log_slope = rational_quadratic_spline(x.index_select(1, self.moving), phi, self.bound, inverse=inverse)
+        return x.index_copy(1, self.moving, y), log_slope.sum(1)
+
+
+def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
+    """Which coordinates each transform moves: complementary pairs of halves, split along another bit at each pair."""
+    index = torch.arange(n_features, device="cpu")  # which masks have true entries decides sizes, on any device
+    bits = max(1, math.ceil(math.log2(max(n_features, 2))))
+    masks = []
+    for i in range(n_transforms):
+        half = (index >> ((i // 2) % bits)) % 2 == i % 2
+        masks.append(half if half.any() else torch.ones_like(half))
+    return masks
+
+
+class _LevelMap(nn.Module):
+    """What the maps share: features of the level that they start from and, where wanted, of the one that they go to.
+
+    With amplitudes (a, s) at the first and (a', s') at the second, ``s a' - a s'`` is the sine of the angle between the
+    levels: s where the second is the target, 0 where they are the same.
+    """
+
+    def __init__(self, log_snr_max: float, two_levels: bool):
+        super().__init__()
+        self.time, self.two_levels = TimeFeatures(log_snr_max), two_levels
+        self.n_time = self.time.n_out * (1 + two_levels)
+
+    def condition(self, log_snr: Tensor, to: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (n, n_time), cosine (n, 1) and sine (n, 1) of the angle between levels (n,) and `to` (n,).
+
+        Here and in the maps n may be 1 for a level that all points have.
+        """
+        to = torch.full_like(log_snr, torch.inf) if to is None else to
+        log_snr, to = torch.broadcast_tensors(log_snr, to)
+        (a, s), (a_to, s_to) = noise_levels(log_snr), noise_levels(to)
+        sine = (s * a_to - a * s_to)[:, None]
+        features = [self.time(level) for level in ((log_snr, to) if self.two_levels else (log_snr,))]
+        return torch.cat(features, 1), (1 - sine**2).sqrt(), sine
+
+
+class CouplingMap(_LevelMap):
+    """Composition of spline couplings conditioned on the noise level: invertible at every level, in one pass each way.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Largest log signal-to-noise ratio of the grid.
+    hidden, n_layers, n_transforms, bins : int
+        Sizes.
+    bound : float
+        The splines act on [-bound, bound] in every coordinate, and are the identity outside.
+    two_levels : bool, default=False
+        Whether the map goes to any level, and not to the target alone.
+    """
+
+    invertible = True
+
+    def __init__(
+        self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0, two_levels=False
+    ):  # fmt: skip
+        super().__init__(log_snr_max, two_levels)
+        self.transforms = nn.ModuleList(
+            SplineCoupling(mask, self.n_time, hidden, n_layers, bins, bound)
+            for mask in coupling_masks(n_features, n_transforms)
+        )
+
+    def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels (n,) to states at levels `to`, by default the target, and log |det J| (n,)."""
+        return self._compose(x, log_snr, to)
+
+    def inverse_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels `to` to states at levels (n,), and log |det J| (n,) of the inverse."""
+        return self._compose(x, log_snr, to, inverse=True)
+
+    def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
+        """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
+        return self.call_and_log_det(x, log_snr, to)[0]
+
+    def _compose(self, x, log_snr, to, inverse=False):
+        note_evaluations(x)
+        time, _, sine = self.condition(log_snr, to)
+        total = x.new_zeros(len(x))
+        for transform in reversed(self.transforms) if inverse else self.transforms:
+            x, log_det = transform(x, time, sine, inverse)
+            total = total + log_det
+        return x, total
+
+
+def has_fine_scales(log_snr_max: float) -> bool:
+    """Whether the finest scale that a grid was made for is below a tenth."""
+    return log_snr_max > FINE_LOG_SNR
+
+
+def coupling_sizes(n_features: int, log_snr_max: float, **given) -> dict:
+    """Sizes of a `CouplingMap`; those that are given and not None are kept.
+
+    There are more couplings for a target with fine scales, and more bins there and in low dimension.
+    """
+    sizes = dict(FINE_SIZES if has_fine_scales(log_snr_max) else COARSE_SIZES)
+    if n_features <= LOW_DIMENSION:
+        sizes["bins"] = LOW_DIMENSION_BINS
+    return sizes | {name: value for name, value in given.items() if value is not None}
+
+
+class ResidualMap(_LevelMap):
+    """``F(x, t, t') = cos x + sin NN(x, t, t')`` with the angle between the levels: the paper's kind. It can fold.
+
+    To the target it is ``f(x, t) = a x + s NN``. A step of the probability-flow ODE has this form with
+    ``NN = s x_0 - a eps``, so that the network's output at the finest step is a control, ``eps = s x - a NN``.
+
+    Parameters
+    ----------
+    n_features, log_snr_max, hidden, n_layers, two_levels
+        See `CouplingMap`.
+    """
+
+    invertible = False
+
+    def __init__(self, n_features, log_snr_max, hidden, n_layers, two_levels=False):
+        super().__init__(log_snr_max, two_levels)
+        self.body = ResidualMLP(n_features + self.n_time, n_features, hidden, n_layers)
+
+    def forward(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> Tensor:
+        """States (n, d) at levels (n,) to states at levels `to`, by default the target."""
+        note_evaluations(x)
+        time, cosine, sine = self.condition(log_snr.expand(len(x)), to)  # by row, as in `jacobian`: the same images
+        return cosine * x + sine * self.body(x, time)
+
+    def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, d) at levels (n,) to states at levels `to`, and log |det J| (n,)."""
+        y, jacobian = self.jacobian(x, log_snr, to)
+        return y, torch.linalg.slogdet(jacobian)[1]
+
+    def jacobian(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (n, d) and Jacobians (n, d, d) by d forward-mode products."""
+        log_snr = log_snr.expand(len(x))
+        return jacobians(self, x, log_snr, torch.full_like(log_snr, torch.inf) if to is None else to.expand(len(x)))
+
+
+def jacobians(function, x: Tensor, *conditions: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (n, d) and Jacobians (n, d, d) of ``function(x, *conditions)``, row by row, by d forward-mode products."""
+
+    def single(point, *condition):
+        y = function(point[None], *(c[None] for c in condition))[0]
+        return y, y
+
+    with count_evaluations() as of_a_row:  # all rows go through the function at once, which sees one
+        jacobian, y = vmap(jacfwd(single, has_aux=True))(x, *conditions)
+    note_evaluations(x, of_a_row.rows)
+    return y, jacobian
+
+
+MAPS = {"coupling": CouplingMap, "residual": ResidualMap}
+
+
+@register_model(network=MAPS)
+class OneStepModel(nn.Module):
+    """A consistency map with the standardisation around it.
+
+    Parameters
+    ----------
+    network : {"coupling", "residual"}
+        Kind of map.
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Log signal-to-noise ratio of the last noisy level of the teacher's grid.
+    full : bool
+        Whether the standardisation has a full matrix.
+    **sizes
+        Of the map.
+    """
+
+    def __init__(self, network: str, n_features: int, log_snr_max: float, full: bool, **sizes):
+        super().__init__()
+        self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
+        self.n_features, self.log_snr_max = n_features, log_snr_max
+        self.standardization = Standardization(n_features, full)
+        self.map = MAPS[network](n_features, log_snr_max, **sizes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.standardization.loc.device
+
+    def start(self) -> Tensor:
+        """Log signal-to-noise ratio (1,) of the prior end."""
+        return torch.full((1,), LOG_SNR_MIN, device=self.device)
+
+    def levels(self, n_steps: int) -> Tensor:
+        """Log signal-to-noise ratios (n_steps,) that multi-step sampling starts its steps from."""
+        return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1, device=self.device)[:-1]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""
+        latent, log_det = self.map.inverse_and_log_det(z, self.start())
+        return log_det + standard_normal_log_prob(latent)
+
+    @torch.no_grad()
+    def call_and_log_weight(self, latent: Tensor, target) -> tuple[Tensor, Tensor]:
+        """One-step images (n, d) of latents, and their exact log weights (n,) float64."""
+        z, log_det = in_parts(lambda part: self.map.call_and_log_det(part, self.start()), latent)
+        return z, exact_log_weight(z, log_det, latent, target)
+
+
+def exact_log_weight(z: Tensor, log_det: Tensor, latent: Tensor, target) -> Tensor:
+    """Log weights (n,) float64 of images (n, d) of prior draws (n, d), given log |det J| (n,) of the map."""
+    return target.log_prob(z) + log_det.double() - standard_normal_log_prob(latent.double())
+
+
+def standard_normal_log_prob(x: Tensor) -> Tensor:
+    """Log density (n,) of the prior at points (n, d)."""
+    return -0.5 * (x**2).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)

@@ -1,0 +1,36 @@
+"""Densities to judge samplers against, with what is known of them: log Z, exact draws, modes and their masses.
+
+A target is a callable energy: ``target(x)`` maps a torch tensor of points (n, n_features) to ``-log rho(x)``, (n,), in
+the dtype and on the device of `x`, differentiable by autograd. Arrays are held as NumPy, so that a target pickles and
+targets that are built alike have equal ``joblib.hash``.
+
+Every target has `n_features`, `log_evidence` (log Z, the log of the integral of rho) and `log_evidence_se` (its
+standard error: 0 for closed forms and quadrature). Both are None where log Z is unknown. What a target does not have is
+absent, so that ``hasattr`` tells:
+
+- ``sample(n, random_state=None)``: exact independent draws, a float64 array (n, n_features);
+- ``modes(X)``: the mode to which each row of an array (n, n_features) belongs, integers (n,); comes with
+  `mode_masses`, the probability of each mode, (n_modes,).
+"""
+
+__all__ = [
+    "BayesianLogisticRegression",
+    "Funnel",
+    "Gaussian",
+    "GaussianMixture",
+    "ImageDensity",
+    "LogGaussianCoxProcess",
+    "ManyWell",
+    "ManyWellPairs",
+    "breast_cancer",
+    "gmm40",
+    "gmm9",
+    "mw52",
+    "mw54",
+    "picture_density",
+]
+
+from .mixtures import Funnel, Gaussian, GaussianMixture, gmm9, gmm40
+from .pictures import ImageDensity, picture_density
+from .posteriors import BayesianLogisticRegression, LogGaussianCoxProcess, breast_cancer
+from .wells import ManyWell, ManyWellPairs, mw52, mw54

@@ -1,0 +1,1 @@
+"""How networks are trained: phases of objectives over a run, within a budget, from checkpoint to checkpoint."""

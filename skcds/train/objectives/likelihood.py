@@ -1,0 +1,165 @@
+"""Likelihood of an invertible map at particles that keep moving."""
+
+__all__ = [
+    "LikelihoodLoss",
+    "exchange_images",
+    "levels_to_target",
+    "particle_spacing",
+    "spread_of",
+    "truncated_weights",
+]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._support.devices import rand, randint, randn
+from ...models.maps import standard_normal_log_prob
+from ...models.process import LOG_SNR_MIN, noise_levels
+from ..particles import Population
+from .base import Objective
+
+MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles
+RARE_MOVES, REGRESSION = 5 * MOVE_EVERY, 1.0  # iterations between moves beyond which there is a regression; its weight
+EXCHANGE_SHARE = 0.25  # of the evaluations for both that exchanges may take
+LARGEST_COUNT = 10.0  # of a particle in the likelihood, in units of the median
+
+
+class LikelihoodLoss(Objective):
+    """Minus the weighted mean log density of the mapped states at particles that keep moving: covers the mass.
+
+    Particles count by a power of their weight under the map, ``(p / q)^(order - 1)``, truncated. This turns the
+    Kullback-Leibler divergence of the target p from the law q of one-step draws into Renyi's of a larger order: that of
+    order 2 is the variance of the weights (Midgley et al. 2023, who draw particles by annealed importance sampling).
+
+    At the prior end the density is that of one-step draws. Half as many states are mapped between other levels t and
+    t', where F(., t, t') has to carry the law p_t of the noised target to p_t': log p_t is not known there, but its
+    gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss needs.
+    All are inverted in one pass.
+
+    Parameters
+    ----------
+    model : OneStepModel or ShortcutModel
+        What is trained; its map is invertible.
+    population : Population
+        The particles.
+    batch_size : int
+        Particles in a batch.
+    control : DiffusionModel
+        Gives the score at other levels.
+    target : StandardizedTarget
+        What the control reads.
+    levels : callable
+        ``levels(n)`` gives the levels (n,) that the map goes from and to, as log signal-to-noise ratios.
+    leaps : Tensor, optional
+        Levels (k,) that the map goes to from the prior end, beside the target: half as many states go there as to the
+        target, with half the weight.
+    order : float, default=1.5
+        Of the divergence, at least 1, which is that of Kullback and Leibler.
+    move_every, exchange_every : int, default=8 and 50
+        Iterations between moves of all the particles, and between exchanges of half of them for images of the map.
+    regression : float, default=0.0
+        Weight of the variance of log p - log q over the particles (Richter et al. 2020): uses what is known of p there,
+        which makes up for particles that are few and hardly move.
+    """
+
+    def __init__(
+        self,
+        model,
+        population: Population,
+        batch_size: int,
+        control,
+        target,
+        levels,
+        leaps: Tensor | None = None,
+        order: float = 1.5,
+        move_every: int = MOVE_EVERY,
+        exchange_every: int = EXCHANGE_EVERY,
+        regression: float = 0.0,
+    ):
+        self.regression = regression
+        self.model, self.population, self.batch_size = model, population, batch_size
+        self.move_every, self.exchange_every = move_every, exchange_every
+        self.control, self.target, self.levels, self.leaps, self.order = control, target, levels, leaps, order
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch."""
+        if iteration and iteration % self.move_every == 0:
+            self.population.move()
+        if iteration % self.exchange_every == self.exchange_every - 1:
+            exchange_images(self.population, self.model, len(self.population) // 2)
+        n, half = self.batch_size, max(1, self.batch_size // 2)
+        population, start = self.population, self.model.start().expand(n)
+        particles, log_p = population.draw_with_log_prob(n)
+        parts = [(particles, start, torch.full_like(start, torch.inf))]  # states at `to`, from, to
+        if self.leaps is not None:
+            to = self.leaps[randint(population.generator, 0, len(self.leaps), (half,))]
+            parts.append((population.noised(half, to), start[:half], to))
+        level, to = self.levels(half)
+        parts.append((population.noised(half, to), level, to))
+        x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
+        count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach())) if self.order > 1 else 1.0
+        fit = -(count * log_prob[:n]).mean()
+        if self.regression:
+            fit = fit + self.regression * spread_of((log_p - log_p.mean()).float() - log_prob[:n])
+        loss = fit + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
+        return loss if self.leaps is None else loss - 0.5 * log_prob[n:].mean()
+
+    def _with_gradient_of_the_score(self, x, log_det, level):
+        """A scalar of value zero with the gradient of minus the mean of ``log p_t(x) + log_det``."""
+        with torch.no_grad():
+            noise, _ = self.control.noise(x.detach(), level, self.target)
+            score = -noise / noise_levels(level)[1][:, None]
+        surrogate = -((score * x).sum(1) + log_det).mean()
+        return surrogate - surrogate.detach()
+
+
+def particle_spacing(budget, population: Population, n_iter: int, share: float) -> dict[str, Any]:
+    """`move_every` and `exchange_every` of a `LikelihoodLoss` that take a share of the evaluations left at most."""
+    n = len(population)  # exchanges evaluate half of them, as many images of the map, and those that come in
+    move_every = budget.spacing(MOVE_EVERY, n, n_iter, (1 - EXCHANGE_SHARE) * share)
+    return {
+        "move_every": move_every,
+        "exchange_every": budget.spacing(EXCHANGE_EVERY, 3 * n // 2, n_iter, EXCHANGE_SHARE * share),
+        "regression": REGRESSION if move_every > RARE_MOVES else 0.0,
+    }
+
+
+def truncated_weights(log_weights: Tensor) -> Tensor:
+    """Weights (n,) float32 of mean 1, truncated at `LARGEST_COUNT` times their median; ``-inf`` is a weight of zero."""
+    finite = log_weights > -torch.inf
+    if not finite.any():
+        return torch.ones_like(log_weights, dtype=torch.float32)
+    weights = (log_weights - log_weights[finite].median()).exp().clamp(max=LARGEST_COUNT)
+    return (weights / weights.mean()).float()
+
+
+def spread_of(log_ratio: Tensor) -> Tensor:
+    """Variance of log ratios (n,) where they are small, and their mean distance from the mean where they are large."""
+    gap = log_ratio - log_ratio.mean()
+    return 2 * ((1 + gap**2).sqrt() - 1).mean()
+
+
+def exchange_images(population: Population, model, n: int) -> float:
+    """Let images of an invertible one-step map take the places of n particles, by their exact weights."""
+    target = population.target
+
+    @torch.no_grad()
+    def weigh(z):
+        return target.log_prob(z) - model.log_prob(z).double()
+
+    latent = randn(population.generator, n, model.n_features)
+    z, log_weights = model.call_and_log_weight(latent, target)
+    return population.exchange(z, log_weights, weigh)
+
+
+def levels_to_target(log_snr_max: float, generator):
+    """Sampler of pairs of levels: from one uniform in log signal-to-noise to the target."""
+
+    def levels(n: int) -> tuple[Tensor, Tensor]:
+        uniform = rand(generator, n)
+        return LOG_SNR_MIN + (log_snr_max - LOG_SNR_MIN) * uniform, torch.full_like(uniform, torch.inf)
+
+    return levels

@@ -1,0 +1,202 @@
+"""Markov moves for a population of particles: Metropolis-adjusted Langevin, with step sizes of many scales."""
+
+__all__ = ["Population", "effective_share", "langevin_step", "mala_step", "systematic_index"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._support.devices import rand, randint, randn, randperm
+from ..models.process import noise_levels
+
+CORRECTION_MOVES = 5  # moves that part the copies which resampling made
+TARGET_ACCEPTANCE = {True: 0.55, False: 0.3}  # with gradient (MALA), without (random walk)
+
+
+def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: Tensor, step: Tensor, generator):
+    """One Metropolis-adjusted Langevin move of every particle (Roberts & Tweedie 1996).
+
+    Parameters
+    ----------
+    log_prob_and_score : callable
+        (n, d) points to log density (n,) and score (n, d). A score of zeros gives random-walk Metropolis.
+    x, log_prob, score : Tensor
+        Particles (n, d) and their log density (n,) and score (n, d).
+    step : Tensor
+        Step size h, (n, 1): the proposal is N(x + h score, 2 h I).
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    x, log_prob, score : Tensor
+        The moved particles.
+    accepted : Tensor
+        Boolean, (n,).
+    """
+    noise = randn(generator, x.shape, dtype=x.dtype)
+    log_uniform = rand(generator, len(x), dtype=torch.float64).log()
+    return langevin_step(log_prob_and_score, x, log_prob, score, step, noise, log_uniform)
+
+
+def langevin_step(log_prob_and_score: Callable, x: Tensor, log_prob, score, step: Tensor, noise, log_uniform):
+    """`mala_step` with its random numbers: standard normal noise (n, d), and logarithms of uniform numbers (n,)."""
+    y = x + step * score + (2 * step).sqrt() * noise
+    log_prob_y, score_y = log_prob_and_score(y)
+    forward = ((y - x - step * score) ** 2).sum(1)
+    backward = ((x - y - step * score_y) ** 2).sum(1)
+    log_ratio = log_prob_y - log_prob + ((forward - backward) / (4 * step[:, 0])).double()
+    accepted = log_uniform < log_ratio
+    keep = accepted[:, None]
+    return (
+        torch.where(keep, y, x),
+        torch.where(accepted, log_prob_y, log_prob),
+        torch.where(keep, score_y, score),
+        accepted,
+    )
+
+
+def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
+    """Indices (n,) of a systematic resampling by log weights (m,)."""
+    uniform = rand(generator, 1, dtype=torch.float64)
+    positions = (torch.arange(n, dtype=torch.float64, device=uniform.device) + uniform) / n
+    return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
+
+
+def effective_share(log_weights: Tensor) -> float:
+    """Effective sample size of log weights (n,) over n; 0 when all weights are zero."""
+    if not (log_weights > -torch.inf).any():
+        return 0.0
+    return float(1 / torch.softmax(log_weights, 0).square().sum()) / len(log_weights)
+
+
+class Population:
+    """Particles that are kept moving under a target, so that what trains on them never sees a fixed data set.
+
+    Every particle draws its step size log-uniformly from `decades` below the adapted largest one at every move, so that
+    narrow and wide regions both mix.
+
+    Parameters
+    ----------
+    target : StandardizedTarget
+        Has ``log_prob_and_score``.
+    x : Tensor
+        Particles (n, d).
+    generator : torch.Generator
+        Source of randomness.
+    step : float, default=0.05
+        Largest step size to start from.
+    decades : float, default=1.0
+        Spread of the step sizes.
+    known : tuple of Tensor, optional
+        Their log density (n,) and score (n, d), where these were evaluated before.
+    """
+
+    def __init__(self, target, x: Tensor, generator, step: float = 0.05, decades: float = 1.0, known=None):
+        self.target, self.generator, self.step, self.decades = target, generator, step, decades
+        self.acceptance = TARGET_ACCEPTANCE[target.has_gradient]
+        if known is None:
+            self.replace(x)
+        else:
+            self.particles = (x, *known)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def x(self) -> Tensor:
+        """Particles (n, d)."""
+        return self.particles[0]
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Their log density (n,)."""
+        return self.particles[1]
+
+    @property
+    def score(self) -> Tensor:
+        """Their score (n, d)."""
+        return self.particles[2]
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` puts back."""
+        return {"particles": self.particles, "step": self.step}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go back to an earlier state."""
+        self.particles = tuple(part.to(self.generator.device) for part in state["particles"])
+        self.step = state["step"]
+
+    def replace(self, x: Tensor) -> None:
+        """Take other particles; density and score are evaluated."""
+        self.particles = (x, *self.target.log_prob_and_score(x))
+
+    def move(self, n_moves: int = 1) -> None:
+        """Move all the particles `n_moves` times and adapt the step size to the acceptance rate."""
+        for _ in range(n_moves):
+            scale = rand(self.generator, len(self.x), 1, dtype=self.x.dtype)
+            step = self.step * 10 ** (-self.decades * scale)
+            x, log_prob, score, accepted = mala_step(
+                self.target.log_prob_and_score, self.x, self.log_prob, self.score, step, self.generator
+            )
+            self.particles = x, log_prob, score  # all at once, also when the user interrupts
+            self.step *= math.exp(0.5 * (float(accepted.double().mean()) - self.acceptance))
+
+    def exchange(self, z: Tensor, log_weights: Tensor, weigh: Callable) -> float:
+        """Let draws take the places of random particles by independence Metropolis; returns the share that did.
+
+        A draw with weight w takes the place of a particle with weight v with probability ``min(1, w / v)`` (Tierney
+        1994), which leaves the target invariant however poor the draws are: what they know less of stays. The weights
+        may be those of random paths that end at the particles (see `DiffusionModel.noise_back`), as the path is drawn
+        from its law under the target: Metropolis on the space of paths.
+
+        Parameters
+        ----------
+        z : Tensor
+            Draws (m, d), of which as many as there are particles are used.
+        log_weights : Tensor
+            Their exact log weights (m,), up to a constant.
+        weigh : callable
+            Maps particles (n, d) to their log weights (n,) under the same sampler, with the same constant.
+        """
+        rows = randperm(self.generator, len(self))[: len(z)]
+        uniform = rand(self.generator, len(rows), dtype=torch.float64)
+        accepted = uniform.log() < log_weights[: len(rows)] - weigh(self.x[rows])
+        if accepted.any():
+            rows, new = rows[accepted], z[: len(accepted)][accepted]
+            values = (new, *self.target.log_prob_and_score(new))
+            self.particles = tuple(
+                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(self.particles, values, strict=True)
+            )
+        return float(accepted.double().mean())
+
+    def correct(self, z: Tensor, log_weights: Tensor, min_share: float) -> float:
+        """Replace the particles by a resample of weighted draws, then move them; returns the weights' effective share.
+
+        The weights are truncated at sqrt(n) times their mean (Ionides 2008). Nothing changes when the share is below
+        `min_share`: the draws then know less than the particles.
+        """
+        share = effective_share(log_weights)
+        if share > 0 and share >= min_share:
+            bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
+            self.replace(z[systematic_index(log_weights.clamp(max=bound), len(self), self.generator)])
+            self.move(CORRECTION_MOVES)
+        return share
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Particles (n, d) picked at random with replacement, and their scores."""
+        index = randint(self.generator, 0, len(self.x), (n,))
+        return self.x[index], self.score[index]
+
+    def draw_with_log_prob(self, n: int) -> tuple[Tensor, Tensor]:
+        """Particles (n, d) picked at random with replacement, and their log densities (n,) up to a constant."""
+        index = randint(self.generator, 0, len(self.x), (n,))
+        return self.x[index], self.log_prob[index]
+
+    def noised(self, n: int, log_snr: Tensor) -> Tensor:
+        """Particles (n, d) picked at random and noised to levels (n,)."""
+        a, s = (t[:, None] for t in noise_levels(log_snr))
+        x = self.draw(n)[0]
+        return a * x + s * randn(self.generator, x.shape)

@@ -1,0 +1,72 @@
+"""A fit in progress: what it carries from its start to the judgement."""
+
+__all__ = ["Run"]
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .budget import Budget
+from .checkpoint import Checkpoint
+from .loop import train
+from .phases import Phase, PhaseRecord
+
+
+@dataclass
+class Run:
+    """What a fit carries.
+
+    Attributes
+    ----------
+    energy : Energy
+        What is asked for, within the budget.
+    budget : Budget
+        What may be spent.
+    generator : torch.Generator
+        Source of all randomness.
+    pilot : PilotResult or None
+        What the pilot found.
+    model : nn.Module
+        What is trained: after each phase, the average of its weights.
+    target : StandardizedTarget
+        The density in the model's coordinates.
+    population : Population or None
+        Particles.
+    losses : list of float
+        One an iteration, over all phases.
+    history : list of PhaseRecord
+        The phases that ran.
+    seconds_a_path : float
+        That a path of the chain takes; 0 without a limit of time.
+    untrained : nn.Module or None
+        The model before training, where it is to be compared.
+    fitted : dict
+        Fitted attributes that are known already.
+    """
+
+    energy: Any
+    budget: Budget
+    generator: torch.Generator
+    pilot: Any = None
+    model: Any = None
+    target: Any = None
+    population: Any = None
+    losses: list[float] = field(default_factory=list)
+    history: list[PhaseRecord] = field(default_factory=list)
+    seconds_a_path: float = 0.0
+    untrained: Any = None
+    fitted: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where its state is kept."""
+        return self.budget.checkpoint
+
+    def train(self, recipe: Iterable[Phase]) -> None:
+        """Train the phases of a recipe, each of which may depend on what became of the one before."""
+        for phase in recipe:
+            losses = train(phase, self)
+            self.losses += losses
+            self.history.append(phase.record(len(losses)))

@@ -1,0 +1,1 @@
+"""What weighted draws tell, and what makes them better."""

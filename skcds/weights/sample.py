@@ -1,0 +1,326 @@
+"""Draws with their log weights, and what these tell."""
+
+__all__ = ["WeightedSample"]
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from .._support.forks import random_state_of
+from .._support.warnings import warn_user
+from ..io.export import checked_names, to_arviz, to_frame
+from .importance import (
+    as_log_weights,
+    effective_sample_size,
+    log_evidence,
+    log_mean_exp,
+    pareto_k,
+    pareto_k_limit,
+    scaled_weights,
+    systematic_resample,
+    total_variation,
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WeightedSample:
+    """Draws of a sampler with their log importance weights, and what follows from them.
+
+    All properties are computed from the sampler's own draws and **cannot see a missed mode** (see the module's
+    docstring). The arrays are not copied; do not change them in place.
+
+    Parameters
+    ----------
+    samples : array-like of shape (n, d)
+        Draws, kept as float64. Rows of non-zero weight must be finite.
+    log_weights : array-like of shape (n,)
+        Log weights, kept as float64; ``E[exp(log_weight)] = Z``. ``-inf`` is a weight of zero, as of a draw outside the
+        target's support; NaN and ``+inf`` are errors.
+    is_bound : bool
+        Whether ``E[log_weight] <= log Z`` is guaranteed: always for path weights, and for the weights of a one-step map
+        where the map is injective. A map that is not injective counts some of the target's mass more than once.
+    violation_share : float, default=0.0
+        Share of draws where the map was found not to be injective. Above zero, ``is_bound`` must be False.
+    n_energy_evals : int, default=0
+        Energy evaluations spent on the weights.
+    feature_names : array-like of str, default=None
+        Names of the coordinates, for data frames and ArviZ; by default x0, x1 and so on.
+
+    See Also
+    --------
+    effective_sample_size, log_evidence, pareto_k, total_variation : The definitions of the properties.
+
+    Notes
+    -----
+    Where every weight is zero, `ess` is 0, `log_evidence` is ``-inf`` with a standard error of NaN, and
+    `total_variation` is 1; what needs normalised weights (`weights`, `resample`, `expectation`) raises.
+
+    Examples
+    --------
+    Draws of N(0, 1.5^2) weighted for the density exp(-x^2 / 2), whose log Z is log sqrt(2 pi) = 0.919:
+
+    >>> import numpy as np
+    >>> from skcds.importance import WeightedSample
+    >>> z = np.random.RandomState(0).normal(size=(10_000, 1))
+    >>> x = 1.5 * z
+    >>> log_proposal = -0.5 * (z**2).sum(1) - np.log(1.5 * np.sqrt(2 * np.pi))
+    >>> W = WeightedSample(x, -0.5 * (x**2).sum(1) - log_proposal, is_bound=True)
+    >>> W
+    WeightedSample(n=10000, d=1, ess=8342.2, log_evidence=0.9259 ± 0.0045, pareto_k=-1.79, is_bound=True)
+    >>> W.resample(3, random_state=1).shape
+    (3, 1)
+    >>> mean, se = W.expectation(lambda x: x**2, return_se=True)  # 1 for N(0, 1)
+    >>> abs(mean - 1) < 5 * se
+    array([ True])
+    """
+
+    samples: np.ndarray
+    log_weights: np.ndarray
+    is_bound: bool
+    violation_share: float = 0.0
+    n_energy_evals: int = 0
+    feature_names: np.ndarray | None = None
+
+    def __post_init__(self):
+        fields = {
+            "samples": np.asarray(self.samples, dtype=np.float64),
+            "log_weights": as_log_weights(self.log_weights),
+            "is_bound": bool(self.is_bound),
+            "violation_share": float(self.violation_share),
+            "n_energy_evals": int(self.n_energy_evals),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)  # the only time: the class is frozen
+        _check_samples(self.samples, self.log_weights)
+        names = checked_names(self.feature_names, self.samples.shape[1], "feature_names")
+        object.__setattr__(self, "feature_names", names)
+        if not 0 <= self.violation_share <= 1:
+            raise ValueError(f"violation_share is a share of the draws, from 0 to 1, not {self.violation_share}.")
+        if self.is_bound and self.violation_share > 0:
+            raise ValueError(
+                f"The map was found not to be injective at {self.violation_share:.2%} of the draws, so their weights "
+                "guarantee no bound: is_bound must be False."
+            )
+        if self.n_energy_evals < 0:
+            raise ValueError(f"n_energy_evals is a count and cannot be {self.n_energy_evals}.")
+
+    @property
+    def weights(self):
+        """Normalised weights, an ndarray of shape (n,) that sums to 1."""
+        w = scaled_weights(self.log_weights)
+        return w / w.sum()
+
+    @property
+    def ess(self):
+        """Effective sample size, between 1 and n; see `effective_sample_size`. 0 if every weight is zero."""
+        return 0.0 if self._all_zero else effective_sample_size(self.log_weights)
+
+    @property
+    def total_variation(self):
+        """Total variation between the draws without their weights and the target; see `total_variation`."""
+        return total_variation(self.log_weights)
+
+    @property
+    def _all_zero(self):
+        return bool(np.isneginf(self.log_weights).all())
+
+    @property
+    def log_evidence(self):
+        """Estimate of log Z, the log mean weight; where `is_bound`, its expectation is at most log Z too.
+
+        ``-inf`` if every weight is zero.
+        """
+        return log_mean_exp(self.log_weights)
+
+    @property
+    def log_evidence_se(self):
+        """Standard error of `log_evidence`; to be believed where `pareto_k` is at most `pareto_k_limit`.
+
+        NaN for a single draw or if every weight is zero.
+        """
+        return np.nan if self._all_zero else log_evidence(self.log_weights)[1]
+
+    @cached_property
+    def pareto_k(self):
+        """Shape of the weights' upper tail; above `pareto_k_limit` the estimates are unreliable. See `pareto_k`."""
+        return pareto_k(self.log_weights)
+
+    @property
+    def pareto_k_limit(self):
+        """Largest `pareto_k` that is reliable with so many draws: 0.7, or less below 2200. See `pareto_k_limit`."""
+        return pareto_k_limit(len(self.log_weights))
+
+    @property
+    def elbo(self):
+        """Mean log weight. Only where `is_bound` is it an evidence lower bound.
+
+        Even then its expectation is the bound: the estimate itself varies by `elbo_se`. ``-inf`` if any draw has
+        weight zero.
+        """
+        return float(self.log_weights.mean())
+
+    @property
+    def elbo_se(self):
+        """Standard error of `elbo`; NaN for a single draw or if any draw has weight zero."""
+        n = len(self.log_weights)
+        if n == 1 or np.isneginf(self.log_weights).any():
+            return np.nan
+        return float(self.log_weights.std(ddof=1) / np.sqrt(n))
+
+    def resample(self, n, random_state=None):
+        """Draw n rows in proportion to the weights, with repetition, by systematic resampling.
+
+        Parameters
+        ----------
+        n : int
+            How many rows to draw. More than `ess` of them repeat each other; 0 gives an empty array.
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
+            An int makes the draw reproducible; an instance moves on.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            Unweighted draws in random order, so that any subset of rows is as good as another.
+        """
+        rng = random_state_of(random_state)
+        return self.samples[rng.permutation(systematic_resample(self.log_weights, n, rng))]
+
+    def to_frame(self):
+        """The draws as a pandas data frame with a column for each feature, and one more, ``log_weight``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of shape (n, d + 1).
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
+        return to_frame(self.samples, self.feature_names, log_weight=self.log_weights)
+
+    def to_arviz(self, resample=True, random_state=None, constrain=None):
+        """The draws as an ArviZ posterior.
+
+        ArviZ takes the draws of a posterior to be equally good, so that by default there are as many draws resampled in
+        proportion to their weights, which repeat each other: what ArviZ gives as effective sample size counts
+        repetitions as new, and `ess` does not.
+
+        Parameters
+        ----------
+        resample : bool, default=True
+            Whether to resample. Otherwise the draws are those of the sampler, which ArviZ summarises without their
+            weights, with ``log_weight`` among the statistics of the draws.
+        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
+            For the resampling.
+        constrain : callable, default=None
+            Maps draws (n, d) to a dictionary of arrays (n, ...), which then are the variables, as the method
+            ``constrain`` of energies of models does (`skcds.adapters`). By default the variables are the features.
+
+        Returns
+        -------
+        InferenceData or DataTree
+            As the installed ArviZ has it. Independent draws are arranged in four chains where their number allows. The
+            posterior's attributes tell ``ess``, ``pareto_k``, ``log_evidence`` and ``log_evidence_se``.
+
+        Raises
+        ------
+        ImportError
+            Without ArviZ.
+        """
+        attrs = {
+            "ess": self.ess, "pareto_k": self.pareto_k, "log_evidence": self.log_evidence,
+            "log_evidence_se": self.log_evidence_se,
+        }  # fmt: skip
+
+        def variables(X):
+            assert self.feature_names is not None  # since __post_init__
+            return dict(zip(self.feature_names, X.T, strict=True)) if constrain is None else constrain(X)
+
+        if resample:
+            return to_arviz(variables(self.resample(len(self.samples), random_state)), attrs)
+        return to_arviz(variables(self.samples), attrs, log_weight=self.log_weights)
+
+    def expectation(self, fn, return_se=False):
+        """Estimate E[fn(x)] under the normalised target by the self-normalised weighted mean.
+
+        Parameters
+        ----------
+        fn : callable
+            Maps an array of shape (n, d) to one of shape (n,) or (n, k). Rows of weight zero do not count,
+            whatever it returns there.
+        return_se : bool, default=False
+            Whether to return the delta method's standard error as well; to be believed where `pareto_k` is at most
+            `pareto_k_limit`.
+
+        Returns
+        -------
+        mean : float or ndarray of shape (k,)
+        standard_error : float or ndarray of shape (k,)
+            Only if ``return_se``.
+        """
+        values = np.asarray(fn(self.samples), dtype=np.float64)
+        if values.ndim not in (1, 2) or len(values) != len(self.samples):
+            raise ValueError(
+                f"fn must return one value or one row for each of the {len(self.samples)} draws; "
+                f"it returned shape {values.shape}."
+            )
+        weights = self.weights
+        w, values = weights[weights > 0], values[weights > 0]
+        mean = w @ values  # scalar or (k,)
+        if not return_se:
+            return mean
+        return mean, np.sqrt(w**2 @ (values - mean) ** 2)
+
+    def warn_if_unreliable(self):
+        """Emit a `ConvergenceWarning` if `pareto_k` is above `pareto_k_limit`; the estimators call it.
+
+        Silence does not mean that every mode was found.
+        """
+        if self.pareto_k <= self.pareto_k_limit:
+            return
+        n = len(self.log_weights)
+        if self._all_zero:
+            reason = f"All {n} draws have weight zero: none lies in the target's support."
+        elif np.isposinf(self.pareto_k):
+            reason = (
+                f"The {n} draws hold too few distinct weights to judge their reliability "
+                f"(Pareto k is inf, effective sample size {self.ess:.1f})."
+            )
+        else:
+            reason = (
+                f"Pareto k is {self.pareto_k:.2f}, above {self.pareto_k_limit:.3g}: a few draws dominate "
+                f"(effective sample size {self.ess:.1f} of {n})."
+            )
+        warn_user(
+            f"{reason} The log evidence, its standard error and weighted means are unreliable. Weigh more draws, "
+            "fit for longer, or sample in more steps; then look at pareto_k again.",
+            ConvergenceWarning,
+        )
+
+    def __repr__(self):
+        n, d = self.samples.shape
+        if self._all_zero:
+            found = "every weight is zero"
+        else:
+            found = (
+                f"ess={self.ess:.1f}, log_evidence={self.log_evidence:.4f} ± {self.log_evidence_se:.4f}, "
+                f"pareto_k={self.pareto_k:.2f}"
+            )
+        violations = f", violation_share={self.violation_share:.2g}" if self.violation_share else ""
+        return f"WeightedSample(n={n}, d={d}, {found}, is_bound={self.is_bound}{violations})"
+
+
+def _check_samples(samples, log_weights):
+    if samples.ndim != 2 or samples.shape[1] == 0:
+        raise ValueError(f"Samples must have shape (n, d) with d > 0, not {samples.shape}.")
+    if len(samples) != len(log_weights):
+        raise ValueError(f"There are {len(samples)} samples but {len(log_weights)} log weights; each needs one.")
+    bad = ~np.isfinite(samples).all(1) & (log_weights > -np.inf)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum()} of {len(samples)} samples have a weight but are not finite, the first at row {bad.argmax()}."
+        )
