@@ -253,7 +253,7 @@ class DiffusionSampler(ControlledSampler):
                 model, target, population, self.max_iter - n_paths, budget, generator, seconds
             )
         if n_paths and (len(losses) == self.max_iter - n_paths or budget.spent() >= self._score_share):
-            model, more = self._reduce_path_loss(model, target, n_paths, budget, generator)
+            model, more = self._reduce_path_loss(model, target, n_paths, budget, generator, needed=not losses)
             losses += more
         model, z, log_weights = self._judge(before, model, target, population, budget, generator, seconds)
         if population is None:
@@ -330,13 +330,14 @@ class DiffusionSampler(ControlledSampler):
             learning_rate=self.learning_rate, callbacks=callbacks, stateful=[population], description="score matching",
         )  # fmt: skip
 
-    def _reduce_path_loss(self, model, target, n_iter, budget, generator):
+    def _reduce_path_loss(self, model, target, n_iter, budget, generator, needed):
         rate = self.learning_rate * (FINE_TUNING_RATE if self.init == "pilot" else 1.0)
         trained = copy.deepcopy(model).requires_grad_(True)
         loss = PATH_LOSSES[self.loss](trained, target, self.n_steps, self.path_batch_size, generator)
         return train(
             trained, loss, max_iter=n_iter, budget=budget, learning_rate=rate, ema_decay=0.98,
             stateful=[loss] if hasattr(loss, "state_dict") else [], description=self.loss.replace("_", " "),
+            needed=needed,
         )  # fmt: skip
 
     # ---------------------------------------------------------------- sampling

@@ -61,14 +61,15 @@ class _Optimization:
 def train(
     model: nn.Module, loss_fn: Callable, *, max_iter: int, budget: Budget, share: float = 1.0,
     learning_rate: float = 2e-3, weight_decay: float = 0.0, ema_decay: float = 0.998, callbacks: dict | None = None,
-    stateful: Sequence[Any] = (), description: str = "",
+    stateful: Sequence[Any] = (), description: str = "", needed: bool = True,
 ) -> tuple[nn.Module, list[float]]:  # fmt: skip
     """Minimise ``loss_fn(iteration)`` over the parameters of `model` with AdamW, a cosine schedule and an average.
 
     The schedule follows the iterations or, where that is further, the budget: a fit that would run out of time anneals
     all the same, and one that would not is reproducible. Where loss or gradient is not finite, training goes back to a
     state of up to a few dozen iterations before, with half the learning rate, which then recovers. Ctrl-C ends it, and
-    what follows of the fit is not trained either. A limit ends it too, after one iteration at the earliest.
+    what follows of the fit is not trained either. A limit ends it too, after one iteration at the earliest if that is
+    needed.
 
     Parameters
     ----------
@@ -91,6 +92,8 @@ def train(
         What else changes during training, with ``state_dict`` and ``load_state_dict``.
     description : str
         Name of the phase, for the progress display, messages and the checkpoint.
+    needed : bool, default=True
+        Whether the first iteration is made however late it is; False where the model was trained before.
 
     Returns
     -------
@@ -124,7 +127,7 @@ def train(
         if checkpoint.due():
             store(iteration, finished=False)
         now = budget.spent()
-        if (now >= share and losses) or budget.interrupted:
+        if (now >= share and (losses or not needed)) or budget.interrupted:
             break
         used = (now - spent) / max(share - spent, 1e-9)
         try:
@@ -135,7 +138,7 @@ def train(
                 break
             optimizer.learning_rate = state.factor * learning_rate * _schedule(max(iteration / max_iter, used))
             optimizer.zero_grad()
-            with contextlib.nullcontext() if losses else budget.untimed():
+            with contextlib.nullcontext() if losses or not needed else budget.untimed():
                 loss = loss_fn(iteration)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
