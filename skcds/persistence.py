@@ -127,11 +127,12 @@ class _Writer:
         return self.places[id(sampler)]
 
     def _parameter(self, value, name: str):
-        """As `_value`, but arrays and sequences as nested lists of plain values."""
+        """As `_value`, but arrays and sequences as nested lists of plain values; a tuple stays one where it matters."""
         if hasattr(value, "__array__") and not isinstance(value, np.generic):
             value = np.asarray(value).tolist()
         if isinstance(value, list | tuple):
-            return {"list": [self._parameter(part, name) for part in value]}
+            kind = "tuple" if name == "start" and isinstance(value, tuple) else "list"
+            return {kind: [self._parameter(part, name) for part in value]}
         return self._value(value, name)
 
     def _value(self, value, name: str):
@@ -345,8 +346,9 @@ class _Reader:
         ((kind, content),) = value.items()
         if kind == "float":
             return _special_float(content)
-        if kind == "list":
-            return [self._parameter(part, place) for part in content]
+        if kind in ("list", "tuple"):
+            parts = [self._parameter(part, place) for part in content]
+            return tuple(parts) if kind == "tuple" else parts
         if kind == "sampler":
             return self._sampler(content, below=place)
         if kind == "frozen":

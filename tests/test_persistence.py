@@ -25,6 +25,7 @@ import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
 from skcds.files import BLANK, MARK
 from skcds.persistence import FITTED, FORMAT
+from skcds.start import Start
 
 DATA = Path(__file__).parent / "data"
 CASES = [(KINDS[0], None), *((kind, network) for kind in KINDS[1:] for network in ("coupling", "residual"))]
@@ -115,6 +116,15 @@ class TestRoundTrip:
         fitted(KINDS[0]).save(tmp_path / "a")
         loaded = skcds.load(tmp_path / "a").set_params(warm_start=True, max_iter=2).fit(quadratic)
         assert loaded.n_iter_ == 2 and loaded._energy_name is None
+
+    @pytest.mark.parametrize("start", [(1.0, 2.0), (np.ones(3), 2.0), np.ones((1, 3))], ids=str)
+    def test_start_of_either_kind(self, start, tmp_path):
+        """A tuple is a Gaussian and an array points, so that a tuple has to come back as one."""
+        copy.deepcopy(fitted(KINDS[0])).set_params(start=start).save(tmp_path / "a")
+        loaded = skcds.load(tmp_path / "a")
+        assert isinstance(loaded.start, tuple) == isinstance(start, tuple)
+        first, second = (Start.from_parameter(value, 3) for value in (start, loaded.start))
+        assert torch.equal(first.points, second.points)
 
     def test_runs_no_code(self, small, tmp_path, monkeypatch):
         def fail(*args, **kwargs):
