@@ -292,13 +292,12 @@ def is_python(mutant: Mutant) -> bool:
 
 
 def choose(files: list[Path], n: int, seed: int, settings: bool) -> list[Mutant]:
-    """As many from every file, as far as it has them, by the square root of its size; kinds of change take turns."""
+    """By the square root of what a file has, in rounds over all files; kinds of change are as likely as each other."""
     rng = random.Random(seed)
     found = {path: [m for m in mutants_of(path) if settings or m.kind != "setting changed"] for path in files}
     found = {path: some for path, some in found.items() if some}
     sizes = {path: len(some) ** 0.5 for path, some in found.items()}
-    chosen = []
-    taken = Counter()
+    chosen, taken = [], Counter()
     while len(chosen) < n and any(found.values()):
         path = min((p for p in found if found[p]), key=lambda p: ((taken[p] + 1) / sizes[p], p))
         taken[path] += 1
@@ -306,8 +305,8 @@ def choose(files: list[Path], n: int, seed: int, settings: bool) -> list[Mutant]
         mutant = rng.choice([mutant for mutant in found[path] if mutant.kind == kind])
         found[path].remove(mutant)
         if is_python(mutant):
-            chosen.append(mutant)
-    return chosen
+            chosen.append((taken[path], mutant))
+    return [mutant for _, mutant in sorted(chosen, key=lambda pair: pair[0])]
 
 
 def tests_of(file: str) -> list[str]:

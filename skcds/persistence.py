@@ -213,7 +213,7 @@ def load(path):
     >>> import tempfile, pathlib
     >>> import skcds
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "sampler.skcds"
-    >>> sampler = skcds.DiffusionSampler(n_features=2, max_iter=50, random_state=0)
+    >>> sampler = skcds.DiffusionSampler(2, n_steps=16, n_particles=1000, max_iter=50)
     >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).save(path)
     >>> skcds.load(path).get_params()["max_iter"]
     50
