@@ -13,7 +13,7 @@ import torch
 from cases import slow
 
 import skcds
-from skcds import devices, pilot
+from skcds import devices, pilot, race
 from skcds.energy import Energy
 from skcds.networks import GatedMLP
 
@@ -53,6 +53,7 @@ def device(request, monkeypatch):
             pytest.skip("see test_on_the_pretend_device")
         pretend.install()
         monkeypatch.setattr(torch, "Generator", pretend.Generator)
+        monkeypatch.setattr(race, "STARTING_SCALES", (1.0, 3.0))
         for name in ("CLIMBS", "CLIMBS_BEFORE"):
             monkeypatch.setattr(pilot, name, 2)  # every operation costs as much as a launch on a GPU
     return request.param
@@ -113,7 +114,7 @@ def test_energy_is_called_where_it_works(device, energy):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"start": None},
         {"init": "prior", "max_iter": 10, "path_batch_size": 64},
         *slow({"langevin": False, "variance": "fixed"}),
         *slow({"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64}),
