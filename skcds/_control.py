@@ -103,10 +103,9 @@ class ControlledSampler(BaseSampler):
         return self._start_from_prior(energy, generator)
 
     def _start_from_pilot(self, energy, budget, generator):
+        start = self._find_start(energy.n_features, energy.bounds)
         try:
-            pilot, x = run_pilot(
-                energy, self.n_particles, generator, budget, self._find_start(energy.n_features, energy.bounds)
-            )
+            pilot, x = run_pilot(energy, self.n_particles, generator, budget, start and start.to(energy.device))
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
