@@ -72,7 +72,7 @@ TESTS = {
     "maps": ["maps", "consistency"],
     "mcmc": ["mcmc", "pilot::TestSabotage"],
     "metrics": ["metrics"],
-    "modes": ["modes", "devices"],
+    "modes": ["modes", "pilot::TestLimit"],
     "networks": ["networks", "maps", "persistence"],
     "optimizer": ["optimizer", "training"],
     "parallel": ["parallel"],

@@ -347,8 +347,8 @@ class _Reader:
         if kind == "float":
             return _special_float(content)
         if kind in ("list", "tuple"):
-            parts = [self._parameter(part, place) for part in content]
-            return tuple(parts) if kind == "tuple" else parts
+            sequence = [self._parameter(part, place) for part in content]
+            return tuple(sequence) if kind == "tuple" else sequence
         if kind == "sampler":
             return self._sampler(content, below=place)
         if kind == "frozen":
