@@ -240,7 +240,7 @@ class Finder(ast.NodeVisitor):
             self.add("name swapped", (end - len(name), end), NAMES[name], node.lineno)
         parts = [*node.args, *node.keywords]
         for k, keyword in enumerate(parts):
-            if isinstance(keyword, ast.keyword) and keyword.arg is not None:
+            if isinstance(keyword, ast.keyword) and keyword.arg not in (None, "strict"):  # strict=True only asserts
                 start, end = self.span(keyword)
                 if k:
                     start = self.span(parts[k - 1])[1]

@@ -451,7 +451,9 @@ class TestWhatIsSavedLoads:
             twin.save(tmp_path / "a")
         assert os.listdir(tmp_path) == []
 
-    @pytest.mark.parametrize("as_bounds", [np.array, torch.tensor, pandas.DataFrame, tuple], ids=str)
+    @pytest.mark.parametrize(
+        "as_bounds", [np.array, torch.tensor, pandas.DataFrame, tuple], ids=lambda kind: kind.__name__
+    )
     def test_bounds_of_any_type(self, as_bounds, tmp_path):
         bounds = [[0.0, np.inf], [-1.0, 2.5]]
         sampler = copy.deepcopy(fitted(KINDS[0])).set_params(bounds=as_bounds(bounds))

@@ -59,6 +59,12 @@ class TestNoise:
         energy.energy_fn = energy_fn
         assert rounding_noise(energy, 1e3 * x, 1e7 * x.std(0), seeded(2)) > 0.1
 
+    def test_some_points_outside_the_support_do_not_hide_it(self):
+        x = torch.randn(64, 2, dtype=torch.float64, generator=seeded(1))
+        energy = self.energy(lambda x: 0.5 * (x**2).sum(1))
+        energy.energy_fn = lambda x: torch.where(x[:, 0] < 1, 1e3 * (1e12 * x[:, 0]).sin(), torch.inf)
+        assert rounding_noise(energy, x, x.std(0), seeded(2)) > 0.1
+
     @pytest.mark.parametrize("sign", [1, -1])
     @pytest.mark.parametrize("j", [0, 2])
     def test_the_coordinate_is_found(self, j, sign):
