@@ -34,7 +34,7 @@ PHASES = {  # the outermost function of the package that is named here: what it 
     "_hold_out": "judgement", "weighted_paths": "judgement", "_judge": "judgement",
     "noise": "scores in training", "flow": "scores in training",
 }  # fmt: skip
-QUICK = {"max_iter": 20, "n_particles": 200, "n_steps": 8}
+QUICK = {"max_iter": 5, "n_particles": 200, "n_steps": 4}
 
 
 class PhasedEnergy:

@@ -37,7 +37,12 @@ class Case:
 
 
 def energy(what, energy_fn, answer, message="", **options):
-    return Case("energy", what, lambda s, path: s.fit(energy_fn, **options), answer, message)
+    """Of functions that have to work also the scale has to be found, from the start that is the default."""
+
+    def act(sampler, path):
+        (sampler.set_params(start=None) if answer is None else sampler).fit(energy_fn, **options)
+
+    return Case("energy", what, act, answer, message)
 
 
 def parameter(name, value, message=None, answer=ValueError, kind="DiffusionSampler"):

@@ -189,7 +189,7 @@ def test_arviz_has_the_model_s_parameters():
     arviz = pytest.importorskip("arviz")
     energy = from_numpyro(schools, Y, SIGMA)
     sampler = ConsistentSamplerScratch(
-        n_steps=4, n_particles=200, hidden_features=16, n_transforms=2, max_iter=5, random_state=0
+        start=(0.0, 2.0), n_steps=4, n_particles=200, hidden_features=16, n_transforms=2, max_iter=5, random_state=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -10,6 +10,7 @@ import numpy as np
 import pretend
 import pytest
 import torch
+from cases import slow
 
 import skcds
 from skcds._support import devices
@@ -18,14 +19,9 @@ from skcds.explore import race
 from skcds.models.networks import GatedMLP
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
-QUICK = {"n_features": 2, "n_steps": 4, "n_particles": 100, "batch_size": 128, "random_state": 0}
+QUICK = {"n_features": 2, "start": (0.0, 2.0), "n_steps": 4, "n_particles": 100, "batch_size": 128, "random_state": 0}
 TEACHER = {**QUICK, "max_iter": 220}  # long enough for particles to be exchanged
 MEAN = torch.tensor([1.0, -2.0])
-
-
-def slowly(*values):
-    """Values of a case that is left to the slow tests."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def on_its_device(x):
@@ -58,7 +54,9 @@ def device(request, monkeypatch):
             pytest.skip("see test_on_the_pretend_device")
         pretend.install()
         monkeypatch.setattr(torch, "Generator", pretend.Generator)
-        monkeypatch.setattr(race, "STARTING_SCALES", (1.0, 3.0))  # every operation costs as much as a launch on a GPU
+        monkeypatch.setattr(race, "STARTING_SCALES", (1.0, 3.0))
+        for name in ("CLIMBS", "CLIMBS_BEFORE"):
+            monkeypatch.setattr(pilot, name, 2)  # every operation costs as much as a launch on a GPU
     return request.param
 
 
@@ -117,11 +115,11 @@ def test_energy_is_called_where_it_works(device, energy):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"start": None},
         {"init": "prior", "max_iter": 10, "path_batch_size": 64},
-        slowly({"langevin": False, "variance": "fixed"}),
-        slowly({"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64}),
-        slowly({"path_share": 0.2, "reference": "pis", "max_iter": 30}),
+        *slow({"langevin": False, "variance": "fixed"}),
+        *slow({"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64}),
+        *slow({"path_share": 0.2, "reference": "pis", "max_iter": 30}),
         {"bounds": [(0, None), (-3, 1)], "max_iter": 5},
     ],
 )
@@ -141,7 +139,7 @@ def test_diffusion_sampler(device, options):
 
 
 @pytest.mark.parametrize(
-    "energy, grad", [slowly(on_the_cpu, None), (in_numpy, gradient_in_numpy), slowly(in_numpy, None)]
+    "energy, grad", [*slow((on_the_cpu, None)), (in_numpy, gradient_in_numpy), *slow((in_numpy, None))]
 )
 def test_fit_to_an_energy_that_is_elsewhere(device, energy, grad):
     fitted, reference = (

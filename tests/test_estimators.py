@@ -103,10 +103,10 @@ class TestFit:
         assert sampler.n_iter_ == 1
 
     def test_max_time(self, kind):
-        sampler = make(kind, max_iter=10**6, max_time=3.0)
+        sampler = make(kind, max_iter=10**6, max_time=1.5)
         start = time.perf_counter()
         sampler.fit(quadratic)
-        assert time.perf_counter() - start < 6  # twice the limit, for a machine that others keep busy
+        assert time.perf_counter() - start < 1.5 + 4  # twice what may be added, for a machine that others keep busy
         assert 0 < sampler.n_iter_ < 10**6
 
     def test_max_energy_evals(self, kind):
@@ -284,11 +284,12 @@ class TestWeights:
         calls.clear()
         assert sampler.sample_weighted(100, random_state=0).n_energy_evals == sum(calls) > 0
 
-    def test_energy_shift_moves_log_evidence_alone(self, kind):
-        shifted = make(kind).fit(lambda x: quadratic(x) + 64.0)
-        X, plain = shifted.sample(100, random_state=0), fitted(kind)
-        assert np.allclose(X, plain.sample(100, random_state=0), atol=1e-3)
-        assert shifted.log_evidence_ + 64.0 == pytest.approx(plain.log_evidence_, abs=1e-3)
+
+def test_energy_shift_moves_log_evidence_alone():
+    """From a start that is wider than the density: from its own Gaussian the least rounding decides about particles."""
+    plain, shifted = (make(KINDS[0], start=None).fit(lambda x, c=c: quadratic(x) + c) for c in (0.0, 64.0))
+    assert np.allclose(*(sampler.sample(100, random_state=0) for sampler in (plain, shifted)), atol=1e-3)
+    assert shifted.log_evidence_ + 64.0 == pytest.approx(plain.log_evidence_, abs=1e-3)
 
 
 @each
@@ -481,7 +482,14 @@ class TestSpoiledControl:
 
     def bound(self, learning_rate=0.2):
         sampler = DiffusionSampler(
-            2, n_steps=16, max_iter=30, path_share=0, learning_rate=learning_rate, n_particles=500, random_state=0
+            2,
+            start=(3.0, 2.0),
+            n_steps=16,
+            max_iter=30,
+            path_share=0,
+            learning_rate=learning_rate,
+            n_particles=500,
+            random_state=0,
         )
         sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         return sampler.sample_weighted(2000, random_state=0).elbo - math.log(2 * math.pi)
@@ -528,7 +536,8 @@ class TestDistiller:
 
     @pytest.mark.parametrize("refine", [True, False])
     def test_residual_network(self, refine):
-        student = make("ConsistentSamplerDistiller", network="residual", refine=refine).fit(quadratic)
+        kind = "ConsistentSamplerDistiller"
+        student = fitted(kind, "residual") if refine else make(kind, network="residual", refine=False).fit(quadratic)
         W = student.sample_weighted(500, random_state=0)
         assert np.array_equal(W.samples, student.sample(500, random_state=0))
         assert W.is_bound == (W.violation_share == 0)
@@ -587,9 +596,10 @@ class TestScratch:
         with pytest.raises(ValueError, match="n_steps=8, and n_steps=16"):
             sampler.set_params(n_steps=16).fit(quadratic)
 
-    @pytest.mark.parametrize("objective", ["separate", "joint"])
-    @pytest.mark.parametrize("init", ["pilot", "prior"])
-    @pytest.mark.parametrize("network", ["coupling", "residual"])
+    @pytest.mark.parametrize(
+        "network, init, objective",
+        [("coupling", "prior", "separate"), ("residual", "pilot", "separate"), ("residual", "prior", "joint")],
+    )
     def test_options(self, network, init, objective):
         sampler = make("ConsistentSamplerScratch", network=network, init=init, objective=objective).fit(quadratic)
         assert (sampler.pilot_ is None) == (init == "prior")

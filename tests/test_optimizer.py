@@ -64,7 +64,8 @@ def test_state():
 def test_a_fit_loads_no_compiler():
     """Loading it takes seconds, of which a fit of five seconds has none to spare."""
     code = (
-        "import sys, skcds; skcds.DiffusionSampler(2, n_particles=200, max_iter=3, max_time=60, random_state=0)"
+        "import sys, skcds; "
+        "skcds.DiffusionSampler(2, start=(0, 1), n_particles=200, n_steps=4, max_iter=3, max_time=60)"
         ".fit(lambda x: (x**2).sum(1)); assert 'torch._dynamo' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

@@ -137,6 +137,15 @@ class TestRoundTrip:
         loaded = skcds.load(tmp_path / "a").set_params(warm_start=True, max_iter=2).fit(quadratic)
         assert loaded.n_iter_ == 2 and loaded._energy_name is None
 
+    @pytest.mark.parametrize("start", [(1.0, 2.0), (np.ones(3), 2.0), np.ones((1, 3))], ids=str)
+    def test_start_of_either_kind(self, start, tmp_path):
+        """A tuple is a Gaussian and an array points, so that a tuple has to come back as one."""
+        copy.deepcopy(fitted(KINDS[0])).set_params(start=start).save(tmp_path / "a")
+        loaded = skcds.load(tmp_path / "a")
+        assert isinstance(loaded.start, tuple) == isinstance(start, tuple)
+        first, second = (Start.from_parameter(value, 3) for value in (start, loaded.start))
+        assert torch.equal(first.points, second.points)
+
     def test_runs_no_code(self, small, tmp_path, monkeypatch):
         def fail(*args, **kwargs):
             raise AssertionError("code of the file was run")
@@ -462,7 +471,9 @@ class TestWhatIsSavedLoads:
             twin.save(tmp_path / "a")
         assert os.listdir(tmp_path) == []
 
-    @pytest.mark.parametrize("as_bounds", [np.array, torch.tensor, pandas.DataFrame, tuple], ids=str)
+    @pytest.mark.parametrize(
+        "as_bounds", [np.array, torch.tensor, pandas.DataFrame, tuple], ids=lambda kind: kind.__name__
+    )
     def test_bounds_of_any_type(self, as_bounds, tmp_path):
         bounds = [[0.0, np.inf], [-1.0, 2.5]]
         sampler = copy.deepcopy(fitted(KINDS[0])).set_params(bounds=as_bounds(bounds))

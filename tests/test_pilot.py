@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import crossed, slow
 from scipy import stats
 
 from skcds.density.energy import Energy, InvalidEnergyError
@@ -233,9 +234,10 @@ class TestSupport:
         assert abs(x[:, 0].mean() - math.sqrt(2 / math.pi)) < MOMENT_BOUND * math.sqrt((1 - 2 / math.pi) / N)
         assert abs(x[:, 1].mean()) < MOMENT_BOUND / math.sqrt(N)
 
-    @pytest.mark.parametrize("seed", range(4))
-    @pytest.mark.parametrize("gradient", [True, False])
-    @pytest.mark.parametrize("half_width", [0.5, 0.04, 1e-3])
+    @pytest.mark.parametrize(
+        "half_width, gradient, seed",
+        crossed([(0.5, False, 0), (0.04, True, 1), (1e-3, False, 2)], [0.5, 0.04, 1e-3], [True, False], range(4)),
+    )
     def test_box(self, half_width, gradient, seed):
         """Uniform in a box which few or none of the scouts meet at their starting scales. Kolmogorov distances are
         .009 to .03, twice the bound for N independent draws; log Z has a standard deviation of .04."""
@@ -393,9 +395,9 @@ class TestLimit:
 
     LIMITS = (2e4, 1e5, 1e6)
 
-    @pytest.mark.parametrize("limit", LIMITS)
-    @pytest.mark.parametrize("target, d", [(gmm9(), 2), (Funnel(), 10), (ridge, 20)])
-    def test_is_kept(self, target, d, limit):
+    @pytest.mark.parametrize("case, limit", crossed([(0, 2e4), (1, 1e5), (2, 2e4), (2, 1e6)], range(3), LIMITS))
+    def test_is_kept(self, case, limit):
+        target, d = [(gmm9(), 2), (Funnel(), 10), (ridge, 20)][case]
         energy = make_energy(target, d)
         before = energy.n_energy_evals
         energy.monitor = limited(limit, energy)
@@ -520,7 +522,7 @@ class TestFlatDirections:
         with pytest.raises(InvalidEnergyError, match=r"infinite mass: along \+x\[0\]"):
             run(lambda x: 0.5 * (x[:, 1:] ** 2).sum(1) + torch.nn.functional.softplus(-x[:, 0]), 257, n=200)
 
-    @pytest.mark.parametrize("name", ["funnel", "gmm9", "cauchy"])
+    @pytest.mark.parametrize("name", ["cauchy", *slow("funnel", "gmm9")])
     def test_whole_pilots_pass(self, name):
         energy_fn = {"funnel": Funnel(), "gmm9": gmm9(), "cauchy": lambda x: torch.log1p(x**2).sum(1)}[name]
         result, _ = run(energy_fn, getattr(energy_fn, "n_features", 2), n=1000)

@@ -642,7 +642,7 @@ def test_particles_are_shown_in_the_coordinates_of_the_draws(kind, bounds):
     pairs = bounds if isinstance(bounds, list) else [bounds, bounds]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = make(kind, n_features=2, max_iter=3)
+        sampler = make(kind, start=None, n_features=2, max_iter=3)
         sampler.set_params(bounds=bounds).fit(lambda x: energy(x.double()))
         display = SamplerDisplay.from_estimator(sampler, n=300, reference="particles", grid_size=5, random_state=0)
     owner = getattr(sampler, "teacher_", sampler)

@@ -244,7 +244,8 @@ class TestEstimator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sampler = DiffusionSampler(
-                2, n_steps=16, reference=reference, loss=loss, init=init, max_iter=40, n_particles=1000, path_share=0.2,
+                2, start=(0.0, 3.0), n_steps=16, reference=reference, loss=loss, init=init, max_iter=40, path_share=0.2,
+                n_particles=1000, hidden_features=32, n_layers=2,
                 path_batch_size=256, variance="fixed" if init == "prior" else "learned", random_state=0,
             ).fit(TARGET)  # fmt: skip
         for n_steps in (None, 9):
@@ -259,6 +260,8 @@ class TestEstimator:
             warnings.simplefilter("ignore")
             sampler = DiffusionSampler(
                 2,
+                init="prior",
+                hidden_features=16,
                 n_steps=4,
                 langevin=False,
                 reference=reference,

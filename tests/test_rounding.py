@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import slow
 
 from skcds.density.energy import Energy
 from skcds.density.rounding import find_cut, rounding_noise
@@ -58,6 +59,12 @@ class TestNoise:
         energy.energy_fn = energy_fn
         assert rounding_noise(energy, 1e3 * x, 1e7 * x.std(0), seeded(2)) > 0.1
 
+    def test_some_points_outside_the_support_do_not_hide_it(self):
+        x = torch.randn(64, 2, dtype=torch.float64, generator=seeded(1))
+        energy = self.energy(lambda x: 0.5 * (x**2).sum(1))
+        energy.energy_fn = lambda x: torch.where(x[:, 0] < 1, 1e3 * (1e12 * x[:, 0]).sin(), torch.inf)
+        assert rounding_noise(energy, x, x.std(0), seeded(2)) > 0.1
+
     @pytest.mark.parametrize("sign", [1, -1])
     @pytest.mark.parametrize("j", [0, 2])
     def test_the_coordinate_is_found(self, j, sign):
@@ -79,21 +86,17 @@ class TestPilot:
     """log Z is -98.42 with a prior of 3, and -98.06 with one of 12, of which the cut leaves .6 % out, by long runs."""
 
     @pytest.mark.parametrize(
-        "prior_sd, column, log_z, seed", [(3.0, 4, -98.42, 1), (12.0, 4, -98.06, 0), (3.0, 0, -98.42, 0)]
+        "prior_sd, column, log_z, seed", [(12.0, 4, -98.06, 0), *slow((3.0, 4, -98.42, 1), (3.0, 0, -98.42, 0))]
     )
     def test_student_regression(self, prior_sd, column, log_z, seed):
-        """Standard deviations of log Z are .02 here; artefacts had made it +1081 to +4444.
+        """Standard deviations of log Z are .04 here; artefacts had made it +1081 to +4444.
 
         Of six runs two refuse the density, as of infinite mass; none was wrong without a word.
         """
         energy = Energy(student_regression(prior_sd, column), 5, generator=seeded(seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result, x = run_pilot(energy, 1000, seeded(seed))
+            with pytest.warns(RuntimeWarning, match=rf"by rounding, where x\[{column}\] is above 3\d"):
+                result, x = run_pilot(energy, 300, seeded(seed))
         assert abs(result.log_evidence - log_z) < 0.3
         assert float(x[:, column].max()) < 34
-
-    def test_is_said(self):
-        energy = Energy(student_regression(12.0), 5, generator=seeded(0))
-        with pytest.warns(RuntimeWarning, match=r"by rounding, where x\[4\] is above 3\d"):
-            run_pilot(energy, 200, seeded(0))

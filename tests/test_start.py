@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import crossed, slow
 
 import skcds
 from skcds.density.bounds import Bounds
@@ -42,8 +43,10 @@ class TestParameter:
     def test_faults(self, start, message):
         with pytest.raises(ValueError, match=message):
             Start.from_parameter(start, 3)
-        with pytest.raises(ValueError, match=message):
-            skcds.DiffusionSampler(3, start=start, random_state=0).fit(lambda x: (x**2).sum(1))
+
+    def test_a_fit_refuses_faults(self):
+        with pytest.raises(ValueError, match="scale of start has to be positive"):
+            skcds.DiffusionSampler(3, start=(0.0, 0.0), random_state=0).fit(lambda x: (x**2).sum(1))
 
     def test_outside_the_bounds(self):
         with pytest.raises(ValueError, match=r"within the bounds: x\[1\] is 2 in row 0"):
@@ -88,11 +91,12 @@ def test_all_estimators_take_it(kind):
     def far(x):
         return 0.5 * ((x - 3e5) ** 2).sum(1)
 
-    options = {"start": (3e5, 2.0), "max_iter": 20, "random_state": 0}
+    options = {"start": (3e5, 2.0), "max_iter": 5, "random_state": 0}
+    sizes = {"n_features": 2, "n_particles": 200, "n_steps": 8, "hidden_features": 32, "n_layers": 2}
     if kind.endswith("Distiller"):
-        options["teacher"] = skcds.DiffusionSampler(2, n_particles=200, max_iter=20, random_state=0)
+        options["teacher"] = skcds.DiffusionSampler(**sizes, max_iter=5, random_state=0)
     else:
-        options |= {"n_features": 2, "n_particles": 200}
+        options |= sizes
     sampler = getattr(skcds, kind)(**options).fit(far)
     assert abs(sampler.sample(200, random_state=0).mean() - 3e5) < 0.5
     pilot = getattr(sampler, "teacher_", sampler).pilot_
@@ -129,13 +133,16 @@ LOG_Z = {
 }
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
-@pytest.mark.parametrize("make, d", [(ordered, 3), (ordered, 7), (simplex, 3), (simplex, 10), (positive, 8)])
-def test_support_is_looked_for(make, d, bad):
+SUPPORTS = [(ordered, 3), (ordered, 7), (simplex, 3), (simplex, 10), (positive, 8)]
+
+
+@pytest.mark.parametrize("support, bad", crossed([(1, math.nan), (2, math.inf)], range(5), [math.nan, math.inf]))
+def test_support_is_looked_for(support, bad):
     """NaN and +inf alike, which were refused as "nan at every one of 7 standard normal points".
 
     Standard deviations of log Z are .1 to .2 with 1000 particles.
     """
+    make, d = SUPPORTS[support]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         energy = Energy(make(d, bad), d, generator=seeded(0))
@@ -144,7 +151,7 @@ def test_support_is_looked_for(make, d, bad):
     assert energy.log_prob(x).isfinite().all()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, *slow(1)])
 def test_logarithms_of_numpy(seed):
     """A beta density whose NumPy energy is NaN outside (0, 1), at most points; NumPy's own warnings are silenced."""
     with warnings.catch_warnings(record=True) as caught:

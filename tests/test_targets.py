@@ -800,6 +800,7 @@ ERRORS = [
     (lambda: LogGaussianCoxProcess(np.zeros((0, 2))), "points has to be an array of finite numbers"),
     (lambda: LogGaussianCoxProcess([[0.5, np.nan]]), "points has to be an array of finite numbers"),
     (lambda: LogGaussianCoxProcess([[0.5, 1.2], [-0.1, 0]]), r"unit square; their coordinates go from -0\.1 to 1\.2"),
+    (lambda: LogGaussianCoxProcess([[0.5, 0.2], [-0.1, 0]]), r"unit square; their coordinates go from -0\.1 to 0\.5"),
     (lambda: LogGaussianCoxProcess(PATTERN, n_grid=0), "n_grid has to be an integer of at least 1; got 0"),
     (lambda: LogGaussianCoxProcess(PATTERN, variance=0), "variance has to be a positive number; got 0"),
     (lambda: LogGaussianCoxProcess(PATTERN, length_scale=np.inf), "length_scale has to be a positive number"),

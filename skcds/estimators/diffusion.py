@@ -183,7 +183,7 @@ class DiffusionSampler(BaseSampler):
     --------
     >>> from skcds import DiffusionSampler
     >>> sampler = DiffusionSampler(
-    ...     n_features=2, n_particles=1000, max_iter=50, random_state=0
+    ...     n_features=2, n_steps=16, n_particles=1000, max_iter=50, random_state=0
     ... )
     >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     DiffusionSampler(...)

@@ -168,7 +168,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     --------
     >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler
     >>> teacher = DiffusionSampler(
-    ...     n_features=2, n_particles=1000, max_iter=50, random_state=0
+    ...     n_features=2, n_steps=16, n_particles=1000, max_iter=50, random_state=0
     ... )
     >>> student = ConsistentSamplerDistiller(teacher, max_iter=50, random_state=0)
     >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))

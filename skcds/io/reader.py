@@ -206,8 +206,9 @@ class _Reader:
         ((kind, content),) = value.items()
         if kind == "float":
             return _special_float(content)
-        if kind == "list":
-            return [self._parameter(part, place) for part in content]
+        if kind in ("list", "tuple"):
+            sequence = [self._parameter(part, place) for part in content]
+            return tuple(sequence) if kind == "tuple" else sequence
         if kind == "specification":
             name, values = content
             _require(name in SPECIFICATIONS, f"{name!r} is no specification of skcds.")

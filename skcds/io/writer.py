@@ -96,11 +96,12 @@ class _Writer:
         return self._value(value, name)
 
     def _parameter(self, value: Any, name: str):
-        """As `_value`, but arrays and sequences as nested lists of plain values."""
+        """As `_value`, but arrays and sequences as nested lists of plain values; a tuple stays one where it matters."""
         if hasattr(value, "__array__") and not isinstance(value, np.generic):
             value = np.asarray(value).tolist()
         if isinstance(value, list | tuple):
-            return {"list": [self._parameter(part, name) for part in value]}
+            kind = "tuple" if name == "start" and isinstance(value, tuple) else "list"
+            return {kind: [self._parameter(part, name) for part in value]}
         name_of_class = key_of(type(value))
         if name_of_class in SPECIFICATIONS:
             fields = {key: self._value(field, key) for key, field in value.get_params(deep=False).items()}

@@ -137,7 +137,7 @@ class _Training:
             if self.run.checkpoint.due():
                 self.store(finished=False)
             now = self.budget.spent()
-            if (now >= self.phase.share and self.losses) or self.budget.interrupted:
+            if (now >= self.phase.share and self._is_trained()) or self.budget.interrupted:
                 return
             used = (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
             try:
@@ -156,6 +156,10 @@ class _Training:
                 return
             self.budget.progress.note(max((iteration + 1) / n_iter, used), loss=self.losses[-1])
 
+    def _is_trained(self) -> bool:
+        """Whether a limit may end the phase: the first iteration of a fit is made however late it is."""
+        return bool(self.losses or self.run.losses)
+
     def _step(self, iteration: int, progress: float) -> bool:
         """One iteration; whether a callback ends the phase instead."""
         state, model = self.state, self.run.model
@@ -166,7 +170,7 @@ class _Training:
             return True
         state.optimizer.learning_rate = state.factor * self.phase.learning_rate * _schedule(progress)
         state.optimizer.zero_grad()
-        with contextlib.nullcontext() if self.losses else self.budget.untimed():
+        with contextlib.nullcontext() if self._is_trained() else self.budget.untimed():
             loss = self.phase.objective(iteration)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,425 @@
+"""Do the tests notice a change of the code? Mutants of skcds, one change each, and the tests of their files.
+
+    python benchmarks/mutations.py                                 # 150 mutants, spread over all files
+    python benchmarks/mutations.py --n 20 --files skcds/smc.py skcds/mcmc.py --seed 1
+    python benchmarks/mutations.py --list --n 10                   # says what would be changed
+    python benchmarks/mutations.py --json mutants.json             # goes on from there when it is run again
+
+Each mutant is made in a temporary copy and is caught when a test fails. Where tests do not end within the limit of time
+nothing is said, since the mutant may hang or the machine be busy. What is changed: comparisons, operators, and/or, not,
+signs, constants, names like min and max; arguments and lines are dropped, and values are not returned. The settings at
+the top of modules are left out unless `--settings` is given, as tests that hold for many values of a tuned number are
+meant to. Docstrings, messages and annotations are not changed. Tests that belong to a file are in `TESTS`, the most
+specific first; they stop at the first failure, and slow tests are left out. Mutants whose tests need a library that is
+not installed are not counted.
+
+Processes are forked from one that has imported PyTorch, which Windows cannot do.
+"""
+
+import argparse
+import ast
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLOTS = ["plotting"]
+TESTS = {
+    "__init__": ["main", "persistence"],
+    "__main__": ["main"],
+    "_base": ["estimators", "streams", "bounds", "importance"],
+    "_control": ["estimators", "copies", "devices"],
+    "_copies": ["copies"],
+    "_diffusion": ["estimators", "checkpoint", "devices"],
+    "_distiller": ["estimators", "copies", "devices"],
+    "_forks": ["parallel", "processes"],
+    "_onestep": ["injectivity", "estimators"],
+    "_plain": ["files", "checkpoint"],
+    "_scratch": ["shortcut", "estimators", "devices"],
+    "_warm": ["streams::TestWarmStart", "copies", "estimators::TestFit"],
+    "_warnings": ["streams::TestWarnings", "streams::TestNotes", "energy"],
+    "adapters/__init__": ["adapters"],
+    "adapters/_common": ["adapters"],
+    "adapters/_jax": ["adapters_jax", "adapters_numpyro"],
+    "adapters/_numpy": ["adapters"],
+    "adapters/_numpyro": ["adapters_numpyro"],
+    "adapters/_pymc": ["adapters_pymc"],
+    "adapters/_stan": ["adapters_stan"],
+    "bounds": ["bounds"],
+    "budget": ["limits::TestBudget", "training", "pilot::TestLimit", "limits::TestFits"],
+    "checkpoint": ["files", "checkpoint", "parallel"],
+    "climb": ["climb", "modes", "laplace"],
+    "consistency": ["consistency"],
+    "devices": ["devices", "energy", "process"],
+    "diagnosis": ["diagnosis"],
+    "diffusion": ["diffusion_model", "networks", "references", "losses"],
+    "energy": ["energy", "bounds", "adapters", "limits::TestBudget", "limits::TestFits"],
+    "errors": ["energy"],
+    "export": ["export"],
+    "files": ["files", "persistence"],
+    "importance": ["importance", "streams"],
+    "injectivity": ["injectivity"],
+    "laplace": ["laplace"],
+    "losses": ["losses", "references"],
+    "maps": ["maps", "consistency"],
+    "mcmc": ["mcmc", "pilot::TestSabotage"],
+    "metrics": ["metrics"],
+    "modes": ["modes", "pilot::TestLimit"],
+    "networks": ["networks", "maps", "persistence"],
+    "optimizer": ["optimizer", "training"],
+    "parallel": ["parallel"],
+    "persistence": ["persistence"],
+    "pilot": ["start", "laplace", "pilot", "limits::TestFits", "devices"],
+    "plotting/__init__": PLOTS,
+    "plotting/_arguments": PLOTS,
+    "plotting/_evidence": PLOTS,
+    "plotting/_grids": PLOTS,
+    "plotting/_panels": PLOTS,
+    "plotting/_sampler": PLOTS,
+    "plotting/_style": PLOTS,
+    "plotting/_training": PLOTS,
+    "polish": ["polish"],
+    "process": ["process", "references", "networks"],
+    "progress": ["limits::TestProgress", "training"],
+    "propriety": ["propriety", "pilot::TestFlatDirections", "start"],
+    "race": ["start", "rounding", "pilot", "limits::TestFits", "devices"],
+    "rounding": ["rounding"],
+    "shortcut": ["shortcut"],
+    "smc": ["pilot"],
+    "splines": ["splines", "maps"],
+    "standardize": ["energy", "maps", "bounds", "mcmc", "diffusion_model"],
+    "start": ["start"],
+    "support": ["export", "bounds", "polish"],
+    "targets": ["targets"],
+    "training": ["training", "checkpoint"],
+}
+
+FLIPPED = {
+    ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
+    ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
+}  # fmt: skip
+SWAPPED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.MatMult: "+", ast.Mod: "*"}
+NAMES = {
+    "min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "amin": "amax", "amax": "amin",
+    "any": "all", "all": "any", "argmin": "argmax", "argmax": "argmin", "ceil": "floor", "floor": "ceil",
+}  # fmt: skip
+WORDS = {"warn", "warn_user", "note", "deprecated"}  # calls whose arguments are messages
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one place: offsets in the text of a file, and what stands there instead."""
+
+    file: str
+    line: int
+    kind: str
+    start: int
+    end: int
+    old: str
+    new: str
+
+    def __str__(self):
+        old, new = (" ".join(text.split())[:60] for text in (self.old, self.new))
+        return f"{self.file}:{self.line} {self.kind}: {old!r} -> {new!r}"
+
+
+class Finder(ast.NodeVisitor):
+    """All mutants of a file."""
+
+    def __init__(self, file: str, text: str):
+        self.file, self.text, self.found = file, text, []
+        self.starts = [0]
+        for line in text.splitlines(keepends=True):
+            self.starts.append(self.starts[-1] + len(line.encode()))
+        self.raw = text.encode()
+        self.in_function = 0
+
+    def offset(self, line, column):
+        return self.starts[line - 1] + column
+
+    def span(self, node):
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+
+    def add(self, kind, node_or_span, new, line=None):
+        start, end = node_or_span if isinstance(node_or_span, tuple) else self.span(node_or_span)
+        line = node_or_span.lineno if line is None else line
+        self.found.append(Mutant(self.file, line, kind, start, end, self.raw[start:end].decode(), new))
+
+    def code(self, node):
+        start, end = self.span(node)
+        return self.raw[start:end].decode()
+
+    def between(self, left, right, kind, new):
+        """Replace the operator between two operands."""
+        start, end = self.span(left)[1], self.span(right)[0]
+        text = self.raw[start:end].decode()
+        if "#" not in text:
+            brackets = "".join(c for c in text if c in "()")
+            middle = brackets.rfind(")") + 1
+            self.add(kind, (start, end), f"{brackets[:middle]} {new} {brackets[middle:]}", left.lineno)
+
+    # what is left alone
+    def visit_JoinedStr(self, node):
+        pass
+
+    def visit_Raise(self, node):
+        pass
+
+    def visit_AnnAssign(self, node):
+        if node.value is not None and "_parameter_constraints" not in ast.unparse(node.target):
+            self.visit(node.value)
+
+    def visit_arguments(self, node):
+        for default in [*node.defaults, *node.kw_defaults]:
+            if default is not None:
+                self.visit(default)
+
+    def visit_FunctionDef(self, node):
+        self.in_function += 1
+        self.visit(node.args)
+        for statement in node.body:
+            self.visit(statement)
+        self.in_function -= 1
+
+    def visit_If(self, node):
+        if "TYPE_CHECKING" not in ast.unparse(node.test):
+            self.generic_visit(node)
+
+    # mutations
+    def visit_Compare(self, node):
+        operands = [node.left, *node.comparators]
+        for left, operator, right in zip(operands[:-1], node.ops, operands[1:], strict=True):
+            self.between(left, right, "comparison flipped", FLIPPED[type(operator)])
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node):
+        texts = [side for side in (node.left, node.right) if isinstance(side, ast.Constant | ast.JoinedStr)]
+        if type(node.op) in SWAPPED and not any(isinstance(getattr(side, "value", ""), str) for side in texts):
+            self.between(node.left, node.right, "operator swapped", SWAPPED[type(node.op)])
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node):
+        for left, right in zip(node.values[:-1], node.values[1:], strict=True):
+            self.between(left, right, "and/or", "or" if isinstance(node.op, ast.And) else "and")
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node):
+        if isinstance(node.op, ast.Not):
+            self.add("not dropped", node, f"({self.code(node.operand)})")
+        elif isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+            self.add("minus dropped", node, f"({self.code(node.operand)})")
+        self.generic_visit(node)
+
+    def visit_Constant(self, node):
+        if isinstance(node.value, bool):
+            self.add("constant changed", node, str(not node.value))
+        elif isinstance(node.value, int | float):
+            kind = "constant changed" if self.in_function else "setting changed"
+            new = node.value + 1 if isinstance(node.value, int) else 10 * node.value or 1.0
+            self.add(kind, node, repr(new))
+
+    def visit_Return(self, node):
+        if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None):
+            self.add("returns None", node, "return None")
+        self.generic_visit(node)
+
+    def visit_Call(self, node):
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in WORDS:
+            return
+        if name in NAMES:
+            end = self.span(node.func)[1]
+            self.add("name swapped", (end - len(name), end), NAMES[name], node.lineno)
+        parts = [*node.args, *node.keywords]
+        for k, keyword in enumerate(parts):
+            if isinstance(keyword, ast.keyword) and keyword.arg not in (None, "strict"):  # strict=True only asserts
+                start, end = self.span(keyword)
+                if k:
+                    start = self.span(parts[k - 1])[1]
+                    if self.raw[start:end].decode().lstrip().startswith(","):
+                        self.add("argument dropped", (start, end), "", keyword.lineno)
+                elif len(parts) == 1:
+                    self.add("argument dropped", (start, end), "", keyword.lineno)
+        self.generic_visit(node)
+
+    def visit_Expr(self, node):
+        if isinstance(node.value, ast.Constant):
+            return  # a docstring
+        if self.in_function and isinstance(node.value, ast.Call) and "super().__init__" not in self.code(node):
+            self.add("line deleted", node, "pass")
+        self.generic_visit(node)
+
+    def visit_Assign(self, node):
+        target = node.targets[0]
+        if self.in_function and isinstance(target, ast.Attribute | ast.Subscript):
+            self.add("line deleted", node, "pass")
+        if not (isinstance(target, ast.Name) and target.id == "__all__"):
+            self.visit(node.value)
+
+    def visit_AugAssign(self, node):
+        if self.in_function:
+            self.add("line deleted", node, "pass")
+        self.visit(node.value)
+
+
+def mutants_of(path: Path) -> list[Mutant]:
+    """All mutants of a file that are Python still."""
+    text = path.read_text(encoding="utf-8")
+    finder = Finder(path.relative_to(ROOT).as_posix(), text)
+    finder.visit(ast.parse(text))
+    return finder.found
+
+
+def apply(mutant: Mutant, raw: bytes) -> bytes:
+    """The file with the change."""
+    return raw[: mutant.start] + mutant.new.encode() + raw[mutant.end :]
+
+
+def is_python(mutant: Mutant) -> bool:
+    """Whether the file can be compiled with the change, and is another then."""
+    raw = (ROOT / mutant.file).read_bytes()
+    try:
+        return ast.dump(ast.parse(apply(mutant, raw))) != ast.dump(ast.parse(raw))
+    except SyntaxError:
+        return False
+
+
+def choose(files: list[Path], n: int, seed: int, settings: bool) -> list[Mutant]:
+    """By the square root of what a file has, in rounds over all files; kinds of change are as likely as each other."""
+    rng = random.Random(seed)
+    found = {path: [m for m in mutants_of(path) if settings or m.kind != "setting changed"] for path in files}
+    found = {path: some for path, some in found.items() if some}
+    sizes = {path: len(some) ** 0.5 for path, some in found.items()}
+    chosen, taken = [], Counter()
+    while len(chosen) < n and any(found.values()):
+        path = min((p for p in found if found[p]), key=lambda p: ((taken[p] + 1) / sizes[p], p))
+        taken[path] += 1
+        kind = rng.choice(sorted({mutant.kind for mutant in found[path]}))
+        mutant = rng.choice([mutant for mutant in found[path] if mutant.kind == kind])
+        found[path].remove(mutant)
+        if is_python(mutant):
+            chosen.append((taken[path], mutant))
+    return [mutant for _, mutant in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def tests_of(file: str) -> list[str]:
+    """The files of tests that belong to a file, or the classes in them."""
+    name = Path(file).relative_to("skcds").with_suffix("").as_posix()
+    parts = [test.partition("::") for test in TESTS[name]]
+    return [f"tests/test_{file}.py{separator}{node}" for file, separator, node in parts]
+
+
+def _child(folder: str, tests: list[str], log: str) -> None:
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = folder
+    sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tests"))]
+    sys.dont_write_bytecode = True
+    import pytest
+
+    os._exit(pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-m", "not slow", *tests]))
+
+
+def run(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]:
+    """Outcome of the tests, "passed", "failed", "timeout" or "not run", and the last lines of what they print."""
+    log = folder.parent / "log.txt"
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(str(folder), tests, str(log)))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        os.killpg(process.pid, 9)
+        process.join()
+        return "timeout", ""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return {0: "passed", 5: "not run"}.get(process.exitcode, "failed"), "".join(lines[:1])[:300]
+
+
+def judge(mutant: Mutant, folder: Path, seconds: float, sound: set[str]) -> dict:
+    """Run the tests of a mutant in a copy, a file of tests after the other.
+
+    A test that fails is run without the change, too, once: it has to pass, or it says nothing.
+    """
+    path, start = folder / mutant.file, time.perf_counter()
+    before = path.read_bytes()
+    path.write_bytes(apply(mutant, before))
+    by = []
+    try:
+        for test in tests_of(mutant.file):
+            outcome, said = run(folder, [test], seconds)
+            by = [test, said]
+            if outcome in ("failed", "timeout"):
+                break
+    finally:
+        path.write_bytes(before)
+    test = by[1].removeprefix("FAILED ").split(" - ")[0]
+    if outcome == "failed" and test.startswith("tests/") and test not in sound:
+        if run(folder, [test], seconds)[0] == "failed":
+            outcome = "unsound"
+        else:
+            sound.add(test)
+    caught = outcome == "failed"
+    return {**asdict(mutant), "caught": caught, "outcome": outcome, "by": [] if outcome == "passed" else by,
+            "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=150, help="mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", nargs="+", type=Path, help="files of skcds; by default all")
+    parser.add_argument("--seconds", type=float, default=300.0, help="limit for a file of tests")
+    parser.add_argument("--json", type=Path, help="where results go, and what is there is not run again")
+    parser.add_argument("--again", action="store_true", help="run those that survived again, the first of all")
+    parser.add_argument("--settings", action="store_true", help="change numbers at the top of modules, too")
+    parser.add_argument("--list", action="store_true", help="show the mutants only")
+    options = parser.parse_args()
+    files = [path.resolve() for path in options.files or sorted((ROOT / "skcds").rglob("*.py"))]
+    mutants = choose(files, options.n, options.seed, options.settings)
+    if options.list:
+        print("\n".join(map(str, mutants)))
+        return
+    results = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    if options.again:
+        mutants = [Mutant(**{k: r[k] for k in Mutant.__annotations__}) for r in results if not r["caught"]]
+        results = [r for r in results if r["caught"]]
+    known = {(r["file"], r["start"], r["new"]) for r in results}
+    import hypothesis  # noqa: F401  what all tests need is imported once, before the forks
+    import matplotlib.pyplot  # noqa: F401
+    import pandas  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import sklearn.utils.estimator_checks  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    sound: set[str] = set()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "skcds"
+        ignored = shutil.ignore_patterns(".git", "_build", "__pycache__", ".*_cache", ".hypothesis", "generated")
+        shutil.copytree(ROOT, folder, ignore=ignored)
+        for k, mutant in enumerate(mutants):
+            if (mutant.file, mutant.start, mutant.new) in known:
+                continue
+            result = judge(mutant, folder, options.seconds, sound)
+            results.append(result)
+            word = "caught" if result["caught"] else "SURVIVED" if result["outcome"] == "passed" else result["outcome"]
+            print(f"{k + 1:4d} {word:8s} {result['seconds']:6.1f} s  {mutant}", flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
+    n_caught = sum(r["caught"] for r in results)
+    n_run = sum(r["outcome"] in ("failed", "passed") for r in results)
+    print(f"\n{n_run} mutants of {len({r['file'] for r in results})} files, {n_caught} caught")
+
+
+if __name__ == "__main__":
+    main()
