@@ -15,7 +15,7 @@ from cases import slow
 import skcds
 from skcds._support import devices
 from skcds.density.energy import Energy
-from skcds.explore import race
+from skcds.explore import pilot, race
 from skcds.models.networks import GatedMLP
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for

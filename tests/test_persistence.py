@@ -23,6 +23,7 @@ from sklearn.frozen import FrozenEstimator
 
 import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
+from skcds.explore.start import Start
 from skcds.io.files import BLANK, MARK
 from skcds.io.reader import FORMAT
 from skcds.io.registry import SAMPLERS, key_of

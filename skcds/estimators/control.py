@@ -122,11 +122,11 @@ class ControlStart:
     def _start_from_pilot(self, run):
         sampler = self.sampler
         energy, budget = run.energy, run.budget
-        store, begin = Store(energy.n_features, energy.device), sampler._find_start(energy.n_features, energy.bounds)
+        store = Store(energy.n_features, energy.device)
+        begin = sampler._find_start(energy.n_features, energy.bounds)
+        begin = begin and begin.to(energy.device)
         try:
-            run.pilot, x = run_pilot(
-                energy, sampler.n_particles, run.generator, budget, begin and begin.to(energy.device), store
-            )
+            run.pilot, x = run_pilot(energy, sampler.n_particles, run.generator, budget, begin, store)
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
