@@ -112,7 +112,16 @@ class TestStore:
         log_weights = 5 * torch.randn(1000, generator=seeded(0)).double()
         power = tempered(log_weights, 300)
         assert 0 < power < 1 and n_effective(power * log_weights) == pytest.approx(300, rel=1e-3)
+        few = torch.tensor([0.0, 1.0, -torch.inf])
+        assert not (few * tempered(few, 5)).isnan().any()
         assert tempered(torch.zeros(10), 5) == 1.0 and n_effective(torch.full((3,), -torch.inf)) == 0.0
+
+    def test_particles_of_few_effective_points(self):
+        store, q = Store(1), TMixture.isotropic(double(0.0), [1.0])
+        x = q.sample(1000, seeded(0))
+        store.add(q, x, -0.5e6 * (x[:, 0] - 0.1).square(), torch.zeros_like(x))
+        assert n_effective(store.log_weights()) < 10
+        assert len(store.particles(500, seeded(0)).unique()) < 20 < len(store.particles(500, seeded(0), 50).unique())
 
     def test_outside_of_the_support(self):
         store, q = Store(1), TMixture.isotropic(double(0.0), [1.0])

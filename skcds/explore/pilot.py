@@ -35,7 +35,7 @@ FEW_EVALS_LEFT = 300_000  # with fewer, points are weighed and all kept
 FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE = 0.6, 0.9  # of the limits of a fit, then
 FEWEST_EXPLORED = 500  # evaluations with which that is worth while
 MOST_FEATURES_EXPLORED = 64  # in which mixtures and maps can be fitted to thousands of points
-FEWEST_EFFECTIVE = 50  # points that an exploration has to end with
+FEWEST_EFFECTIVE = 50  # points that particles are taken from, if need be by tempered weights
 SURVEY_SHARE, MOST_CLIMBS = 0.15, 200  # of the evaluations left, for climbs of an exploration
 CLIMB_SHARE = 0.1  # of the evaluations that the pilot may make, for climbs before the race, and after the last run
 RACE_SHARE = 0.4  # of those left, for the race
@@ -233,14 +233,14 @@ class _Pilot:
         gaussian = None if self.start is None else self.start.gaussian
         stopped = explore(energy, store, self.modes, generator, self.left, ended, budget.progress, gaussian)
         log_weights = store.log_weights()
-        if n_effective(log_weights) < FEWEST_EFFECTIVE:
+        if n_effective(log_weights) == 0:
             if isinstance(stopped, KeyboardInterrupt):
                 raise stopped
             store.clear()
             return None
         if stopped is not None:
             self._note(stopped)
-        store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator)
+        store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, FEWEST_EFFECTIVE)
         x = store.x[store.chosen]
         tails = _heavy_tails(x)
         identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..train.particles import systematic_index
 
+SMALLEST_POWER = 1e-12  # above 0, so that a weight of zero stays one
+
 
 class Proposal(Protocol):
     """A density that points are drawn from."""
@@ -91,9 +93,13 @@ class Store:
         _, log_det, pull_back = target.standardization.call_and_pull_back(z)
         return self.log_prob[rows] + log_det, pull_back(self.score[rows]).to(z.dtype)
 
-    def particles(self, n: int, generator) -> Tensor:
-        """Indices (n,) of points by their weights, truncated at sqrt(n) times the mean (Ionides 2008)."""
+    def particles(self, n: int, generator, fewest: int = 0) -> Tensor:
+        """Indices (n,) of points by their weights, truncated at sqrt(n) times the mean (Ionides 2008).
+
+        Where fewer than `fewest` points are effective, by a power of the weights that leaves so many.
+        """
         log_weights = self.log_weights()
+        log_weights = log_weights * tempered(log_weights, fewest)
         bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
         return self.resample(log_weights.clamp(max=bound), n, generator)
 
@@ -106,11 +112,11 @@ def n_effective(log_weights: Tensor) -> float:
 
 
 def tempered(log_weights: Tensor, wanted: float) -> float:
-    """Largest power of the weights, at most 1, that leaves `wanted` draws effective, or all that there are."""
+    """Largest power of the weights, at most 1, that leaves `wanted` draws effective, or a tiny one."""
     finite = log_weights[log_weights > -torch.inf]
     if n_effective(finite) >= wanted:
         return 1.0
-    low, high = 0.0, 1.0
+    low, high = SMALLEST_POWER, 1.0
     for _ in range(40):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if n_effective(middle * finite) >= wanted else (low, middle)
