@@ -42,9 +42,12 @@ from torch import nn
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics, targets
 from skcds.density.energy import Energy
+from skcds.estimators.control import ControlStart
 from skcds.estimators.sampling import CHUNK_ROWS
 from skcds.models.process import reverse_kernel
+from skcds.train.budget import Budget
 from skcds.train.objectives.path import LogVarianceLoss, _winsorise
+from skcds.train.run import Run
 
 N_STEPS, BATCH, ITERATIONS = 128, 512, 2  # of part d: ours simulates once for two iterations
 ENOUGH, MISSED_MODES = 0.5, 0.1  # effective share, and total variation of the mode masses, of a fit that is good enough
@@ -224,8 +227,9 @@ def untrained(target, seed=0):
     """The model that an on-policy fit starts from, ready to be trained, and its standardised target."""
     generator = torch.Generator().manual_seed(seed)
     energy = Energy(target, target.n_features, generator=generator)
-    _, model, standardized, _ = DiffusionSampler(init="prior")._start_from_prior(energy, generator)
-    return model.requires_grad_(True), standardized
+    run = Run(energy, Budget(None, None, energy), generator)
+    ControlStart(DiffusionSampler(init="prior")).begin(run)
+    return run.model.requires_grad_(True), run.target
 
 
 def plain_log_weights(model, grid, target, normal):

@@ -122,7 +122,8 @@ class ControlStart:
     def _start_from_pilot(self, run):
         sampler = self.sampler
         energy, budget = run.energy, run.budget
-        store = Store(energy.n_features, energy.device)
+        few = not getattr(sampler, "path_share", 0)  # a loss on paths needs evaluations of its own
+        store = Store(energy.n_features, energy.device) if few else None
         begin = sampler._find_start(energy.n_features, energy.bounds)
         begin = begin and begin.to(energy.device)
         try:
@@ -134,7 +135,7 @@ class ControlStart:
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         z = standardization.inverse(x).float()
-        if len(store):
+        if store:
             run.population = Population(
                 run.target, z, run.generator, known=store.values_of(store.chosen, run.target, z)
             )

@@ -109,8 +109,8 @@ def run_pilot(
 
     Where coordinates have a single bound, the race is run again with the scales of the bijection from the first.
 
-    Where few evaluations are allowed there is no race and no tempering: points from adapted proposals are weighed (see
-    `explore`), and particles resampled from these.
+    Where few evaluations are allowed, and a store is given, there is no race and no tempering: points from adapted
+    proposals are weighed (see `explore`), and particles resampled from these.
 
     In more than `FULL_COVARIANCE_MAX` dimensions, with a gradient, one run starts from Laplace's approximation.
 
@@ -128,7 +128,7 @@ def run_pilot(
     start : Start, optional
         Where the user says to begin.
     store : Store, optional
-        Where an exploration by few evaluations leaves them; its ``chosen`` are the rows that particles were taken from.
+        Allows for an exploration by few evaluations, which it keeps; its ``chosen`` are the rows that particles are of.
 
     Returns
     -------
@@ -146,10 +146,10 @@ def run_pilot(
     """
     budget = Budget(None, None, energy) if budget is None else budget
     pilot = _Pilot(energy, n_particles, generator, budget, start)
-    if pilot.is_frugal():
+    if store is not None and pilot.is_frugal():
         pilot.time_share, pilot.evals_share = FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE
         with budget.part(pilot.time_share, pilot.evals_share):
-            found = pilot.explore(Store(energy.n_features, energy.device) if store is None else store)
+            found = pilot.explore(store)
         if found is not None:
             return found
         pilot.time_share, pilot.evals_share = TIME_SHARE, EVALS_SHARE
