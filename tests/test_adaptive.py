@@ -165,6 +165,7 @@ class TestExplore:
         energy = Energy(wells, 2, generator=seeded(0))
         assert first_proposal(energy, []).sample(2000, seeded(0)).abs().max() > 100
 
+    @pytest.mark.slow
     def test_bent(self):
         """A banana, which mixtures are poor at: a map is taken, and most of its draws count."""
 
