@@ -20,6 +20,7 @@ from skcds.explore import pilot, propriety, race, smc
 from skcds.explore.pilot import INFLATION, MOVES, finest_scale, run_pilot
 from skcds.explore.race import STARTING_SCALES
 from skcds.explore.smc import MIN_ESS, temper
+from skcds.explore.store import Store
 from skcds.targets import Funnel, GaussianMixture, gmm9
 from skcds.train import particles as mcmc
 from skcds.train.budget import Budget
@@ -453,10 +454,10 @@ class TestFlatDirections:
     means that have to be 1 within .5 have standard errors of .02 for 5000 particles of these densities.
     """
 
-    def check(self, energy_fn, x, d=2):
+    def check(self, energy_fn, x, d=2, n_evals=None):
         energy = make_energy(energy_fn, d)
         target = StandardizedTarget(energy, Standardization(d), energy.fast_dtype)
-        propriety.check_directions(x, smc.moments(x), target)
+        propriety.check_directions(x, smc.moments(x), target, n_evals)
         return energy
 
     def normal(self, *scales):
@@ -474,9 +475,18 @@ class TestFlatDirections:
         ],
         ids=["a coordinate", "all", "one side", "the other side", "periodic", "without a gradient"],
     )
-    def test_are_named(self, energy_fn, direction):
+    @pytest.mark.parametrize("n_evals", [None, 100])
+    def test_are_named(self, energy_fn, direction, n_evals):
         with pytest.raises(InvalidEnergyError, match=f"infinite mass: along {direction}"):
-            self.check(energy_fn, self.normal(1.0, 1e4))
+            self.check(energy_fn, self.normal(1.0, 1e4), n_evals=n_evals)
+
+    def test_few_evaluations_are_kept_for_it(self):
+        energy = make_energy(lambda x: 0.5 * x[:, 0] ** 2)
+        before = energy.n_energy_evals
+        energy.monitor = Budget(None, 3000, energy)
+        with pytest.raises(InvalidEnergyError, match=r"infinite mass: along .*x\[1\]"):
+            run_pilot(energy, 1000, seeded(0), energy.monitor, store=Store(2))
+        assert energy.n_energy_evals - before <= 3000
 
     def test_oblique(self):
         u, flat = self.normal(1.0, 100.0).T
@@ -488,6 +498,7 @@ class TestFlatDirections:
         sd = torch.tensor(scales).double()
         self.check(lambda x: 0.5 * ((x / sd.to(x)) ** 2).sum(1), self.normal(*scales))
         self.check(lambda x: 0.5 * ((np.asarray(x) / sd.numpy()) ** 2).sum(1), self.normal(*scales))
+        self.check(lambda x: 0.5 * ((x / sd.to(x)) ** 2).sum(1), self.normal(*scales), n_evals=100)
 
     def test_what_has_no_gradient_but_ends_passes(self):
         x = torch.rand(5000, 2, dtype=torch.float64, generator=seeded(0))

@@ -102,7 +102,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Points that `energy_fn` may be asked for in all, at least 200, or 500 with those of an unfitted teacher, which
         has three fifths of them (of at most 300 000: .85). The fit is planned for it: with fewer particles, fewer
         moves of them, and without scores of the target where they are few.
-        With at most 300 000 every evaluation of the pilot is kept and weighed (adaptive importance sampling).
+        With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
     n_init : int, default=1
         Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
         is kept. The bound hardly minds a missed mode.

@@ -1,4 +1,4 @@
-"""Adaptive importance sampling: an exploration that keeps every evaluation of the energy and weighs all together."""
+"""Adaptive importance sampling: an exploration that keeps all the points that it draws, and weighs them together."""
 
 __all__ = ["MapProposal", "explore"]
 
@@ -17,12 +17,14 @@ from ..models.maps import OneStepModel, coupling_sizes
 from ..models.networks import in_parts, seeded
 from ..train.objectives.likelihood import spread_of
 from ..train.optimizer import AdamW
+from ..train.particles import systematic_index
 from .climb import Mode
 from .mixture import TMixture
 from .smc import moments
 from .store import Proposal, Store, log_evidence, n_effective, tempered
 
-# All measured on Gaussian mixtures, wells, twisted Gaussians and hierarchical models in 2 to 10 dimensions, two seeds.
+# Tried together on Gaussian mixtures, wells and twisted Gaussians in 2 to 5 dimensions; unmeasured one by one, but for
+# the regression: without it and with it, the ESS of a map fitted to the points of nine modes was .93 and .96.
 ROUNDS = 12  # of draws from a new proposal
 FEWEST_DRAWS, MOST_DRAWS = 50, 4000  # of a round
 EFFECTIVE = 0.4  # of a round's draws, that the tempered weights leave effective
@@ -179,7 +181,7 @@ class _Explorer:
         training = torch.where(held, -torch.inf, hot)
         if n_effective(training) == 0 or not (hot[held] > -torch.inf).any():
             return
-        points = store.x[store.resample(training, min(MAX_FITTED, 2 * len(store)), self.generator)]
+        points = store.x[systematic_index(training, min(MAX_FITTED, 2 * len(store)), self.generator)]
         k = int(min(MAX_COMPONENTS, max(1, n_effective(training) / (POINTS_A_COMPONENT * d))))
         mixture = TMixture.fitted(points, k, int(randint(self.generator, 0, 2**31 - 1)))
         is_map = isinstance(self.proposal, MapProposal)

@@ -31,10 +31,11 @@ from .store import Store, log_evidence, n_effective
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 RACE_MOVES = 3  # at least
 TIME_SHARE, EVALS_SHARE = 0.4, 0.6  # of the limits of a fit
-FEW_EVALS_LEFT = 300_000  # with fewer, points are weighed and all kept
+FEW_EVALS_LEFT = 300_000  # with fewer, points are weighed and all kept (unmeasured, like the shares)
 FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE = 0.6, 0.9  # of the limits of a fit, then
 FEWEST_EXPLORED = 500  # evaluations with which that is worth while
 MOST_FEATURES_EXPLORED = 64  # in which mixtures and maps can be fitted to thousands of points
+CHECKED_SHARE = 0.05  # of the evaluations left, kept for a look at whether the density is one
 FEWEST_EFFECTIVE = 50  # points that particles are taken from, if need be by tempered weights
 SURVEY_SHARE, MOST_CLIMBS = 0.15, 200  # of the evaluations left, for climbs of an exploration
 CLIMB_SHARE = 0.1  # of the evaluations that the pilot may make, for climbs before the race, and after the last run
@@ -67,9 +68,9 @@ class PilotResult:
     Attributes
     ----------
     log_evidence : float
-        Sequential Monte Carlo estimate of log Z.
+        Estimate of log Z, by sequential Monte Carlo, or by importance sampling where few evaluations were allowed.
     starting_scale : float
-        Standard deviation of the Gaussian that the tempering started from.
+        Standard deviation of the Gaussian that the tempering started from; of the particles, without tempering.
     loc : ndarray of shape (n_features,)
         Mean of the particles, in coordinates with tame tails (see `Standardization`).
     covariance : ndarray of shape (n_features, n_features) or (n_features,)
@@ -78,7 +79,7 @@ class PilotResult:
         Center and width of the hyperbolic sine by which heavy tails were tamed; a width of infinity where tails are
         light.
     n_temperatures : int
-        Number of temperatures.
+        Number of temperatures, or of the proposals of the importance sampling.
     """
 
     log_evidence: float
@@ -230,8 +231,13 @@ class _Pilot:
         def ended():
             return budget.seconds_left(self.time_share) <= 0
 
+        kept = CHECKED_SHARE * self.left()
+
+        def left():
+            return self.left() - kept
+
         gaussian = None if self.start is None else self.start.gaussian
-        stopped = explore(energy, store, self.modes, generator, self.left, ended, budget.progress, gaussian)
+        stopped = explore(energy, store, self.modes, generator, left, ended, budget.progress, gaussian)
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
             if isinstance(stopped, KeyboardInterrupt):
@@ -246,6 +252,8 @@ class _Pilot:
         identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)
         found = _standardize(x, identity if tails is None else tails)
         check_mass(x, found, energy.bounds)
+        target = StandardizedTarget(energy, found, energy.fast_dtype)
+        check_directions(x, moments(x), target, kept)
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         scale = float(found.matrix.diagonal().mean())
         return PilotResult(log_evidence(log_weights), scale, loc, covariance, center, width, len(store.proposals)), x

@@ -26,6 +26,7 @@ FAR_OUT, FAR_SHARE = 0.75, 0.01  # of `FARTHEST`, and of the particles, from whi
 DOUBT = 0.5  # largest deviation from 1 of a mean that is 1 for a density, and twice its largest standard error
 FAR = 30.0, 1e3, 1e6  # standard deviations away, at which the energy has to have grown
 FAR_ROWS, FAR_STEPS = 16, 64  # particles from which that is looked at, directions at a time
+FEWEST_FAR_ROWS = 3  # where few evaluations are allowed
 STEEPEST = 0.98  # of the inverse distance's power, which is 1, to allow for what else changes
 WRONG_SIGN = "did you pass a log density? An energy is its negative, -log rho(x)."
 
@@ -171,13 +172,16 @@ def check_mass(x: Tensor, standardization: Standardization, bounds) -> None:
         )
 
 
-def check_directions(x: Tensor, moments: tuple[Tensor, Tensor], target: StandardizedTarget) -> None:
+def check_directions(
+    x: Tensor, moments: tuple[Tensor, Tensor], target: StandardizedTarget, n_evals: float | None = None
+) -> None:
     """Refuse a density whose energy grows too slowly along some direction, to one of its sides or both.
 
     Too slowly is less than for a tail like 1 / x: by less than log(D) nats over D standard deviations. Particles with
     the law of a density have ``E[u . x u . grad E(x)] = 1`` for x centred and u of unit length, where no boundary of
     the support comes in (integration by parts). Only coordinates and principal axes for which that does not hold are
-    looked along, or all where there is no gradient.
+    looked along, or all where there is no gradient. With `n_evals`, for particles that follow the law less closely, all
+    are looked along, from as many particles as so many evaluations allow.
     """
     (loc, covariance), d = moments, x.shape[1]
     axes = torch.eye(d, dtype=torch.float64, device=loc.device)
@@ -188,7 +192,7 @@ def check_directions(x: Tensor, moments: tuple[Tensor, Tensor], target: Standard
     # Principal axes are less certain: looked along if the spread is suspect.
     exact = torch.arange(len(deviations), device=loc.device) < d
     doubtful = exact | (deviations > FAR[0] * deviations.min())
-    if target.has_gradient:
+    if target.has_gradient and n_evals is None:
         _, score = target.energy.log_prob_and_score(x, target.score_dtype)
         terms = -along * (score @ axes)
         off, uncertain = (terms.mean(0) - 1).abs() > DOUBT, terms.std(0) / len(terms) ** 0.5 > DOUBT / 2
@@ -197,6 +201,9 @@ def check_directions(x: Tensor, moments: tuple[Tensor, Tensor], target: Standard
     steps = torch.cat([steps, -steps])
     if not len(steps):
         return
+    if n_evals is not None:
+        exact_steps = 2 * d * len(FAR[1:])
+        x = x[: max(FEWEST_FAR_ROWS, int(n_evals / (len(FAR) + len(steps) + exact_steps)))]
     lacking = _growth(x, target, FAR[0] * steps) < math.log(FAR[0])
     exact = exact[doubtful].repeat(2)
     for factor in FAR[1:]:

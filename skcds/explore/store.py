@@ -1,4 +1,4 @@
-"""Every evaluation of the energy that an exploration has made, with the proposals that its points came from."""
+"""The points that an exploration has drawn and evaluated, with the proposals that they came from."""
 
 __all__ = ["Proposal", "Store", "log_evidence", "n_effective", "tempered"]
 
@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..train.particles import systematic_index
+from ..train.particles import effective_share, systematic_index
 
 SMALLEST_POWER = 1e-12  # above 0, so that a weight of zero stays one
 
@@ -84,10 +84,6 @@ class Store:
         own = self.origin == k
         return self.log_prob[own] - self._log_q[k, own]
 
-    def resample(self, log_weights: Tensor, n: int, generator) -> Tensor:
-        """Indices (n,) of points by log weight (of all points), as evenly as can be."""
-        return systematic_index(log_weights, n, generator)
-
     def values_of(self, rows: Tensor, target, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (m,) and score (m, d) of rows in the coordinates z (m, d) of a `StandardizedTarget`."""
         _, log_det, pull_back = target.standardization.call_and_pull_back(z)
@@ -101,14 +97,12 @@ class Store:
         log_weights = self.log_weights()
         log_weights = log_weights * tempered(log_weights, fewest)
         bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
-        return self.resample(log_weights.clamp(max=bound), n, generator)
+        return systematic_index(log_weights.clamp(max=bound), n, generator)
 
 
 def n_effective(log_weights: Tensor) -> float:
     """Effective number of draws with these log weights (n,); 0 where all weights are zero."""
-    if not (log_weights > -torch.inf).any():
-        return 0.0
-    return float(1 / torch.softmax(log_weights, 0).square().sum())
+    return len(log_weights) * effective_share(log_weights)
 
 
 def tempered(log_weights: Tensor, wanted: float) -> float:
