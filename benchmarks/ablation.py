@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 import torch
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
+from skcds import Consistency, ConsistentSamplerDistiller, Control, DiffusionSampler, PathLoss, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
 from skcds.explore.pilot import run_pilot
@@ -30,19 +30,19 @@ from skcds.train.run import Run
 
 TEACHERS = {
     "teacher": {},
-    "teacher, fixed variance (paper)": {"variance": "fixed"},
-    "teacher, 10 % log-variance iterations": {"path_share": 0.1},
-    "teacher, score not read": {"langevin": False},
-    "teacher, no pilot (paper)": {"init": "prior", "variance": "fixed"},
+    "teacher, fixed variance (paper)": {"network": Control(variance="fixed")},
+    "teacher, 10 % log-variance iterations": {"loss": PathLoss(share=0.1)},
+    "teacher, score not read": {"network": Control(langevin=False)},
+    "teacher, no pilot (paper)": {"start": "prior", "network": Control(variance="fixed")},
 }
 FLOW = "flow without teacher"
 N_DRAWS = 20_000
 STUDENTS = {
     "student": {},
-    "student, likelihood alone": {"consistency_weight": 0.0},
-    "student, consistency alone": {"refine": False},
+    "student, likelihood alone": {"objective": Consistency(weight=0.0)},
+    "student, consistency alone": {"objective": "consistency"},
     "student, residual + reverse KL": {"network": "residual"},
-    "student, residual (paper)": {"network": "residual", "refine": False},
+    "student, residual (paper)": {"network": "residual", "objective": "consistency"},
 }
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from paper_tables import TARGETS, machine
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot, metrics
 from skcds.density.energy import Energy
 from skcds.explore.pilot import EVALS_SHARE, run_pilot
 from skcds.train.budget import Budget
@@ -34,7 +34,7 @@ PHASES = {  # the outermost function of the package that is named here: what it 
     "_hold_out": "judgement", "weighted_paths": "judgement", "_judge": "judgement",
     "noise": "scores in training", "flow": "scores in training",
 }  # fmt: skip
-QUICK = {"max_iter": 5, "n_particles": 200, "n_steps": 4}
+QUICK = {"max_iter": 5, "start": Pilot(n_particles=200), "n_steps": 4}
 
 
 class PhasedEnergy:

@@ -32,7 +32,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, metrics, targets
+from skcds import (
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    Control,
+    DiffusionSampler,
+    Pilot,
+    metrics,
+    targets,
+)
 from skcds.density.energy import Energy
 from skcds.explore.pilot import run_pilot
 from skcds.models.networks import count_evaluations
@@ -42,7 +50,7 @@ N_PARTICLES = 20_000
 N_JUDGED = 1500  # draws in a transport distance
 SLOW = 1.0  # seconds of drawing that are not repeated
 NUTS_TIME = 2.0  # times the seconds of the fit, after which NUTS stops even if it has evaluations left
-QUICK = {"n_steps": 4, "n_particles": 300, "max_iter": 5}
+QUICK = {"n_steps": 4, "start": Pilot(n_particles=300), "max_iter": 5}
 BOUND_SES = 4  # standard errors by which an ELBO may exceed log Z by chance
 
 LABELS = {
@@ -232,12 +240,13 @@ class Fits:
         if name == "cdds":
             iterations = {key: value for key, value in quick.items() if key == "max_iter"}
             return ConsistentSamplerDistiller(self["teacher"], **limits, **iterations)
-        limits |= {"n_steps": N_STEPS, "n_particles": N_PARTICLES, **quick}
+        limits |= {"n_steps": N_STEPS, "start": Pilot(n_particles=N_PARTICLES), **quick}
         if name == "scds":
             return ConsistentSamplerScratch(**limits)
         if name == "teacher":
             return DiffusionSampler(**limits)
-        return DiffusionSampler(init="prior", variance="fixed", **PUBLISHED[name], **limits)
+        limits["start"] = "prior"
+        return DiffusionSampler(network=Control(variance="fixed"), **PUBLISHED[name], **limits)
 
     def cost(self, name):
         """Evaluations and seconds of a fit, with those of its teacher."""
@@ -269,7 +278,7 @@ def smc_row(fits, method):
     start, before = time.perf_counter(), fits.energy.rows
     generator = torch.Generator().manual_seed(fits.seed)
     energy = Energy(fits.energy, fits.target.n_features, generator=generator)
-    pilot, x = run_pilot(energy, QUICK["n_particles"] if fits.settings.quick else N_PARTICLES, generator)
+    pilot, x = run_pilot(energy, QUICK["start"].n_particles if fits.settings.quick else N_PARTICLES, generator)
     seconds = time.perf_counter() - start
     return {
         **judge_draws(x.numpy(), fits.target, fits.seed + 1), **judge_log_evidence(pilot.log_evidence, fits.target),

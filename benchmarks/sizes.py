@@ -14,10 +14,10 @@ import warnings
 import numpy as np
 from paper_tables import TARGETS
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot, metrics
 
-QUICK = {"max_iter": 5, "n_particles": 200, "n_steps": 8}
-NAMES = ("hidden_features", "n_layers", "n_transforms", "n_bins")
+QUICK = {"max_iter": 5, "start": Pilot(n_particles=200), "n_steps": 8}
+NAMES = ("hidden_features", "n_layers", "n_transforms", "bins")
 
 
 def ratio_of_times(teacher, student, n=4096, rounds=5):

@@ -12,7 +12,7 @@ d   An iteration of the log-variance loss as published (a plain loop, the networ
     one of ours, with the same network, batch and steps; and how much memory they take for more steps. Two iterations
     of each are timed, because two of ours share their trajectories.
 e   Seconds of a fit until the weights of new draws have an effective share of one half and no mode is missed: with
-    defaults, on-policy (`init="prior"`), and of the one-step student with its teacher. Fits with a `max_time` of 10,
+    defaults, on-policy (`start="prior"`), and of the one-step student with its teacher. Fits with a `max_time` of 10,
     20, 30, 40, 55 and 60 s (the student's: 40, 75, 110 and 120 s) are made until one is good enough, so that the
     seconds are those of a step of this ladder.
 f   Growth with the number of draws, the dimension, the steps and the batch.
@@ -40,7 +40,7 @@ import torch
 from paper_tables import TARGETS, Unavailable, _describe, machine
 from torch import nn
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, metrics, targets
+from skcds import ConsistentSamplerDistiller, Control, Coupling, DiffusionSampler, PathLoss, Pilot, metrics, targets
 from skcds.density.energy import Energy
 from skcds.estimators.control import ControlStart
 from skcds.estimators.sampling import CHUNK_ROWS
@@ -53,7 +53,7 @@ N_STEPS, BATCH, ITERATIONS = 128, 512, 2  # of part d: ours simulates once for t
 ENOUGH, MISSED_MODES = 0.5, 0.1  # effective share, and total variation of the mode masses, of a fit that is good enough
 N_JUDGED = 10_000
 MEMORY_STEPS = (32, 128, 512)
-SHORT = {"max_iter": 20, "n_particles": 2000}  # a teacher whose speed alone matters
+SHORT = {"max_iter": 20, "start": Pilot(n_particles=2000)}  # a teacher whose speed alone matters
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,12 @@ class Settings:
 
     def short(self, **options):
         """Parameters of a teacher that is fitted for its speed alone."""
-        return {**SHORT, **({"max_iter": 2, "n_particles": 200} if self.quick else {}), "random_state": 0, **options}
+        return {
+            **SHORT,
+            **({"max_iter": 2, "start": Pilot(n_particles=200)} if self.quick else {}),
+            "random_state": 0,
+            **options,
+        }
 
 
 # -------------------------------------------------------------------- timing
@@ -228,7 +233,7 @@ def untrained(target, seed=0):
     generator = torch.Generator().manual_seed(seed)
     energy = Energy(target, target.n_features, generator=generator)
     run = Run(energy, Budget(None, None, energy), generator)
-    ControlStart(DiffusionSampler(init="prior")).begin(run)
+    ControlStart(DiffusionSampler(start="prior"), Control(), PathLoss()).begin(run)
     return run.model.requires_grad_(True), run.target
 
 
@@ -342,7 +347,7 @@ def peak_memory():
 
 FITS = {
     "default": lambda **limits: DiffusionSampler(**limits),
-    "on-policy": lambda **limits: DiffusionSampler(init="prior", **limits),
+    "on-policy": lambda **limits: DiffusionSampler(start="prior", **limits),
     "one step, with its teacher": lambda **limits: ConsistentSamplerDistiller(**limits),
 }
 BARS = {  # seconds
@@ -430,8 +435,8 @@ def measure_growth(settings):
 def _by_dimension(settings):
     """Label, dimensions, and an action: one-step draws of standard normals, by couplings of one size."""
     sizes, n = ((2, 3), 50) if settings.quick else ((2, 8, 35, 128, 512, 1600), 4096)
-    teacher = settings.short(init="prior", n_steps=2, max_iter=1, langevin=False)
-    limits = {"hidden_features": 64, "n_transforms": 4, "n_bins": 8, "batch_size": 64, "max_iter": 1}
+    teacher = settings.short(start="prior", n_steps=2, max_iter=1, network=Control(langevin=False))
+    limits = {"network": Coupling(64, n_transforms=4, bins=8), "batch_size": 64, "max_iter": 1}
     students = {
         d: ConsistentSamplerDistiller(DiffusionSampler(**teacher), n_features=d, random_state=0, **limits)
         for d in sizes

@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, targets
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot, targets
 
 
 def peak_memory():
@@ -48,7 +48,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     target = targets.gmm9()  # centred: its mean is zero
-    sizes = {"n_steps": 4, "n_particles": 300} if args.quick else {}
+    sizes = {"n_steps": 4, "start": Pilot(n_particles=300)} if args.quick else {}
     limits = {"max_iter": 5 if args.quick else args.max_iter, "random_state": 0}
     sampler = ConsistentSamplerDistiller(DiffusionSampler(**sizes, **limits), **limits).fit(target)
     print(f"before drawing: {peak_memory():.0f} MiB at the peak\n")

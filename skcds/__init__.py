@@ -1,16 +1,22 @@
 """One-step samplers of unnormalised densities, with scikit-learn manners."""
 
 __all__ = [
+    "Consistency",
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
+    "Control",
     "Coupling",
     "Diagnosis",
     "DiffusionSampler",
     "EvidenceDisplay",
     "ModelFileError",
+    "PathLoss",
+    "Pilot",
     "PolishedSample",
+    "Prior",
     "Residual",
     "SamplerDisplay",
+    "SelfConsistency",
     "TrainingDisplay",
     "WeightedSample",
     "adapters",
@@ -24,9 +30,11 @@ from ._version import __version__ as __version__
 from .estimators.diffusion import DiffusionSampler
 from .estimators.distiller import ConsistentSamplerDistiller
 from .estimators.scratch import ConsistentSamplerScratch
+from .explore.specifications import Pilot, Prior
 from .io import ModelFileError, load
-from .models.specifications import Coupling, Residual
+from .models.specifications import Control, Coupling, Residual
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
+from .train.objectives.specifications import Consistency, PathLoss, SelfConsistency
 from .weights.diagnosis import Diagnosis
 from .weights.polish import PolishedSample
 from .weights.sample import WeightedSample

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from . import ConsistentSamplerDistiller, DiffusionSampler, targets
+from . import ConsistentSamplerDistiller, DiffusionSampler, Pilot, targets
 from .density.energy import Energy
 from .density.standardize import Standardization, StandardizedTarget
 from .train.particles import Population
@@ -75,7 +75,9 @@ def describe(name: str, sampler, n_steps: int, reference_mean, scale) -> tuple[l
 def fit_both(target, key: str, seed: int):
     """Teacher and student, fitted for the demonstration's iterations."""
     n_teacher, n_student = ITERATIONS[key]
-    teacher = DiffusionSampler(max_iter=n_teacher, n_particles=N_PARTICLES, random_state=seed, verbose=1).fit(target)
+    teacher = DiffusionSampler(
+        max_iter=n_teacher, start=Pilot(n_particles=N_PARTICLES), random_state=seed, verbose=1
+    ).fit(target)
     student = ConsistentSamplerDistiller(teacher, max_iter=n_student, random_state=seed, verbose=1).fit(target)
     return teacher, student
 

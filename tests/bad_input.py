@@ -13,7 +13,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 import skcds
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError, Pilot
 from skcds.density.energy import InvalidEnergyError
 
 D = 3
@@ -90,7 +90,9 @@ def writes(x):
 
 
 def checkpoint_of_another(sampler, path):
-    DiffusionSampler(D, n_steps=8, n_particles=500, max_iter=2, random_state=0).fit(quadratic, checkpoint=path / "a")
+    DiffusionSampler(D, n_steps=8, max_iter=2, random_state=0, start=Pilot(n_particles=500)).fit(
+        quadratic, checkpoint=path / "a"
+    )
     sampler.fit(quadratic, checkpoint=path / "a")
 
 
@@ -143,12 +145,9 @@ CASES = [
     parameter("random_state", "seed"),
     parameter("reference", "ddpm"),
     parameter("loss", "l2"),
-    parameter("init", "random"),
-    parameter("variance", "none"),
+    parameter("start", "random"),
+    parameter("network", "residual"),
     parameter("tol", 2.0),
-    parameter("n_particles", 10),
-    parameter("path_share", 1.5),
-    parameter("langevin", "yes"),
     parameter("bounds", (1, 0), "lower bound below"),
     parameter("bounds", [(0, 1)], "one pair"),
     parameter("feature_names", ["a", "b"], "3 different names"),

@@ -3,7 +3,16 @@
 import functools
 import warnings
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
+from skcds import (
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    Control,
+    Coupling,
+    DiffusionSampler,
+    Pilot,
+    Prior,
+    SelfConsistency,
+)  # fmt: skip
 
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
 ONE_STEP = KINDS[1:]
@@ -17,20 +26,32 @@ def quadratic(x):
 
 
 # the start, as wide as two standard deviations of `quadratic`, spares a fit half of its time
-SMALL = {"start": (0.0, 2.0), "n_steps": 8, "n_particles": 500, "hidden_features": 32, "n_layers": 2, "batch_size": 256}
-SMALL_MAP = {"n_transforms": 2, "batch_size": 128}
+SMALL = {"start": Pilot((0.0, 2.0), n_particles=500), "n_steps": 8, "batch_size": 256}
+SMALL_CONTROL, SMALL_MAP = Control(hidden_features=32, n_layers=2), Coupling(n_transforms=2)
 
 
 def make(kind, **params):
     """An unfitted sampler of one kind with small limits; n_features=D unless said otherwise."""
-    params = {"n_features": D, "random_state": 0, "max_iter": 20, **params}
+    common = {"random_state": 0, "max_iter": 20}
     if kind == "DiffusionSampler":
-        return DiffusionSampler(**{**SMALL, **params})
-    if kind == "ConsistentSamplerScratch":
-        return ConsistentSamplerScratch(**{**SMALL, "n_transforms": 2, "map_batch_size": 128, **params})
-    teacher = {name: params.pop(name) for name in ("n_features", "langevin", "start") if name in params}
-    teacher = DiffusionSampler(**{**SMALL, **teacher}, max_iter=20, random_state=0)
-    return ConsistentSamplerDistiller(teacher, **{**SMALL_MAP, **params})
+        sampler = DiffusionSampler(D, **SMALL, **common, network=SMALL_CONTROL)
+    elif kind == "ConsistentSamplerScratch":
+        objective = SelfConsistency(batch_size=128)
+        sampler = ConsistentSamplerScratch(
+            D, **SMALL, **common, network=SMALL_MAP, control=SMALL_CONTROL, objective=objective
+        )
+    else:
+        teacher = DiffusionSampler(D, **SMALL, **common, network=SMALL_CONTROL)
+        sampler = ConsistentSamplerDistiller(teacher, **common, network=SMALL_MAP, batch_size=128)
+        of_teacher = {name: params.pop(name) for name in ("n_features", "start") if name in params}
+        teacher.set_params(**_with_few_particles(of_teacher))
+    params = _with_few_particles(params)
+    return sampler.set_params(**params)
+
+
+def _with_few_particles(params):
+    start = params.get("start", "as it is")
+    return params if isinstance(start, str | Pilot | Prior) else params | {"start": Pilot(start, n_particles=500)}
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from numpyro import handlers  # noqa: E402
 from numpyro.infer import util  # noqa: E402
 from numpyro.infer.reparam import LocScaleReparam  # noqa: E402
 
-from skcds import ConsistentSamplerScratch  # noqa: E402
+from skcds import ConsistentSamplerScratch, Control, Coupling, Pilot  # noqa: E402
 from skcds.adapters import from_numpyro  # noqa: E402
 from skcds.adapters._jax import double_precision  # noqa: E402
 
@@ -189,7 +189,12 @@ def test_arviz_has_the_model_s_parameters():
     arviz = pytest.importorskip("arviz")
     energy = from_numpyro(schools, Y, SIGMA)
     sampler = ConsistentSamplerScratch(
-        start=(0.0, 2.0), n_steps=4, n_particles=200, hidden_features=16, n_transforms=2, max_iter=5, random_state=0
+        n_steps=4,
+        max_iter=5,
+        random_state=0,
+        start=Pilot(begin=(0.0, 2.0), n_particles=200),
+        network=Coupling(n_transforms=2),
+        control=Control(hidden_features=16),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

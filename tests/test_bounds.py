@@ -13,7 +13,14 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
+from skcds import (
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    Coupling,
+    DiffusionSampler,
+    Pilot,
+    SelfConsistency,
+)
 from skcds.density.bounds import FARTHEST, Bounds
 from skcds.density.energy import Energy, InvalidEnergyError
 
@@ -239,11 +246,11 @@ class TestFamilies:
         sampler = ConsistentSamplerScratch(
             n_features=2,
             bounds=bounds,
-            **{**SMALL, "start": None},
-            n_transforms=2,
-            map_batch_size=256,
             max_iter=150,
             random_state=0,
+            network=Coupling(n_transforms=2),
+            objective=SelfConsistency(batch_size=256),
+            **{**SMALL, "start": None},
         ).fit(energy)
         weighted = sampler.sample_weighted(10_000, random_state=0)
         assert abs(weighted.log_evidence - log_z) < max(5 * weighted.log_evidence_se, 0.05)
@@ -251,9 +258,9 @@ class TestFamilies:
 
     def test_infinite_mass_at_a_bound_is_named(self):
         with pytest.raises(InvalidEnergyError, match="infinite mass"):
-            DiffusionSampler(n_features=1, bounds=(0, None), n_particles=500, max_iter=5, random_state=0).fit(
-                lambda x: x[:, 0].log() + x[:, 0]
-            )
+            DiffusionSampler(
+                n_features=1, bounds=(0, None), max_iter=5, random_state=0, start=Pilot(n_particles=500)
+            ).fit(lambda x: x[:, 0].log() + x[:, 0])
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -272,7 +279,13 @@ class TestTeacherAndStudent:
         bounds = {name: (0, None) if name == whose else None for name in ("teacher", "student")}
         teacher = DiffusionSampler(bounds=bounds["teacher"], **SMALL, max_iter=5, random_state=0)
         student = ConsistentSamplerDistiller(
-            teacher, n_features=2, bounds=bounds["student"], max_iter=5, n_transforms=2, batch_size=64, random_state=0
+            teacher,
+            n_features=2,
+            bounds=bounds["student"],
+            max_iter=5,
+            batch_size=64,
+            random_state=0,
+            network=Coupling(n_transforms=2),
         ).fit(exponential_energy)
         assert (student.sample(100) > 0).all()
 

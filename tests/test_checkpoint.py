@@ -17,7 +17,7 @@ from samplers import KINDS, fitted, make, quadratic
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
-from skcds import ConsistentSamplerDistiller, ModelFileError
+from skcds import ConsistentSamplerDistiller, ModelFileError, PathLoss, Prior, SelfConsistency
 from skcds.density.energy import Energy
 from skcds.io.files import seal
 from skcds.io.plain import from_plain, to_plain
@@ -47,12 +47,18 @@ def stopping(after, error=Stop):
 
 def small(kind, **params):
     """A fit with every phase that its kind has, of small networks."""
-    sizes = {"hidden_features": 16, "n_layers": 1}
+    sizes = {"network__hidden_features": 16, "network__n_layers": 1}
     if kind == "ConsistentSamplerDistiller":
         teacher = make("DiffusionSampler", batch_size=200, **sizes)
-        return ConsistentSamplerDistiller(teacher, max_iter=60, batch_size=100, random_state=0, **sizes, **params)
-    extra = {"max_iter": 40, "path_share": 0.3} if kind == "DiffusionSampler" else {"max_iter": 210}
-    extra |= {"batch_size": 200, "path_batch_size": 50} | ({"map_batch_size": 100} if kind == KINDS[2] else {})
+        return ConsistentSamplerDistiller(teacher, max_iter=60, batch_size=100, random_state=0).set_params(
+            **sizes | params
+        )
+    if kind == "DiffusionSampler":
+        extra = {"max_iter": 40, "loss": PathLoss(share=0.3, batch_size=50)}
+    else:
+        sizes = {name.replace("network", "control"): size for name, size in sizes.items()}
+        extra = {"max_iter": 210, "objective": SelfConsistency(batch_size=100, path_batch_size=50)}
+    extra |= {"batch_size": 200}
     return make(kind, **{**sizes, **extra, **params})
 
 
@@ -142,12 +148,12 @@ class TestGoesOn:
     @pytest.mark.usefixtures("often")
     def test_trajectories_in_use(self, at, tmp_path, monkeypatch):
         """Stopped before the first and before the second of the two steps that share trajectories."""
-        uninterrupted = small("DiffusionSampler", init="prior").fit(quadratic)
+        uninterrupted = small("DiffusionSampler", start=Prior(500)).fit(quadratic)
         monkeypatch.setattr("skcds.train.checkpoint.INTERVAL", 0.0)
         press_at(monkeypatch, [at], Stop)
         with pytest.raises(Stop):
-            small("DiffusionSampler", init="prior").fit(quadratic, checkpoint=tmp_path / "a")
-        sampler = small("DiffusionSampler", init="prior").fit(quadratic, checkpoint=tmp_path / "a")
+            small("DiffusionSampler", start=Prior(500)).fit(quadratic, checkpoint=tmp_path / "a")
+        sampler = small("DiffusionSampler", start=Prior(500)).fit(quadratic, checkpoint=tmp_path / "a")
         assert result(sampler) == result(uninterrupted)
 
     @pytest.mark.usefixtures("often")

@@ -46,7 +46,7 @@ class TestCopies:
         assert np.array_equal(sampler.sample(5, random_state=0), before[0]) and joblib.hash(sampler) == before[1]
 
     def test_unfitted(self, copied):
-        sampler = make(KINDS[0], n_particles=200)
+        sampler = make(KINDS[0], start__n_particles=200)
         assert copied(sampler).get_params() == sampler.get_params() and not hasattr(copied(sampler), "_model")
 
     def test_have_the_hash_and_the_pickle(self, copied):

@@ -13,13 +13,14 @@ import torch
 from cases import slow
 
 import skcds
+from skcds import Control, PathLoss, Pilot, Prior, SelfConsistency
 from skcds._support import devices
 from skcds.density.energy import Energy
 from skcds.explore import pilot, race
 from skcds.models.networks import GatedMLP
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
-QUICK = {"n_features": 2, "start": (0.0, 2.0), "n_steps": 4, "n_particles": 100, "batch_size": 128, "random_state": 0}
+QUICK = {"n_features": 2, "start": Pilot((0.0, 2.0), 100), "n_steps": 4, "batch_size": 128, "random_state": 0}
 TEACHER = {**QUICK, "max_iter": 220}  # long enough for particles to be exchanged
 MEAN = torch.tensor([1.0, -2.0])
 
@@ -115,11 +116,11 @@ def test_energy_is_called_where_it_works(device, energy):
 @pytest.mark.parametrize(
     "options",
     [
-        {"start": None},
-        {"init": "prior", "max_iter": 10, "path_batch_size": 64},
-        *slow({"langevin": False, "variance": "fixed"}),
-        *slow({"init": "prior", "loss": "kl", "reference": "dds", "max_iter": 10, "path_batch_size": 64}),
-        *slow({"path_share": 0.2, "reference": "pis", "max_iter": 30}),
+        {"start": Pilot(n_particles=100)},
+        {"start": Prior(100), "max_iter": 10, "loss": PathLoss(batch_size=64)},
+        *slow({"network": Control(langevin=False, variance="fixed")}),
+        *slow({"start": Prior(100), "loss": PathLoss("kl", batch_size=64), "reference": "dds", "max_iter": 10}),
+        *slow({"loss": PathLoss(share=0.2), "reference": "pis", "max_iter": 30}),
         {"bounds": [(0, None), (-3, 1)], "max_iter": 5},
     ],
 )
@@ -169,16 +170,12 @@ def test_distiller(device, network):
     assert fitted._model.device.type == device
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"network": "residual"}, {"init": "prior", "path_batch_size": 64, "max_iter": 18}]
-)
+@pytest.mark.parametrize("options", [{}, {"network": "residual"}, {"start": Prior(100), "max_iter": 18}])
 def test_scratch(device, options):
     skip_jacobians(device, options.get("network"))
+    options = QUICK | {"max_iter": 40, "objective": SelfConsistency(batch_size=64, path_batch_size=64)} | options
     fitted, reference = (
-        skcds.ConsistentSamplerScratch(**QUICK | {"max_iter": 40, "map_batch_size": 64} | options, device=place).fit(
-            on_its_device
-        )
-        for place in (device, "cpu")
+        skcds.ConsistentSamplerScratch(**options, device=place).fit(on_its_device) for place in (device, "cpu")
     )
     agrees(fitted, reference)
     assert fitted.sample(20, n_steps=4, random_state=1).shape == (20, 2)
@@ -188,7 +185,13 @@ def test_scratch(device, options):
 def test_high_dimension(device):
     """Laplace's approximation is sought by SciPy, on the CPU."""
     fitted = skcds.DiffusionSampler(
-        n_features=300, max_iter=2, n_particles=100, n_steps=4, batch_size=16, random_state=0, device=device
+        n_features=300,
+        max_iter=2,
+        n_steps=4,
+        batch_size=16,
+        random_state=0,
+        device=device,
+        start=Pilot(n_particles=100),
     ).fit(lambda x: 0.5 * (x**2).sum(1))
     assert fitted._model.device.type == device and fitted.ess_ > 0.5
 

@@ -13,7 +13,7 @@ import torch
 from samplers import KINDS, fitted, make, quadratic
 from sklearn.exceptions import ConvergenceWarning
 
-from skcds import DiffusionSampler, WeightedSample, targets
+from skcds import DiffusionSampler, Prior, WeightedSample, targets
 from skcds.estimators.onestep import OneStepSampler
 from skcds.weights.diagnosis import VERDICTS, diagnose, kolmogorov
 
@@ -330,7 +330,7 @@ class TestMethod:
     def test_without_pilot_there_is_nothing_to_compare_with(self, kind):
         if kind == "ConsistentSamplerDistiller":
             pytest.skip("its teacher has the pilot")
-        found = make(kind, init="prior").fit(quadratic).diagnose(200, random_state=0)
+        found = make(kind, start=Prior(500)).fit(quadratic).diagnose(200, random_state=0)
         assert found.n_particles == 0 and "location" not in {check.name for check in found.checks}
 
     def test_without_training_at_best_suspect(self, kind):

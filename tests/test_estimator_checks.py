@@ -39,10 +39,8 @@ def test_without_data(estimator, name):
 class ArraySampler(DiffusionSampler):
     """Samples the Gaussian with the mean and the variances of the columns of an array."""
 
-    def __init__(self, n_steps=2, n_particles=100, max_iter=2, init="prior", random_state=None):
-        super().__init__(
-            n_steps=n_steps, n_particles=n_particles, max_iter=max_iter, init=init, random_state=random_state
-        )
+    def __init__(self, n_steps=2, max_iter=2, start="prior", random_state=None):
+        super().__init__(n_steps=n_steps, start=start, max_iter=max_iter, random_state=random_state)
 
     def fit(self, X, y=None):
         X = validate_data(self, X)

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, PathLoss, Pilot, Prior
 from skcds.density.energy import InvalidEnergyError
 from skcds.estimators import diffusion as _diffusion
 from skcds.estimators.sampling import CHUNK_ROWS
@@ -112,7 +112,7 @@ class TestFit:
     def test_max_energy_evals(self, kind):
         """A fit with a third of the evaluations stays within them, and does all of its iterations."""
         limit = fitted(kind).n_energy_evals_ // 3
-        sampler = make(kind, max_energy_evals=limit, langevin="auto").fit(quadratic)
+        sampler = make(kind, max_energy_evals=limit).fit(quadratic)
         assert sampler.n_iter_ == fitted(kind).n_iter_
         assert limit / 4 < sampler.n_energy_evals_ <= limit
 
@@ -408,7 +408,8 @@ class TestOneStep:
 class TestDiffusionSampler:
     def test_max_energy_evals_ends_training(self):
         """Where scores are read all the same, training ends when the evaluations are used up."""
-        sampler = make("DiffusionSampler", max_iter=10**5, max_energy_evals=100_000, langevin=True).fit(quadratic)
+        sampler = make("DiffusionSampler", max_iter=10**5, max_energy_evals=100_000, network__langevin=True)
+        sampler.fit(quadratic)
         assert 5 < sampler.n_iter_ < 10**4
         assert sampler.n_energy_evals_ < 300_000  # and what is drawn after it
 
@@ -422,16 +423,19 @@ class TestDiffusionSampler:
 
     def test_the_loss_on_paths_has_its_share(self):
         """Score matching, of 600 iterations, leaves a quarter of the evaluations, and what follows is trained."""
-        options = {"path_share": 0.5, "max_iter": 1200, "max_energy_evals": 60_000, "tol": 0.0, "n_particles": 5000}
-        sampler = make("DiffusionSampler", **options, batch_size=32, path_batch_size=16).fit(quadratic)
+        options = {"max_iter": 1200, "max_energy_evals": 60_000, "tol": 0.0, "start__n_particles": 5000}
+        sampler = make("DiffusionSampler", **options, batch_size=32, loss=PathLoss(share=0.5, batch_size=16)).fit(
+            quadratic
+        )
         assert len(sampler.loss_curve_) > 600
 
     @pytest.mark.parametrize(
         "options, reads",
         [
             ({}, True), ({"max_energy_evals": 50_000}, False), ({"max_energy_evals": 10**7}, True),
-            ({"max_energy_evals": 50_000, "langevin": True}, True), ({"langevin": False}, False),
-            ({"init": "prior", "max_energy_evals": 1000}, False), ({"init": "prior", "max_energy_evals": 10**7}, True),
+            ({"max_energy_evals": 50_000, "network__langevin": True}, True), ({"network__langevin": False}, False),
+            ({"start": "prior", "max_energy_evals": 1000}, False),
+            ({"start": "prior", "max_energy_evals": 10**7}, True),
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("kind", ["DiffusionSampler", "ConsistentSamplerScratch"])
@@ -440,7 +444,7 @@ class TestDiffusionSampler:
 
     @pytest.mark.parametrize("langevin", [True, False])
     def test_energy_is_needed_only_with_the_score(self, langevin):
-        sampler = make("DiffusionSampler", langevin=langevin).fit(lambda x: 0.5 * (x**2).sum(1))
+        sampler = make("DiffusionSampler", network__langevin=langevin).fit(lambda x: 0.5 * (x**2).sum(1))
         loaded = pickle.loads(pickle.dumps(sampler))
         if langevin:
             with pytest.raises(ValueError, match="sample needs the energy"):
@@ -463,7 +467,12 @@ class TestDiffusionSampler:
             fitted("DiffusionSampler").sample(5, method="euler")
 
     @pytest.mark.parametrize(
-        "params", [{"init": "prior"}, {"variance": "fixed"}, {"init": "prior", "variance": "fixed", "langevin": False}]
+        "params",
+        [
+            {"start": Prior(500)},
+            {"network__variance": "fixed"},
+            {"start": Prior(500), "network__variance": "fixed", "network__langevin": False},
+        ],
     )
     def test_published_method(self, params):
         sampler = make("DiffusionSampler", **params).fit(lambda x: 0.5 * (x**2).sum(1))
@@ -483,13 +492,12 @@ class TestSpoiledControl:
     def bound(self, learning_rate=0.2):
         sampler = DiffusionSampler(
             2,
-            start=(3.0, 2.0),
             n_steps=16,
             max_iter=30,
-            path_share=0,
             learning_rate=learning_rate,
-            n_particles=500,
             random_state=0,
+            start=Pilot(begin=(3.0, 2.0), n_particles=500),
+            loss=PathLoss(share=0),
         )
         sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         return sampler.sample_weighted(2000, random_state=0).elbo - math.log(2 * math.pi)
@@ -516,7 +524,7 @@ class TestDistiller:
         assert student.teacher_ is teacher and state_hash(teacher) == before
 
     def test_unfitted_teacher_is_cloned(self):
-        teacher = DiffusionSampler(n_steps=8, n_particles=500, max_iter=5, random_state=0)
+        teacher = DiffusionSampler(n_steps=8, max_iter=5, random_state=0, start=Pilot(n_particles=500))
         student = ConsistentSamplerDistiller(teacher, n_features=D, max_iter=5, random_state=0).fit(quadratic)
         assert not hasattr(teacher, "n_features_in_") and student.teacher_.n_features_in_ == D
         assert student.n_energy_evals_ > student.teacher_.n_energy_evals_
@@ -537,7 +545,11 @@ class TestDistiller:
     @pytest.mark.parametrize("refine", [True, False])
     def test_residual_network(self, refine):
         kind = "ConsistentSamplerDistiller"
-        student = fitted(kind, "residual") if refine else make(kind, network="residual", refine=False).fit(quadratic)
+        student = (
+            fitted(kind, "residual")
+            if refine
+            else make(kind, network="residual", objective="consistency").fit(quadratic)
+        )
         W = student.sample_weighted(500, random_state=0)
         assert np.array_equal(W.samples, student.sample(500, random_state=0))
         assert W.is_bound == (W.violation_share == 0)
@@ -597,12 +609,16 @@ class TestScratch:
             sampler.set_params(n_steps=16).fit(quadratic)
 
     @pytest.mark.parametrize(
-        "network, init, objective",
-        [("coupling", "prior", "separate"), ("residual", "pilot", "separate"), ("residual", "prior", "joint")],
+        "network, start, objective",
+        [
+            ("coupling", Prior(500), "separate"),
+            ("residual", Pilot(None, 500), "separate"),
+            ("residual", Prior(500), "joint"),
+        ],
     )
-    def test_options(self, network, init, objective):
-        sampler = make("ConsistentSamplerScratch", network=network, init=init, objective=objective).fit(quadratic)
-        assert (sampler.pilot_ is None) == (init == "prior")
+    def test_options(self, network, start, objective):
+        sampler = make("ConsistentSamplerScratch", network=network, start=start, objective=objective).fit(quadratic)
+        assert (sampler.pilot_ is None) == isinstance(start, Prior)
         X = sampler.sample(300, random_state=0)
         assert X.shape == (300, D) and np.isfinite(X).all()
         assert sampler.sample(10, n_steps=4, random_state=0).shape == (10, D)

@@ -8,7 +8,7 @@ import pytest
 from samplers import KINDS, LOG_Z, D, fitted, make, quadratic
 from sklearn.model_selection import ParameterGrid
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, WeightedSample
+from skcds import ConsistentSamplerDistiller, Coupling, DiffusionSampler, WeightedSample
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 NAMES = ["mu", "log_tau", "theta[0]"]
@@ -38,7 +38,9 @@ class TestNames:
     def test_student_has_the_teachers(self, fit_teacher):
         teacher = make("DiffusionSampler", max_iter=2, feature_names=NAMES)
         teacher = teacher.fit(quadratic) if fit_teacher else teacher
-        student = ConsistentSamplerDistiller(teacher, max_iter=2, n_transforms=2, batch_size=64).fit(quadratic)
+        student = ConsistentSamplerDistiller(teacher, max_iter=2, batch_size=64, network=Coupling(n_transforms=2)).fit(
+            quadratic
+        )
         assert student.feature_names_out_.tolist() == NAMES
 
     @pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "b"], ["a", "b", 3], []])
@@ -153,7 +155,9 @@ def test_frozen_teacher_is_not_fitted_again():
     from sklearn.frozen import FrozenEstimator
 
     teacher = fitted("DiffusionSampler")
-    student = ConsistentSamplerDistiller(FrozenEstimator(teacher), max_iter=2, n_transforms=2, batch_size=64)
+    student = ConsistentSamplerDistiller(
+        FrozenEstimator(teacher), max_iter=2, batch_size=64, network=Coupling(n_transforms=2)
+    )
     assert student.fit(quadratic).teacher_ is teacher
 
 

@@ -9,6 +9,7 @@ import pytest
 from cases import crossed
 
 import skcds
+from skcds import Control, Pilot
 from skcds._support.errors import Spent
 from skcds._support.progress import Progress
 from skcds.train.budget import Budget
@@ -146,7 +147,7 @@ def test_late_trajectories():
         time.sleep(0.01)
         return normal(x)
 
-    teacher = skcds.DiffusionSampler(langevin=True, n_steps=20)
+    teacher = skcds.DiffusionSampler(n_steps=20, network=Control(langevin=True))
     student = skcds.ConsistentSamplerDistiller(teacher, n_features=2, max_time=0.05, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -155,7 +156,9 @@ def test_late_trajectories():
 
 def test_too_little():
     """Where a single draw takes more evaluations than are allowed, the error says so, and an earlier fit is kept."""
-    sampler = skcds.DiffusionSampler(langevin=True, n_features=2, max_energy_evals=200, max_iter=1, random_state=0)
+    sampler = skcds.DiffusionSampler(
+        n_features=2, max_energy_evals=200, max_iter=1, random_state=0, network=Control(langevin=True)
+    )
     with pytest.raises(ValueError, match="max_energy_evals=200 is too little for DiffusionSampler"):
         sampler.fit(normal)
     assert not hasattr(sampler, "n_iter_")
@@ -209,7 +212,7 @@ class TestProgress:
         assert "climbs" in everything and "race of starting scales" in everything
 
     def test_phases_and_figures(self, capsys):
-        sizes = {"n_particles": 300, "n_steps": 8, "hidden_features": 16, "n_layers": 1, "batch_size": 100}
+        sizes = {"start": Pilot(n_particles=300), "n_steps": 8, "network": Control(16, 1), "batch_size": 100}
         teacher = skcds.DiffusionSampler(2, **sizes, max_iter=200, random_state=0)
         make("ConsistentSamplerDistiller", verbose=2, max_iter=5, teacher=teacher).fit(normal)
         text = capsys.readouterr().err
@@ -219,7 +222,7 @@ class TestProgress:
         assert "log Z" in text and "ESS/n" in text and "loss" in text
 
     def test_silence(self, capsys):
-        make("DiffusionSampler", n_particles=300, n_steps=8, max_iter=5).fit(normal)
+        make("DiffusionSampler", start__n_particles=300, n_steps=8, max_iter=5).fit(normal)
         assert capsys.readouterr() == ("", "")
 
     def test_time_left(self, monkeypatch):

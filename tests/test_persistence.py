@@ -22,7 +22,16 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
 import skcds
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError
+from skcds import (
+    ConsistentSamplerDistiller,
+    Control,
+    Coupling,
+    DiffusionSampler,
+    ModelFileError,
+    PathLoss,
+    Pilot,
+    SelfConsistency,
+)
 from skcds.explore.start import Start
 from skcds.io.files import BLANK, MARK
 from skcds.io.reader import FORMAT
@@ -38,10 +47,8 @@ class Mine(DiffusionSampler):
     _parameter_constraints = {**DiffusionSampler._parameter_constraints, "tag": [int]}
     _fitted_attributes = {"centre_": "number"}
 
-    def __init__(self, n_features=None, *, n_steps=64, n_particles=20_000, max_iter=3000, random_state=None, tag=0):
-        super().__init__(
-            n_features, n_steps=n_steps, n_particles=n_particles, max_iter=max_iter, random_state=random_state
-        )
+    def __init__(self, n_features=None, *, n_steps=64, start=None, max_iter=3000, random_state=None, tag=0):
+        super().__init__(n_features, n_steps=n_steps, start=start, max_iter=max_iter, random_state=random_state)
         self.tag = tag
 
     def _fit(self, *args):
@@ -57,9 +64,19 @@ each_case = pytest.mark.parametrize("kind, network", CASES)
 def small(tmp_path_factory):
     """Bytes of a small saved student with its teacher."""
     path = tmp_path_factory.mktemp("small") / "student.skcds"
-    teacher = DiffusionSampler(2, n_steps=4, n_particles=100, hidden_features=8, n_layers=2, max_iter=5, random_state=0)
+    teacher = DiffusionSampler(
+        2,
+        n_steps=4,
+        max_iter=5,
+        random_state=0,
+        start=Pilot(n_particles=100),
+        network=Control(hidden_features=8, n_layers=2),
+    )
     student = ConsistentSamplerDistiller(
-        teacher.fit(quadratic), hidden_features=8, n_layers=1, n_transforms=2, n_bins=4, max_iter=5, random_state=0
+        teacher.fit(quadratic),
+        max_iter=5,
+        random_state=0,
+        network=Coupling(hidden_features=8, n_layers=1, n_transforms=2, bins=4),
     )
     student.fit(quadratic).save(path)
     return path.read_bytes()
@@ -426,7 +443,7 @@ class TestWhatIsSavedLoads:
     @pytest.mark.parametrize(
         "kind, params",
         [
-            ("DiffusionSampler", {"loss": "kl", "learning_rate": 10.0, "path_share": 0.5}),
+            ("DiffusionSampler", {"loss": PathLoss("kl", share=0.5), "learning_rate": 10.0}),
             ("DiffusionSampler", {"loss": "kl", "learning_rate": 1e12, "init": "prior"}),
             ("ConsistentSamplerDistiller", {"network": "coupling", "learning_rate": 1e6}),
             ("ConsistentSamplerDistiller", {"network": "residual", "learning_rate": 1e30}),
@@ -462,9 +479,11 @@ class TestWhatIsSavedLoads:
     def test_unused_sizes(self, tmp_path):
         """Of a residual map, which has no splines."""
         for kind in KINDS[1:]:
-            params = {"network": "residual", "n_bins": 10**7, "n_transforms": 10**7}
-            make(kind, max_iter=2, n_features=2, **params).fit(quadratic).save(tmp_path / "a")
-            assert skcds.load(tmp_path / "a").n_bins == 10**7
+            fit = make(kind, max_iter=2, n_features=2, network="residual").fit(quadratic)
+            fit._model = type(fit._model)(**{**fit._model.config, "bins": 10**7, "n_transforms": 10**7})
+            fit._model.standardization = fitted(kind, "residual")._model.standardization
+            fit.save(tmp_path / "a")
+            assert skcds.load(tmp_path / "a")._model.config["bins"] == 10**7
 
     def test_parameters_that_no_fit_takes(self, tmp_path):
         twin = copy.deepcopy(fitted(KINDS[0])).set_params(max_iter=-3)
@@ -526,24 +545,26 @@ class TestSave:
         assert os.listdir(tmp_path) == []
 
     def test_class_of_ones_own(self, tmp_path):
-        mine = Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0, tag=3).fit(quadratic)
+        mine = Mine(2, n_steps=4, start=Pilot(n_particles=100), max_iter=2, random_state=0, tag=3).fit(quadratic)
         mine.save(tmp_path / "a")
         loaded = skcds.load(tmp_path / "a")
         assert type(loaded) is Mine and loaded.tag == 3 and loaded.centre_ == mine.centre_ != 0
         assert np.array_equal(loaded.sample(9, random_state=0, energy_fn=quadratic), mine.sample(9, random_state=0))
-        student = ConsistentSamplerDistiller(mine, n_transforms=2, max_iter=2, random_state=0).fit(quadratic)
+        student = ConsistentSamplerDistiller(mine, max_iter=2, random_state=0, network=Coupling(n_transforms=2)).fit(
+            quadratic
+        )
         student.save(tmp_path / "b")
         assert type(skcds.load(tmp_path / "b").teacher_) is Mine
 
     def test_attribute_that_its_class_does_not_declare(self, tmp_path):
-        mine = Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0).fit(quadratic)
+        mine = Mine(2, n_steps=4, start=Pilot(n_particles=100), max_iter=2, random_state=0).fit(quadratic)
         mine.other_ = 1
         with pytest.raises(TypeError, match=r"Mine has fitted attributes other_ that it does not declare"):
             mine.save(tmp_path / "a")
         assert os.listdir(tmp_path) == []
 
     def test_class_that_was_defined_anew(self, tmp_path):
-        mine = Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0).fit(quadratic)
+        mine = Mine(2, n_steps=4, start=Pilot(n_particles=100), max_iter=2, random_state=0).fit(quadratic)
         again = type("Mine", (DiffusionSampler,), {"__module__": __name__, "__qualname__": "Mine"})
         with pytest.raises(TypeError, match=r"Mine was defined anew"):
             mine.save(tmp_path / "a")
@@ -551,7 +572,7 @@ class TestSave:
         mine.save(tmp_path / "a")
 
     def test_class_of_ones_own_that_is_not_imported(self, tmp_path, monkeypatch):
-        Mine(2, n_steps=4, n_particles=100, max_iter=2, random_state=0).fit(quadratic).save(tmp_path / "a")
+        Mine(2, n_steps=4, start=Pilot(n_particles=100), max_iter=2, random_state=0).fit(quadratic).save(tmp_path / "a")
         monkeypatch.delitem(SAMPLERS, key_of(Mine))
         with pytest.raises(ModelFileError, match=r"Mine' is none of .*has to be imported first"):
             skcds.load(tmp_path / "a")
@@ -611,6 +632,19 @@ class TestGolden:
         draws = student.teacher_.sample(2, random_state=0, energy_fn=lambda x: x.sum(1))
         np.testing.assert_allclose(draws, expected, atol=2e-3)
         assert student.teacher_.n_steps_ == 4 and student.teacher_.bounds_scale_.shape == (2,)
+
+    def test_with_parameters_that_are_fields_now(self):
+        """Files of format 4, written by version 0.1.0.dev0, whose sizes and losses were parameters of their own."""
+        student = skcds.load(DATA / "format-4.skcds")
+        expected = [[1.8552, 1.3674], [0.2940, 0.6427], [2.4944, 0.4909]]
+        np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
+        assert student.network == Coupling(4, 1, n_transforms=1, bins=4) and student.objective.weight == 0.2
+        assert student.teacher_.network == Control(4, 1, "fixed", False) and student.teacher.start == Pilot(None, 100)
+        sampler = skcds.load(DATA / "format-4-scratch.skcds")
+        expected = [[1.4773, 1.5891], [0.3144, 0.8802], [1.9526, 0.5820]]
+        np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
+        assert sampler.objective == SelfConsistency("joint", refine=False, batch_size=16, path_batch_size=8)
+        assert sampler.control == Control(4, 1) and sampler.start == Pilot((0.0, 2.0), 100)
 
 
 class TestOtherFormats:

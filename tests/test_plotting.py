@@ -12,7 +12,15 @@ from scipy import stats
 from sklearn.exceptions import NotFittedError
 
 import skcds
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, WeightedSample
+from skcds import (
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    Control,
+    DiffusionSampler,
+    PathLoss,
+    Pilot,
+    WeightedSample,
+)
 from skcds.plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from skcds.plotting._evidence import _tail_counts
 from skcds.plotting._grids import hdr_levels, pair_bins, smooth_histogram, weighted_quantile, window
@@ -397,8 +405,9 @@ def test_losses_of_different_kinds_have_lines_of_their_own():
 def test_a_phase_that_a_limit_ended_is_shown_as_it_ran(tmp_path):
     """Score matching that would have 200 iterations is ended by the evaluations, and the loss on paths follows."""
     sampler = DiffusionSampler(
-        2, n_steps=4, n_particles=100, hidden_features=8, n_layers=1, batch_size=200, path_batch_size=20,
-        path_share=0.5, max_iter=400, max_energy_evals=20_000, langevin=True, random_state=0,
+        2, n_steps=4, batch_size=200, max_iter=400, max_energy_evals=20_000, random_state=0,
+        start=Pilot(n_particles=100), network=Control(hidden_features=8, n_layers=1, langevin=True),
+        loss=PathLoss(share=0.5, batch_size=20),
     )  # fmt: skip
     sampler.fit(quadratic)
     first, second = sampler.history_
@@ -407,7 +416,7 @@ def test_a_phase_that_a_limit_ended_is_shown_as_it_ran(tmp_path):
     display = TrainingDisplay.from_estimator(sampler)
     assert [line.get_label() for line in display.smooth_] == ["score matching", "log variance"]
     assert len(display.raw_[0].get_xdata()) == first.n_iter and display.raw_[1].get_xdata()[0] == first.n_iter + 1
-    sampler.set_params(path_share=0.0, max_iter=3)  # what was fitted counts, not the parameters
+    sampler.set_params(loss__share=0.0, max_iter=3)  # what was fitted counts, not the parameters
     sampler.save(tmp_path / "a")
     for same in (skcds.load(tmp_path / "a"), pickle.loads(pickle.dumps(sampler))):
         assert same.history_ == sampler.history_

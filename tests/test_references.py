@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds import DiffusionSampler, targets
+from skcds import Control, DiffusionSampler, PathLoss, Pilot, Prior, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.models.diffusion import DiffusionModel
@@ -240,13 +240,13 @@ class TestEstimator:
     """Short fits from the prior, as published, and after the pilot: right for every number of steps."""
 
     def test_log_evidence(self, reference, loss):
-        init = "pilot" if (reference, loss) in (("dds", "kl"), ("pis", "log_variance")) else "prior"
+        with_pilot = (reference, loss) in (("dds", "kl"), ("pis", "log_variance"))
+        start = Pilot((0.0, 3.0), n_particles=1000) if with_pilot else Prior(n_particles=1000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sampler = DiffusionSampler(
-                2, start=(0.0, 3.0), n_steps=16, reference=reference, loss=loss, init=init, max_iter=40, path_share=0.2,
-                n_particles=1000, hidden_features=32, n_layers=2,
-                path_batch_size=256, variance="fixed" if init == "prior" else "learned", random_state=0,
+                2, start=start, n_steps=16, reference=reference, loss=PathLoss(loss, 0.2, 256), max_iter=40,
+                network=Control(32, 2, "learned" if with_pilot else "fixed"), random_state=0,
             ).fit(TARGET)  # fmt: skip
         for n_steps in (None, 9):
             W = sampler.sample_weighted(4000, n_steps, random_state=1)
@@ -260,14 +260,12 @@ class TestEstimator:
             warnings.simplefilter("ignore")
             sampler = DiffusionSampler(
                 2,
-                init="prior",
-                hidden_features=16,
+                start=Prior(200),
                 n_steps=4,
-                langevin=False,
+                network=Control(16, langevin=False),
                 reference=reference,
                 loss=loss,
                 max_iter=5,
-                n_particles=200,
                 random_state=0,
             ).fit(TARGET)
         again = pickle.loads(pickle.dumps(sampler))

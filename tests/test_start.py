@@ -9,6 +9,7 @@ import torch
 from cases import crossed, slow
 
 import skcds
+from skcds import Control, Pilot
 from skcds.density.bounds import Bounds
 from skcds.density.energy import Energy, InvalidEnergyError
 from skcds.explore.pilot import run_pilot
@@ -92,11 +93,14 @@ def test_all_estimators_take_it(kind):
         return 0.5 * ((x - 3e5) ** 2).sum(1)
 
     options = {"start": (3e5, 2.0), "max_iter": 5, "random_state": 0}
-    sizes = {"n_features": 2, "n_particles": 200, "n_steps": 8, "hidden_features": 32, "n_layers": 2}
+    sizes = {"n_features": 2, "n_steps": 8}
     if kind.endswith("Distiller"):
-        options["teacher"] = skcds.DiffusionSampler(**sizes, max_iter=5, random_state=0)
+        options["teacher"] = skcds.DiffusionSampler(
+            **sizes, start=Pilot(n_particles=200), network=Control(32, 2), max_iter=5, random_state=0
+        )
     else:
-        options |= sizes
+        networks = "network" if kind == "DiffusionSampler" else "control"
+        options |= sizes | {"start": Pilot((3e5, 2.0), 200), networks: Control(32, 2)}
     sampler = getattr(skcds, kind)(**options).fit(far)
     assert abs(sampler.sample(200, random_state=0).mean() - 3e5) < 0.5
     pilot = getattr(sampler, "teacher_", sampler).pilot_

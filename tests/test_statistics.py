@@ -16,6 +16,7 @@ from skcds import (
     ConsistentSamplerDistiller,
     ConsistentSamplerScratch,
     DiffusionSampler,
+    Pilot,
     WeightedSample,
     metrics,
     targets,
@@ -209,8 +210,8 @@ def test_a_lost_mode_is_found_by_the_report(kind):
 
     def fitted(target):
         if kind == "ConsistentSamplerScratch":
-            return ConsistentSamplerScratch(n_particles=5000, max_iter=600, random_state=0).fit(target)
-        teacher = DiffusionSampler(n_particles=5000, max_iter=300, random_state=0)
+            return ConsistentSamplerScratch(start=Pilot(n_particles=5000), max_iter=600, random_state=0).fit(target)
+        teacher = DiffusionSampler(start=Pilot(n_particles=5000), max_iter=300, random_state=0)
         return ConsistentSamplerDistiller(teacher, max_iter=600, random_state=0).fit(target)
 
     sampler = fitted(both)

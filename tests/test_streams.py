@@ -14,7 +14,16 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
-from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds import (
+    OTHER_CONTROL,
+    Consistency,
+    ConsistentSamplerDistiller,
+    Control,
+    DiffusionSampler,
+    PathLoss,
+    Prior,
+    Residual,
+)
 from skcds._support import warnings as _warnings
 from skcds._support.parallel import best_fit
 from skcds._support.warnings import muted, note, warn_user
@@ -109,14 +118,12 @@ class TestWarmStart:
     @pytest.mark.parametrize(
         "kind, change",
         [
-            *((kind, {name: value}) for kind in KINDS for name, value in [("hidden_features", 16), ("n_layers", 3)]),
-            *((kind, {"variance": "fixed"}) for kind in (KINDS[0], KINDS[2])),
-            *((kind, {"langevin": False}) for kind in (KINDS[0], KINDS[2])),
+            *((kind, {f"network__{size}": 3}) for kind in KINDS for size in ("hidden_features", "n_layers")),
+            *((KINDS[0], {f"network__{field}": value}) for field, value in OTHER_CONTROL.items()),
+            *((KINDS[2], {f"control__{field}": value}) for field, value in OTHER_CONTROL.items()),
             (KINDS[0], {"reference": "dds"}),
-            *((kind, change) for kind in KINDS[1:] for change in ({"network": "residual"}, {"n_transforms": 3})),
-            *((kind, {"n_bins": 5}) for kind in KINDS[1:]),
-            (KINDS[2], {"map_features": 16}),
-            (KINDS[2], {"map_layers": 3}),
+            *((kind, {"network": "residual"}) for kind in KINDS[1:]),
+            *((kind, {f"network__{size}": 5}) for kind in KINDS[1:] for size in ("n_transforms", "bins")),
         ],
     )
     def test_other_networks_are_refused(self, kind, change):
@@ -127,7 +134,7 @@ class TestWarmStart:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_other_networks_are_fitted_anew(self, kind):
-        sampler = pickle.loads(pickle.dumps(fitted(kind))).set_params(n_layers=3, max_iter=2)
+        sampler = pickle.loads(pickle.dumps(fitted(kind))).set_params(network__n_layers=3, max_iter=2)
         assert quietly(sampler, quadratic).n_iter_ == 2
 
     @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
@@ -184,15 +191,13 @@ class TestSeeds:
             assert not np.array_equal(first, second)
 
 
+OTHER_CONTROL = {"hidden_features": 16, "n_layers": 3, "variance": "fixed", "langevin": False}
 UNREAD = {  # values that differ from those of `make`
     "n_features": 7, "bounds": (0, 1), "feature_names": ["a", "b", "c"], "start": (9.0, 2.0), "n_steps": 4,
-    "reference": "pis",
-    "loss": "kl", "init": "prior", "variance": "fixed", "langevin": False, "path_share": 0.5, "n_particles": 700,
-    "hidden_features": 5, "n_layers": 7, "batch_size": 3, "path_batch_size": 3, "map_batch_size": 3, "map_features": 5,
-    "map_layers": 7, "learning_rate": 0.5, "tol": 0.5, "max_iter": 3, "max_time": 3.0, "max_energy_evals": 3,
-    "n_init": 3, "warm_start": True, "verbose": 1, "random_state": 9, "network": "residual", "objective": "joint",
-    "refine": False, "consistency_weight": 5.0, "n_transforms": 7, "n_bins": 7, "teacher": None, "device": "cpu",
-    "n_jobs": 1,
+    "reference": "pis", "loss": PathLoss("kl", 0.5, 3), "control": Control(5, 7, "fixed", False), "batch_size": 3,
+    "learning_rate": 0.5, "tol": 0.5, "max_iter": 3, "max_time": 3.0, "max_energy_evals": 3, "n_init": 3,
+    "warm_start": True, "verbose": 1, "random_state": 9, "network": Residual(5, 7), "teacher": None, "device": "cpu",
+    "objective": Consistency(False, 5.0, 3), "n_jobs": 1,
 }  # fmt: skip
 
 
@@ -347,7 +352,7 @@ class TestWarnings:
     @pytest.mark.parametrize("seed", [0, *slow(1, 2)])
     def test_nan_is_warned_of_once(self, seed):
         student = unseeded_student(max_iter=1, random_state=seed)
-        student.teacher.set_params(max_iter=1, langevin=False)
+        student.teacher.set_params(max_iter=1, network__langevin=False)
         assert sum("NaN" in message for message in messages(student, Holed(0.0))) == 1
 
     def test_an_interruption_is_warned_of_once(self):
@@ -366,8 +371,8 @@ class TestWarnings:
 
     @pytest.mark.parametrize("seed", [0, *slow(1, 2)])
     def test_a_teacher_that_did_not_converge_is_named(self, seed):
-        student = make(KINDS[1], network="residual", refine=False, max_iter=1, random_state=seed)
-        student.teacher.set_params(init="prior", max_iter=1, langevin=False, random_state=seed)
+        student = make(KINDS[1], network="residual", objective="consistency", max_iter=1, random_state=seed)
+        student.teacher.set_params(start=Prior(500), max_iter=1, network__langevin=False, random_state=seed)
         found = [message for message in messages(student, At(20.0, 0.1)) if "did not converge" in message]
         assert len(found) == 1 and "ConsistentSamplerDistiller" in found[0]
         assert "Its teacher did not converge either" in found[0]
@@ -376,7 +381,7 @@ class TestWarnings:
         "limits, named", [({"max_energy_evals": 20_000}, "max_energy_evals"), ({"max_time": 0.3}, "max_time"), ({}, "")]
     )
     def test_advice_names_the_cause(self, limits, named):
-        sampler = make(KINDS[0], init="prior", max_iter=10**6 if limits else 2, langevin=False, **limits)
+        sampler = make(KINDS[0], start=Prior(500), max_iter=10**6 if limits else 2, network__langevin=False, **limits)
         (found,) = [message for message in messages(sampler, At(20.0, 0.1)) if "did not converge" in message]
         assert (f"when {named} was used up: raise it" in found) == bool(limits)
         assert ("Raise max_iter" in found) == (not limits)

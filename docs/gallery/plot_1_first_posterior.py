@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import scale
 
-from skcds import ConsistentSamplerScratch, EvidenceDisplay, SamplerDisplay
+from skcds import ConsistentSamplerScratch, EvidenceDisplay, Pilot, SamplerDisplay
 
 # %%
 # The energy is minus the log of prior times likelihood, for a whole batch of weights ``w`` at once: a tensor of shape
@@ -32,7 +32,11 @@ def energy(w):
 # ``fit`` finds where the density is, and learns to jump there. This short fit takes seconds.
 
 sampler = ConsistentSamplerScratch(
-    n_features=5, feature_names=names, n_particles=2000, max_iter=100, random_state=0
+    n_features=5,
+    feature_names=names,
+    max_iter=100,
+    random_state=0,
+    start=Pilot(n_particles=2000),
 )
 sampler.fit(energy)
 

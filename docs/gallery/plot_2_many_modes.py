@@ -12,6 +12,7 @@ import numpy as np
 from skcds import (
     ConsistentSamplerDistiller,
     DiffusionSampler,
+    Pilot,
     SamplerDisplay,
     WeightedSample,
     metrics,
@@ -19,7 +20,9 @@ from skcds import (
 )
 
 target = targets.gmm9()
-teacher = DiffusionSampler(n_steps=16, n_particles=4000, max_iter=60, random_state=0)
+teacher = DiffusionSampler(
+    n_steps=16, max_iter=60, random_state=0, start=Pilot(n_particles=4000)
+)
 teacher.fit(target)
 sampler = ConsistentSamplerDistiller(teacher, max_iter=300, random_state=0).fit(target)
 print(f"log Z {sampler.log_evidence_:+.3f} ± {sampler.log_evidence_se_:.3f}")

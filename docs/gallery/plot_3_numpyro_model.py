@@ -10,7 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from skcds import ConsistentSamplerScratch
+from skcds import ConsistentSamplerScratch, Pilot
 from skcds.adapters import from_numpyro
 
 y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
@@ -31,7 +31,9 @@ def schools(y, sigma):
 
 energy = from_numpyro(schools, y, sigma)
 print(energy.feature_names)
-sampler = ConsistentSamplerScratch(n_particles=2000, max_iter=100, random_state=0)
+sampler = ConsistentSamplerScratch(
+    max_iter=100, random_state=0, start=Pilot(n_particles=2000)
+)
 sampler.fit(energy)
 weighted = sampler.sample_weighted(10_000, random_state=1)
 print(weighted)

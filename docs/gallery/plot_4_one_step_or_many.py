@@ -11,7 +11,7 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skcds import ConsistentSamplerScratch, SamplerDisplay
+from skcds import ConsistentSamplerScratch, Pilot, SamplerDisplay
 
 
 def energy(x):  # a ring that is densest at the right
@@ -31,7 +31,12 @@ print(f"log Z {np.log(density.sum() * (4 / 800) * (2 * np.pi / 800)):.3f}")
 # %%
 # A short fit, so that there is something to see.
 
-size = {"n_steps": 16, "n_particles": 3000, "batch_size": 256, "max_iter": 300}
+size = {
+    "n_steps": 16,
+    "start": Pilot(n_particles=3000),
+    "batch_size": 256,
+    "max_iter": 300,
+}
 sampler = ConsistentSamplerScratch(n_features=2, **size, random_state=0).fit(energy)
 
 # %%

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import multivariate_normal
 
-from skcds import ConsistentSamplerScratch, EvidenceDisplay
+from skcds import ConsistentSamplerScratch, EvidenceDisplay, Pilot
 
 rng = np.random.default_rng(0)
 t = np.linspace(-1, 1, 25)
@@ -51,7 +51,10 @@ def exact(degree):
 fits = {}
 for degree in (1, 2):
     sampler = ConsistentSamplerScratch(
-        n_features=degree + 1, n_particles=2000, max_iter=120, random_state=0
+        n_features=degree + 1,
+        max_iter=120,
+        random_state=0,
+        start=Pilot(n_particles=2000),
     )
     sampler.fit(posterior(degree))
     W = fits[degree] = sampler.sample_weighted(20_000, random_state=1)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot
 
 rng = np.random.default_rng(0)
 inputs = rng.standard_normal((80, 3))
@@ -27,7 +27,7 @@ def energy(w):
     return 0.5 * (w**2).sum(1) - log_likelihoods.sum(1)
 
 
-size = {"n_particles": 1000, "max_iter": 100}
+size = {"start": Pilot(n_particles=1000), "max_iter": 100}
 teacher = DiffusionSampler(n_features=3, **size, random_state=0).fit(energy)
 student = ConsistentSamplerDistiller(teacher, max_iter=100, random_state=0).fit(energy)
 print(

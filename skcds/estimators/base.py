@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 
 from .._support.devices import find_device, generator_on
@@ -24,12 +24,13 @@ from .._version import DOCUMENTATION
 from ..density.bounds import Bounds
 from ..density.energy import Energy
 from ..density.function import Density
+from ..explore.specifications import Pilot, as_start
 from ..explore.start import Start
 from ..io.export import checked_names
 from ..io.registry import register_sampler
 from ..io.schema import Fitted
 from ..models.networks import count_evaluations
-from ..models.specifications import Specification, as_specification
+from ..models.specifications import Specification
 from ..train.budget import FEWEST_EVALS, Budget
 from ..train.checkpoint import Checkpoint, identity_of
 from ..train.phases import Phase, PhaseRecord
@@ -69,10 +70,12 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         "n_jobs": [numbers.Integral, None],
         "device": [str],
         "warm_start": ["boolean"],
-        "start": "no_validation",
+        "start": [StrOptions({"pilot", "prior"}), tuple, "array-like", Specification, None],
         "verbose": ["verbose"],
         "random_state": ["random_state", np.random.Generator],
     }
+
+    _short_cuts: dict[str, dict] = {}  # specifications by parameter, and by the value that is short for each
 
     # Every fitted attribute by name: its kind, or what else is to be known of it (see `skcds.io.schema`).
     _fitted_attributes: dict = {
@@ -251,7 +254,15 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         return FEWEST_EVALS
 
     def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
-        return Start.from_parameter(self.start, n_features, bounds)
+        start = as_start(self.start)
+        return Start.from_parameter(start.begin, n_features, bounds) if isinstance(start, Pilot) else None
+
+    def _specified(self, name: str) -> Any:
+        """The specification that a parameter stands for."""
+        value = getattr(self, name)
+        if name == "start":
+            return as_start(value)
+        return value if isinstance(value, Specification) else self._short_cuts[name][value]
 
     def _take_back(self, fitted: dict, density: Density) -> None:
         """Give the sampler inside a fit, which may be from another process, the energy back."""
@@ -281,13 +292,12 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         inner: dict = defaultdict(dict)
         for name, value in params.items():
             outer, _, field = name.partition("__")
-            known = as_specification(params.get(outer, getattr(self, outer, None))) if field else None
-            if isinstance(known, Specification):
+            if field and (outer == "start" or outer in self._short_cuts):
                 inner[outer][field] = value
             else:
                 rest[name] = value
         super().set_params(**rest)
-        found = {name: as_specification(getattr(self, name)).set_params(**fields) for name, fields in inner.items()}
+        found = {name: self._specified(name).set_params(**fields) for name, fields in inner.items()}
         return super().set_params(**found)
 
     def _fit(self, run: Run) -> dict:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from .._support.devices import randint, randn, to_numpy
@@ -18,16 +18,17 @@ from .._support.warnings import note
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import Standardization, StandardizedTarget
 from ..explore.pilot import PilotResult, finest_scale, run_pilot
+from ..explore.specifications import Pilot
 from ..explore.store import Store
 from ..io.packing import built
 from ..io.registry import key_of
 from ..models.networks import seeded
+from ..models.specifications import Control
+from ..train.objectives.specifications import PathLoss
 from ..train.particles import CORRECTION_MOVES, Population
-from .base import positive_integer
 from .warm import check_same_networks, serve, warn_of_a_cold_start
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
-PRIOR_INIT_SCALE = 0.1  # finest scale assumed without a pilot
 REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
 MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; half of it where scores are read
 HELD_OUT = 10_000  # paths that a fit is judged by
@@ -46,13 +47,6 @@ JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
 
 CONSTRAINTS: dict = {  # of the parameters of a sampler with a control
     "n_steps": [Interval(numbers.Integral, 2, None, closed="left")],
-    "init": [StrOptions({"pilot", "prior"})],
-    "variance": [StrOptions({"learned", "fixed"})],
-    "langevin": ["boolean", StrOptions({"auto"})],
-    "n_particles": [Interval(numbers.Integral, 100, None, closed="left")],
-    "hidden_features": [positive_integer],
-    "n_layers": [positive_integer],
-    "path_batch_size": [Interval(numbers.Integral, 2, None, closed="left")],
 }
 FITTED: dict = {
     "pilot_": "pilot or None",
@@ -70,10 +64,16 @@ class ControlStart:
     sampler : BaseSampler
         Its parameters and its earlier fit are read. It says which model it wants (`_build_model`), and of which
         networks (`_networks_wanted`, `_networks_found`).
+    control : Control
+        The network of the control.
+    path_loss : PathLoss
+        The loss on simulated trajectories.
     """
 
-    def __init__(self, sampler):
-        self.sampler = sampler
+    def __init__(self, sampler, control: Control, path_loss: PathLoss):
+        self.sampler, self.control, self.path_loss = sampler, control, path_loss
+        self.start = sampler._specified("start")
+        self.with_pilot = isinstance(self.start, Pilot)
 
     def begin(self, run):
         """Pilot, untrained or earlier model, its target and particles, from the checkpoint if it has them."""
@@ -114,7 +114,7 @@ class ControlStart:
     def _start_anew(self, run):
         if self.sampler.warm_start and hasattr(self.sampler, "_model") and self._continue(run):
             return
-        if self.sampler.init == "pilot":
+        if self.with_pilot:
             self._start_from_pilot(run)
         else:
             self._start_from_prior(run)
@@ -122,12 +122,12 @@ class ControlStart:
     def _start_from_pilot(self, run):
         sampler = self.sampler
         energy, budget = run.energy, run.budget
-        few = not getattr(sampler, "path_share", 0)  # a loss on paths needs evaluations of its own
+        few = not self.path_loss.share  # a loss on paths needs evaluations of its own
         store = Store(energy.n_features, energy.device) if few else None
         begin = sampler._find_start(energy.n_features, energy.bounds)
         begin = begin and begin.to(energy.device)
         try:
-            run.pilot, x = run_pilot(energy, sampler.n_particles, run.generator, budget, begin, store)
+            run.pilot, x = run_pilot(energy, self.start.n_particles, run.generator, budget, begin, store)
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
@@ -148,7 +148,7 @@ class ControlStart:
     def _start_from_prior(self, run):
         energy = run.energy
         standardization = Standardization(energy.n_features, full=False).to(energy.device)
-        width = torch.full((energy.n_features,), PRIOR_INIT_SCALE, device=energy.device)
+        width = torch.full((energy.n_features,), self.start.length_scale, device=energy.device)
         run.model = self._new_model(standardization, width, run)
         run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
 
@@ -168,7 +168,7 @@ class ControlStart:
             run.model = run.target = run.population = None
             return False
         run.pilot = self.sampler.pilot_
-        if self.sampler.init != "pilot":
+        if not self.with_pilot:
             run.population = None
         return True
 
@@ -192,16 +192,16 @@ class ControlStart:
     def _reads_score(self, energy) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
         sampler = self.sampler
-        if sampler.langevin != "auto" or not energy.has_gradient:
-            return bool(sampler.langevin) and energy.has_gradient
-        if sampler.init == "pilot":
-            paths = 3 * sampler.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
+        if self.control.langevin != "auto" or not energy.has_gradient:
+            return bool(self.control.langevin) and energy.has_gradient
+        if self.with_pilot:
+            paths = 3 * self.start.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
             per_iter, cost = (
                 sampler.batch_size,
                 sampler.max_iter * sampler.batch_size + paths * sampler.n_steps,
             )
         else:
-            per_iter = sampler.path_batch_size * sampler.n_steps
+            per_iter = self.path_loss.batch_size * sampler.n_steps
             cost = sampler.max_iter * per_iter
         if sampler.max_energy_evals is not None and sampler.max_energy_evals < 2 * cost:
             return False
@@ -234,21 +234,17 @@ def found_by(run) -> dict:
     }
 
 
-def networks_wanted(sampler, energy) -> dict:
-    """Parameters that decide the networks; None where the value leaves it open."""
-    langevin = None if sampler.langevin == "auto" or not energy.has_gradient else bool(sampler.langevin)
-    return {
-        "hidden_features": sampler.hidden_features, "n_layers": sampler.n_layers, "variance": sampler.variance,
-        "langevin": langevin,
-    }  # fmt: skip
+def networks_wanted(name: str, control: Control, energy) -> dict:
+    """Fields of the parameter `name` that decide the network of a control; None where the value leaves it open."""
+    langevin = None if control.langevin == "auto" or not energy.has_gradient else bool(control.langevin)
+    return {f"{name}__{field}": value for field, value in {**vars(control), "langevin": langevin}.items()}
 
 
-def networks_found(config: dict) -> dict:
+def networks_found(name: str, config: dict) -> dict:
     """Those of a model with this configuration."""
-    return {
-        "hidden_features": config["hidden"], "n_layers": config["n_layers"], "langevin": config["langevin"],
-        "variance": "learned" if config["learned_variance"] else "fixed",
-    }  # fmt: skip
+    variance = "learned" if config["learned_variance"] else "fixed"
+    found = Control(config["hidden"], config["n_layers"], variance, config["langevin"])
+    return {f"{name}__{field}": value for field, value in vars(found).items()}
 
 
 def gauge(run, n_steps: int) -> None:

@@ -14,11 +14,14 @@ from .._support.validation import check_count
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..explore.pilot import MAX_NUMBERS
+from ..explore.specifications import Pilot
 from ..io.schema import Fitted
 from ..models.diffusion import DiffusionModel
 from ..models.process import GRIDS
+from ..models.specifications import Control
 from ..train.objectives.denoising import MOVE_EVERY, DenoisingLoss
 from ..train.objectives.path import PATH_LOSSES
+from ..train.objectives.specifications import PathLoss
 from ..train.particles import effective_share
 from ..train.phases import Phase
 from ..weights.importance import log_evidence
@@ -68,10 +71,10 @@ class DiffusionSampler(BaseSampler):
         called on a bound or beyond; draws, weights and log Z are those of the density in the box.
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
-    start : array-like of shape (m, n_features) or tuple (location, scale), default=None
-        Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
-        of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
-        climbs from there end at.
+    start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
+        Where training starts: from the particles of a pilot run, the default, or on the trajectories of the untrained
+        sampler alone, as in [1]_. Points of your own, or a tuple (location, scale), are where a pilot begins to look
+        for the density; ``Pilot(n_particles=...)`` says more.
     n_steps : int, default=64
         Steps of the chain.
     reference : {"dis", "dds", "pis"}, default="dis"
@@ -79,29 +82,13 @@ class DiffusionSampler(BaseSampler):
         log signal-to-noise; the stationary Ornstein-Uhlenbeck process by the exponential integrator on the published
         cosine schedule (denoising diffusion sampler [3]_); or Brownian motion from a point in equal steps of time (path
         integral sampler [4]_).
-    loss : {"log_variance", "kl"}, default="log_variance"
-        Loss on simulated trajectories, with ``init="prior"`` or a positive `path_share`: the variance of the log path
-        weight, or minus its mean, which needs the energy's gradient and seeks modes. DDS and PIS were published with
-        the latter.
-    init : {"pilot", "prior"}, default="pilot"
-        Where training starts: from the particles of a pilot run, or on the trajectories of the untrained sampler alone,
-        as in [1]_. The latter assumes a target of about unit scale and finds separate modes only by luck.
-    variance : {"learned", "fixed"}, default="learned"
-        Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
-    langevin : bool or "auto", default="auto"
-        Whether the control reads the target's score, which then is evaluated at every step of sampling, too. "auto":
-        unless `max_energy_evals` is too low for that.
-    path_share : float, default=0.0
-        Share of the iterations, the last ones, that go to `loss` with ``init="pilot"``; with ``init="prior"`` all do.
-        On paths of its own a chain forgets tails that it reaches too seldom.
-    n_particles : int, default=20000
-        Particles of the pilot; in more than 256 dimensions no more than hold 5e6 numbers, or 2000 if that is more.
-    hidden_features, n_layers : int, default=128 and 4
-        Width and number of the hidden layers.
+    network : Control, default=None
+        The network of the control, with its sizes; None is ``Control()``.
+    loss : {"log_variance", "kl"} or PathLoss, default="log_variance"
+        Loss on simulated trajectories, where training starts from the prior, or where ``PathLoss(share=...)`` gives it
+        a share of the iterations.
     batch_size : int, default=2048
         Particles in a batch of score matching.
-    path_batch_size : int, default=512
-        Trajectories in a batch of `loss`.
     learning_rate : float, default=4e-3
         Of AdamW at its height.
     tol : float, default=0.02
@@ -184,7 +171,7 @@ class DiffusionSampler(BaseSampler):
     --------
     >>> from skcds import DiffusionSampler
     >>> sampler = DiffusionSampler(
-    ...     n_features=2, n_steps=16, n_particles=1000, max_iter=50, random_state=0
+    ...     n_features=2, n_steps=16, max_iter=50, random_state=0
     ... )
     >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     DiffusionSampler(...)
@@ -196,18 +183,20 @@ class DiffusionSampler(BaseSampler):
         **BaseSampler._parameter_constraints,
         **CONSTRAINTS,
         "reference": [StrOptions(set(GRIDS))],
-        "loss": [StrOptions(set(PATH_LOSSES))],
-        "path_share": [Interval(numbers.Real, 0, 1, closed="both")],
+        "network": [Control, None],
+        "loss": [StrOptions(set(PATH_LOSSES)), PathLoss],
         "tol": [Interval(numbers.Real, 0, 1, closed="both")],
+    }
+    _short_cuts: dict = {
+        "network": {None: Control()},
+        "loss": {kind: PathLoss(kind) for kind in PATH_LOSSES},
     }
     _fitted_attributes: dict = FITTED | {"n_steps_": Fitted("count", since=3, before=lambda sampler: sampler.n_steps)}
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, reference="dis",
-        loss="log_variance", init="pilot", variance="learned", langevin="auto", path_share=0.0, n_particles=20_000,
-        hidden_features=128, n_layers=4, batch_size=2048, path_batch_size=512, learning_rate=4e-3,
-        tol=0.02, max_iter=3000, max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto",
-        warm_start=False, verbose=0, random_state=None,
+        network=None, loss="log_variance", batch_size=2048, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None,
+        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
@@ -215,16 +204,9 @@ class DiffusionSampler(BaseSampler):
         self.start = start
         self.n_steps = n_steps
         self.reference = reference
+        self.network = network
         self.loss = loss
-        self.init = init
-        self.variance = variance
-        self.langevin = langevin
-        self.path_share = path_share
-        self.n_particles = n_particles
-        self.hidden_features = hidden_features
-        self.n_layers = n_layers
         self.batch_size = batch_size
-        self.path_batch_size = path_batch_size
         self.learning_rate = learning_rate
         self.tol = tol
         self.max_iter = max_iter
@@ -240,42 +222,45 @@ class DiffusionSampler(BaseSampler):
     # ---------------------------------------------------------------- training
 
     def _build_model(self, standardization, log_snr_max, langevin):
-        grid = GRIDS[self.reference](self.n_steps, log_snr_max)
+        grid, control = GRIDS[self.reference](self.n_steps, log_snr_max), self._specified("network")
         return DiffusionModel(
             standardization.loc.numel(), max(log_snr_max, float(grid.log_snr[-1])), standardization.full,
-            self.hidden_features, self.n_layers, langevin, self.variance == "learned", self.reference,
+            control.hidden_features, control.n_layers, langevin, control.variance == "learned", self.reference,
         )  # fmt: skip
 
     def _networks_wanted(self, energy):
-        return {**networks_wanted(self, energy), "reference": self.reference}
+        return {**networks_wanted("network", self._specified("network"), energy), "reference": self.reference}
 
     def _networks_found(self, config):
-        return {**networks_found(config), "reference": config["reference"]}
+        return {**networks_found("network", config), "reference": config["reference"]}
 
     def _begin(self, run):
-        if self.loss == "kl" and not run.energy.has_gradient:
+        path_loss = self._specified("loss")
+        if path_loss.kind == "kl" and not run.energy.has_gradient:
             raise ValueError(
                 "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
                 "or choose loss='log_variance'."
             )
-        ControlStart(self).begin(run)
+        ControlStart(self, self._specified("network"), path_loss).begin(run)
         run.untrained = copy.deepcopy(run.model)
         gauge(run, self.n_steps)
 
     def _recipe(self, run):
-        n_paths = round(self.max_iter * (1.0 if run.population is None else self.path_share))
+        path_loss, with_pilot = self._specified("loss"), isinstance(self._specified("start"), Pilot)
+        n_paths = round(self.max_iter * (1.0 if run.population is None else path_loss.share))
         n_scores = self.max_iter - n_paths
         if n_scores:
             yield self._score_matching(run, n_scores)
         if n_paths and (len(run.losses) == n_scores or run.budget.spent() >= self._score_share):
-            rate = self.learning_rate * (FINE_TUNING_RATE if self.init == "pilot" else 1.0)
-            loss = PATH_LOSSES[self.loss](run.model, run.target, self.n_steps, self.path_batch_size, run.generator)
-            yield Phase(self.loss.replace("_", " "), loss, n_paths, rate, ema_decay=0.98)
+            rate = self.learning_rate * (FINE_TUNING_RATE if with_pilot else 1.0)
+            kind = PATH_LOSSES[path_loss.kind]
+            loss = kind(run.model, run.target, self.n_steps, path_loss.batch_size, run.generator)
+            yield Phase(path_loss.kind.replace("_", " "), loss, n_paths, rate, ema_decay=0.98)
 
     @property
     def _score_share(self):
         """Share of the limits at which score matching ends, and what is left is for the loss on paths."""
-        return 1 - 0.5 * self.path_share
+        return 1 - 0.5 * self._specified("loss").share
 
     def _score_matching(self, run, n_iter):
         model, target, population = run.model, run.target, run.population

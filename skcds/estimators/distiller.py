@@ -1,13 +1,12 @@
 """ConsistentSamplerDistiller: a one-step sampler distilled from a diffusion sampler."""
 
 import functools
-import numbers
 import time
 
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import placed, randint
@@ -18,16 +17,18 @@ from ..density.bounds import Bounds, same_bounds
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..explore.pilot import FEW_EVALS_LEFT
+from ..explore.specifications import Pilot
 from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, OneStepModel, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts, seeded
 from ..models.process import noise_levels
-from ..models.specifications import Specification, specified
+from ..models.specifications import MAPS_BY_NAME, Specification
 from ..train.budget import FEWEST_EVALS, JUDGEMENT_SHARE
 from ..train.objectives.base import Objective, Sum
 from ..train.objectives.consistency import REFRESH_EVERY, REFRESH_ROWS, ConsistencyLoss, TrajectoryBank
 from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, particle_spacing
 from ..train.objectives.reverse_kl import ReverseKLLoss
+from ..train.objectives.specifications import Consistency
 from ..train.particles import Population
 from ..train.phases import Phase
 from .base import BaseSampler, positive_integer
@@ -36,7 +37,7 @@ from .diffusion import DiffusionSampler
 from .onestep import OneStepSampler
 from .warm import check_same_networks, with_new_coordinates
 
-BANK_SIZE, SMALLEST_BANK = 1024, 32  # trajectories of the teacher held in memory, and with few evaluations allowed
+SMALLEST_BANK = 32  # trajectories of the teacher held in memory with few evaluations allowed
 READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
 FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
 BANK_TIME = 0.1  # of the seconds left, for the first trajectories
@@ -54,7 +55,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     trajectories that are simulated during training (Algorithm 1 of [1]_), without a data set of finished samples; f(x,
     0) = x by construction. Drawing is one call of f at the prior end. The default map is an invertible spline coupling
     whose one-step density is calibrated at the same time, by likelihood on particles that are kept moving and
-    corrected by the map's own exact weights; ``network="residual", refine=False`` is the method as published.
+    corrected by the map's own exact weights; ``network="residual", objective="consistency"`` is the method as
+    published.
 
     Parameters
     ----------
@@ -70,24 +72,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
         By default those of the teacher.
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, those of the teacher, or x0, x1 and so on.
-    start : array-like of shape (m, n_features) or tuple (location, scale), default=None
-        Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
-        of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
-        climbs from there end at. Handed on to an unfitted teacher that has none of its own.
+    start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
+        Where the training of an unfitted teacher that has no `start` of its own starts; see `DiffusionSampler`. Points
+        of your own, or a tuple (location, scale), are where its pilot begins to look for the density.
     network : {"coupling", "residual"}, Coupling or Residual, default="coupling"
         The map: spline couplings conditioned on t, invertible by construction, or the residual network of [1]_, which
         can fold. Exact weights of the latter cost n_features forward-mode products a draw, and are checked for folds.
-    refine : bool, default=True
-        Whether to calibrate the one-step density on exact weights: by likelihood for a coupling map, by the reverse
-        Kullback-Leibler divergence for a residual one.
-    consistency_weight : float, default=0.3
-        Weight of the consistency loss beside the likelihood.
-    hidden_features, n_layers : int, default=None
-        Width and number of the hidden layers; by default 64 and 2 for the conditioner of each coupling, 128 and 4 for
-        the residual network.
-    n_transforms, n_bins : int, default=None
-        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the target's finest scale is below a
-        tenth of its width; 32 bins in up to four dimensions.
+    objective : {"calibrated", "consistency"} or Consistency, default="calibrated"
+        Consistency on the teacher's trajectories, with a calibration of the one-step density on exact weights beside
+        it, or alone, as in [1]_; ``Consistency(weight=...)`` says more.
     batch_size : int, default=None
         Particles and pairs of states in a batch; by default 512, or 1024 where the finest scale is below a tenth.
     learning_rate : float, default=4e-3
@@ -169,7 +162,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     --------
     >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler
     >>> teacher = DiffusionSampler(
-    ...     n_features=2, n_steps=16, n_particles=1000, max_iter=50, random_state=0
+    ...     n_features=2, n_steps=16, max_iter=50, random_state=0
     ... )
     >>> student = ConsistentSamplerDistiller(teacher, max_iter=50, random_state=0)
     >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
@@ -182,21 +175,19 @@ class ConsistentSamplerDistiller(OneStepSampler):
         **BaseSampler._parameter_constraints,
         "teacher": "no_validation",
         "network": [StrOptions(set(MAPS)), Specification],
-        "refine": ["boolean"],
-        "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "hidden_features": [positive_integer, None],
-        "n_layers": [positive_integer, None],
+        "objective": [StrOptions({"calibrated", "consistency"}), Consistency],
         "batch_size": [positive_integer, None],
-        "n_transforms": [positive_integer, None],
-        "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), None],
+    }
+    _short_cuts: dict = {
+        "network": MAPS_BY_NAME,
+        "objective": {"calibrated": Consistency(), "consistency": Consistency(refine=False)},
     }
     _fitted_attributes: dict = {"teacher_": "sampler"}
 
     def __init__(
         self, teacher=None, *, n_features=None, bounds=None, feature_names=None, start=None, network="coupling",
-        refine=True, consistency_weight=0.3, hidden_features=None, n_layers=None, n_transforms=None, n_bins=None,
-        batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None, max_energy_evals=None, n_init=1,
-        n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
+        objective="calibrated", batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None,
+        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
         self.n_features = n_features
@@ -204,12 +195,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         self.feature_names = feature_names
         self.start = start
         self.network = network
-        self.refine = refine
-        self.consistency_weight = consistency_weight
-        self.hidden_features = hidden_features
-        self.n_layers = n_layers
-        self.n_transforms = n_transforms
-        self.n_bins = n_bins
+        self.objective = objective
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.max_iter = max_iter
@@ -286,7 +272,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         return self.max_energy_evals is not None and self.max_energy_evals <= FEW_EVALS_LEFT
 
     def _recipe(self, run):
-        refines = self.refine and not run.model.map.invertible
+        refines = self._specified("objective").refine and not run.model.map.invertible
         n_kl = round(REVERSE_KL_SHARE * self.max_iter) if refines else 0
         n_iter = self.max_iter - n_kl
         if n_iter:
@@ -319,8 +305,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         limits["bounds"] = energy.bounds and energy.bounds.to_array()
         if teacher.device == "auto":
             limits["device"] = self.device
-        if teacher.start is None:
-            limits["start"] = self.start
+        if self.start is not None:
+            limits["start"] = _start_of(teacher, self._specified("start"))
         if self.max_time is not None:
             left = self.max_time - budget.elapsed()
             limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
@@ -351,7 +337,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if self.warm_start and hasattr(self, "_model"):
             return with_new_coordinates(self._model, control).to(generator.device)
         log_snr_max = control.log_snr_max
-        network = self._specification()
+        network = self._specified("network")
         sizes = {name: size for name, size in network.sizes().items() if size is not None}
         if network.kind == "coupling":
             sizes = coupling_sizes(control.n_features, log_snr_max, **sizes)
@@ -381,24 +367,18 @@ class ConsistentSamplerDistiller(OneStepSampler):
             )
         if not same_bounds(Bounds.from_fitted(self), energy.bounds):
             raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
-        network, config = self._specification(), self._model.config
-        names = {"hidden": "hidden_features", "bins": "n_bins"}
-        sizes = {names.get(key, key): size for key, size in network.sizes().items()}
-        found = {names.get(key, key): value for key, value in config.items()}
-        check_same_networks({"network": network.kind, **sizes}, found)
-
-    def _specification(self) -> Specification:
-        """Of the map."""
-        return specified(
-            self.network, hidden_features=self.hidden_features, n_layers=self.n_layers, n_transforms=self.n_transforms,
-            bins=self.n_bins,
-        )  # fmt: skip
+        network, config = self._specified("network"), self._model.config
+        names = {"hidden": "hidden_features"}
+        found = {f"network__{names.get(key, key)}": value for key, value in config.items()}
+        wanted = {f"network__{name}": size for name, size in vars(network).items()}
+        check_same_networks({"network": network.kind, **wanted}, {"network": config["network"], **found})
 
     def _distillation(self, run, n_iter):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
         model, control = run.model, placed(run.fitted["teacher_"]._model, run.energy.device)
         batch_size = self._batch_size(model)
-        calibrate = self.refine and model.map.invertible
+        objective = self._specified("objective")
+        calibrate = objective.refine and model.map.invertible
         terms: list[tuple[float, Objective]] = []
         if calibrate:
             levels = levels_to_target(model.log_snr_max, run.generator)
@@ -406,7 +386,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
             spacing = particle_spacing(run.budget, run.population, n_iter, share)
             likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **spacing)
             terms.append((1.0, likelihood))
-        weight = self.consistency_weight if calibrate else 1.0
+        weight = objective.weight if calibrate else 1.0
         if weight:
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
             terms.append((weight, self._consistency(run, control, n_pairs, n_iter)))
@@ -414,7 +394,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _consistency(self, run, control, n_pairs, n_iter):
         """The consistency loss; where the control reads the score, with trajectories that the budget allows."""
-        budget, size, n_steps = run.budget, BANK_SIZE, run.fitted["teacher_"].n_steps_
+        budget, size, n_steps = run.budget, self._specified("objective").bank_size, run.fitted["teacher_"].n_steps_
         if control.needs_score:
             n_steps = self._affordable_steps(n_steps, budget)
 
@@ -523,6 +503,16 @@ class ConsistentSamplerDistiller(OneStepSampler):
         n = check_count(n, "n", 1)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         return self._weigh_map(n, random_state, target, self._model.map, self._model.call_and_log_weight)
+
+
+def _start_of(teacher, given):
+    """Start of a teacher that is fitted here: its own, with the beginning of the student's where it has none."""
+    own = teacher._specified("start")
+    if teacher.start is None:
+        return given
+    if isinstance(own, Pilot) and own.begin is None and isinstance(given, Pilot):
+        return own.set_params(begin=given.begin)
+    return own
 
 
 def _unwrap(teacher):

@@ -15,6 +15,7 @@ from ..io.packing import imported, name_of, pack, unpack
 from ..io.schema import fitted_attributes, missing
 from ..io.writer import save
 from .copies import copied, copied_deeply
+from .legacy import nested
 
 
 class Persistent(BaseEstimator):
@@ -50,6 +51,11 @@ class Persistent(BaseEstimator):
         """
         save(self, path)
 
+    @classmethod
+    def _of_an_earlier_format(cls, params: dict) -> dict:
+        """Parameters as the class has them now, from those of a file of an earlier version."""
+        return nested(cls, params)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_model")
 
@@ -80,6 +86,9 @@ class Persistent(BaseEstimator):
                 "read by every later version.",
                 UserWarning,
             )
+        params = {name: value for name, value in state.items() if name[0] != "_" and name[-1] != "_"}
+        if set(self._get_param_names()) - set(params):  # of a version before parameters were nested
+            state = nested(type(self), params) | {name: state[name] for name in state.keys() - params.keys()}
         if "_model" in state:
             state["_model"] = unpack(state["_model"]).to(loading_device(state.get("device", "auto")))
         super().__setstate__(state)

@@ -1,10 +1,9 @@
 """ConsistentSamplerScratch: one step or many, learned from the energy without a teacher."""
 
 import functools
-import numbers
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn
@@ -13,15 +12,15 @@ from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
 from ..models.networks import in_parts
 from ..models.shortcut import ShortcutModel
-from ..models.specifications import Residual, Specification, specified
+from ..models.specifications import MAPS_BY_NAME, Control, Specification
 from ..train.objectives.base import InTurn, Sum
 from ..train.objectives.denoising import MOVE_EVERY, DenoisingLoss
 from ..train.objectives.likelihood import LikelihoodLoss, particle_spacing
 from ..train.objectives.path import LogVarianceLoss
 from ..train.objectives.self_consistency import SelfConsistencyLoss
+from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.particles import effective_share
 from ..train.phases import Phase
-from .base import positive_integer
 from .control import (
     CONSTRAINTS,
     FITTED,
@@ -44,6 +43,9 @@ CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, o
 REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 REFRESH_DRAWS = 10_000
 WEIGHT_DECAY = 1e-2
+NAMES_OF_MAP = {  # fields of a coupling, by the names that a model's configuration has for them
+    "hidden_features": "map_hidden", "n_layers": "map_layers", "n_transforms": "n_transforms", "bins": "bins",
+}  # fmt: skip
 
 
 class ConsistentSamplerScratch(OneStepSampler):
@@ -52,8 +54,8 @@ class ConsistentSamplerScratch(OneStepSampler):
     One model holds a control of the generative chain, trained by a sampling loss, and a map F(x, t, d) that takes steps
     of every power of two of the grid, up to the one from the prior to the target. A step of size 2d from a state of
     the process has to land where two steps of size d land (self-consistency, Algorithm 2 of [1]_). The default map is
-    an invertible spline coupling, whose likelihood calibrates the law of every step on the way; ``network="residual",
-    objective="joint", init="prior"`` is the method as published.
+    an invertible spline coupling, whose likelihood calibrates the distribution of every step on the way;
+    ``network="residual", objective="joint", start="prior"`` is the method as published.
 
     Parameters
     ----------
@@ -65,42 +67,21 @@ class ConsistentSamplerScratch(OneStepSampler):
         called on a bound or beyond; draws, weights and log Z are those of the density in the box.
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
-    start : array-like of shape (m, n_features) or tuple (location, scale), default=None
-        Where to begin looking for the density: points of your own, or a location and a scale, each a number or an array
-        of shape (n_features,). By default from Gaussians of scales 1 to 100 around the origin, and from the modes that
-        climbs from there end at.
+    start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
+        Where training starts; see `DiffusionSampler`. From a pilot the sampling loss is score matching on particles,
+        from the prior it is the log-variance loss on simulated paths, whose states the map is then trained on.
     n_steps : int, default=64
         Steps N of the grid, a power of two.
     network : {"coupling", "residual"}, Coupling or Residual, default="coupling"
         The map: spline couplings conditioned on both ends of a step, invertible by construction, beside a network for
         the control; or one residual network whose finest steps are the control, as in [1]_, which can fold.
-    objective : {"separate", "joint"}, default="separate"
-        Whether the sampling loss and the losses of the map take optimiser steps in turn, or are summed as in [1]_.
-    refine : bool, default=True
-        Whether to calibrate a coupling map by likelihood beside self-consistency.
-    init : {"pilot", "prior"}, default="pilot"
-        Where training starts; see `DiffusionSampler`. With "pilot" the sampling loss is score matching on particles,
-        with "prior" the log-variance loss on simulated paths, whose states the map is then trained on.
-    variance, langevin
-        Of the control beside a coupling map; see `DiffusionSampler`.
-    consistency_weight : float, default=0.3
-        Weight of self-consistency beside the likelihood.
-    n_particles : int, default=20000
-        Particles of the pilot; see `DiffusionSampler`.
-    hidden_features, n_layers : int, default=128 and 4
-        Width and number of the hidden layers of the control or of the residual network.
-    map_features, map_layers : int, default=None
-        The same of the conditioner of each coupling; by default 64 and 2.
-    n_transforms, n_bins : int, default=None
-        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the target's finest scale is below a
-        tenth of its width; 32 bins in up to four dimensions.
+    control : Control, default=None
+        The network of the control beside a coupling map; None is ``Control()``.
+    objective : {"separate", "joint"} or SelfConsistency, default="separate"
+        Whether the sampling loss and the losses of the map take optimiser steps in turn, or are summed as in [1]_;
+        ``SelfConsistency(weight=...)`` says more.
     batch_size : int, default=2048
         Particles in a batch of score matching, and steps in one of self-consistency for a residual network.
-    map_batch_size : int, default=None
-        Particles in a batch of likelihood, and steps in one of self-consistency for a coupling map; by default 512, or
-        1024 where the finest scale is below a tenth.
-    path_batch_size : int, default=512
-        Trajectories in a batch of the log-variance loss.
     learning_rate : float, default=4e-3
         Of AdamW at its height.
     max_iter : int, default=4000
@@ -178,7 +159,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     --------
     >>> from skcds import ConsistentSamplerScratch
     >>> sampler = ConsistentSamplerScratch(
-    ...     n_features=2, n_steps=16, n_particles=1000, max_iter=50, random_state=0
+    ...     n_features=2, n_steps=16, max_iter=50, random_state=0
     ... )
     >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     ConsistentSamplerScratch(...)
@@ -190,24 +171,20 @@ class ConsistentSamplerScratch(OneStepSampler):
         **OneStepSampler._parameter_constraints,
         **CONSTRAINTS,
         "network": [StrOptions(set(MAPS)), Specification],
-        "objective": [StrOptions({"separate", "joint"})],
-        "refine": ["boolean"],
-        "consistency_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "map_features": [positive_integer, None],
-        "map_layers": [positive_integer, None],
-        "map_batch_size": [positive_integer, None],
-        "n_transforms": [positive_integer, None],
-        "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), None],
+        "control": [Control, None],
+        "objective": [StrOptions({"separate", "joint"}), SelfConsistency],
+    }
+    _short_cuts: dict = {
+        "network": MAPS_BY_NAME,
+        "control": {None: Control()},
+        "objective": {schedule: SelfConsistency(schedule) for schedule in ("separate", "joint")},
     }
     _fitted_attributes: dict = FITTED
 
     def __init__(
         self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, network="coupling",
-        objective="separate", refine=True, init="pilot", variance="learned", langevin="auto", consistency_weight=0.3,
-        n_particles=20_000, hidden_features=128, n_layers=4, map_features=None, map_layers=None, n_transforms=None,
-        n_bins=None, batch_size=2048, map_batch_size=None, path_batch_size=512, learning_rate=4e-3, max_iter=4000,
-        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0,
-        random_state=None,
+        control=None, objective="separate", batch_size=2048, learning_rate=4e-3, max_iter=4000, max_time=None,
+        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
@@ -215,22 +192,9 @@ class ConsistentSamplerScratch(OneStepSampler):
         self.start = start
         self.n_steps = n_steps
         self.network = network
+        self.control = control
         self.objective = objective
-        self.refine = refine
-        self.init = init
-        self.variance = variance
-        self.langevin = langevin
-        self.consistency_weight = consistency_weight
-        self.n_particles = n_particles
-        self.hidden_features = hidden_features
-        self.n_layers = n_layers
-        self.map_features = map_features
-        self.map_layers = map_layers
-        self.n_transforms = n_transforms
-        self.n_bins = n_bins
         self.batch_size = batch_size
-        self.map_batch_size = map_batch_size
-        self.path_batch_size = path_batch_size
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.max_time = max_time
@@ -245,39 +209,29 @@ class ConsistentSamplerScratch(OneStepSampler):
     # ---------------------------------------------------------------- training
 
     def _networks_wanted(self, energy):
-        network = self._specification()
-        wanted = {"network": network.kind, **networks_wanted(self, energy)}
+        network = self._specified("network")
+        sizes = {f"network__{name}": size for name, size in vars(network).items()}
+        wanted = {"network": network.kind, "n_steps": self.n_steps, **sizes}
         if network.kind == "residual":  # one network, which reads no score
-            one = {"hidden_features": network.hidden_features, "n_layers": network.n_layers}
-            return {**wanted, **one, "variance": None, "langevin": None, "n_steps": self.n_steps}
-        return {
-            **wanted, "map_features": network.hidden_features, "map_layers": network.n_layers,
-            "n_transforms": network.n_transforms, "n_bins": network.bins, "n_steps": self.n_steps,
-        }  # fmt: skip
-
-    def _specification(self):
-        """Of the map; a residual one is the control, too, and has its sizes unless it says otherwise."""
-        if self.network == "residual":
-            return Residual(self.hidden_features, self.n_layers)
-        if isinstance(self.network, Residual):
-            sizes = self.network.hidden_features or self.hidden_features, self.network.n_layers or self.n_layers
-            return Residual(*sizes)
-        return specified(
-            self.network, hidden_features=self.map_features, n_layers=self.map_layers, n_transforms=self.n_transforms,
-            bins=self.n_bins,
-        )  # fmt: skip
+            return wanted
+        return wanted | networks_wanted("control", self._specified("control"), energy)
 
     def _networks_found(self, config):
+        residual = config["network"] == "residual"
+        names = {"hidden_features": "hidden", "n_layers": "n_layers"} if residual else NAMES_OF_MAP
+        found = {f"network__{name}": config[key] for name, key in names.items()}
         return {
-            "network": config["network"], **networks_found(config), "map_features": config["map_hidden"],
-            "map_layers": config["map_layers"], "n_transforms": config["n_transforms"], "n_bins": config["bins"],
+            "network": config["network"],
             "n_steps": config["n_steps"],
-        }  # fmt: skip
+            **found,
+            **networks_found("control", config),
+        }
 
     def _begin(self, run):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
-        ControlStart(self).begin(run)
+        objective = self._specified("objective")
+        ControlStart(self, self._specified("control"), PathLoss(batch_size=objective.path_batch_size)).begin(run)
         gauge(run, self.n_steps)
 
     def _judge(self, run):
@@ -288,22 +242,22 @@ class ConsistentSamplerScratch(OneStepSampler):
         return "Raise max_iter or the sizes of the networks, or take more steps."
 
     def _build_model(self, standardization, log_snr_max, langevin):
-        network, d = self._specification(), standardization.loc.numel()
-        residual = network.kind == "residual"
-        hidden, n_layers = (network if residual else self).hidden_features, (network if residual else self).n_layers
-        unused = {"n_transforms": self.n_transforms, "bins": self.n_bins}  # sizes of no coupling
-        sizes = coupling_sizes(d, log_snr_max, **(unused if residual else network.sizes()))
+        network, control, d = self._specified("network"), self._specified("control"), standardization.loc.numel()
+        if residual := network.kind == "residual":  # the map is the control, too
+            control = control.set_params(**{name: size for name, size in vars(network).items() if size is not None})
+        sizes = coupling_sizes(d, log_snr_max, **({} if residual else network.sizes()))
         if residual:
-            sizes |= {"hidden": hidden, "n_layers": n_layers}
+            sizes |= {"hidden": control.hidden_features, "n_layers": control.n_layers}
         return ShortcutModel(
-            network.kind, self.n_steps, d, log_snr_max, standardization.full, hidden, n_layers,
-            langevin and not residual, self.variance == "learned" and not residual,
+            network.kind, self.n_steps, d, log_snr_max, standardization.full, control.hidden_features,
+            control.n_layers, langevin and not residual, control.variance == "learned" and not residual,
             sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"],
         )  # fmt: skip
 
     def _recipe(self, run):
         """One phase, of a sampling loss and the losses of the map, in turn or summed."""
-        on_particles, separate = run.population is not None, self.objective == "separate"
+        objective = self._specified("objective")
+        on_particles, separate = run.population is not None, objective.schedule == "separate"
         n_map = CONSISTENCY_STEPS[on_particles]
         n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
         sampling: DenoisingLoss | LogVarianceLoss
@@ -315,9 +269,9 @@ class ConsistentSamplerScratch(OneStepSampler):
             )
             states = run.population.noised
         else:
-            sampling = LogVarianceLoss(run.model, run.target, self.n_steps, self.path_batch_size, run.generator)
+            sampling = LogVarianceLoss(run.model, run.target, self.n_steps, objective.path_batch_size, run.generator)
             states = sampling.states
-            n = affordable_paths(self.n_particles, run) or GAUGED
+            n = affordable_paths(self._specified("start").n_particles, run) or GAUGED
             ends, _ = weighted_paths(run.model, run.target, self.n_steps, n, run.generator)
             run.population = population_of(run, ends)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
@@ -350,11 +304,11 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     def _map_loss(self, run, states, n_iter):
         """Self-consistency for `n_iter` iterations, with the likelihood beside it for a map that has one."""
-        model, generator = run.model, run.generator
-        map_batch = self.map_batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
+        model, generator, objective = run.model, run.generator, self._specified("objective")
+        map_batch = objective.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         batch = map_batch if model.map.invertible else self.batch_size
         consistency = SelfConsistencyLoss(model, run.target, states, batch, generator)
-        if not (self.refine and model.map.invertible):
+        if not (objective.refine and model.map.invertible):
             return consistency
 
         def levels(n):
@@ -366,7 +320,7 @@ class ConsistentSamplerScratch(OneStepSampler):
             model, run.population, map_batch, model, run.target, levels, leaps,
             **particle_spacing(run.budget, run.population, n_iter, 0.5 * moves_share(model)),
         )  # fmt: skip
-        weight = self.consistency_weight
+        weight = objective.weight
         return Sum([(1.0, likelihood), (weight, consistency)] if weight else [(1.0, likelihood)])
 
     # ---------------------------------------------------------------- sampling

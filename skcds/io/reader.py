@@ -22,8 +22,9 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 4  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 5  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
+NESTED_SINCE = 5  # format from which sizes and numbers of losses are fields of specifications
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
 # of iterations that were taken back, and particles beyond the range of their type.
@@ -181,6 +182,8 @@ class _Reader:
             state = samplers[place]
             cls: Any = SAMPLERS[state["class"]]
             params = {name: self._parameter(value, place) for name, value in state["params"].items()}
+            if self.content["format"] < NESTED_SINCE:
+                params = cls._of_an_earlier_format(params)
             unknown = set(params) - set(cls._get_param_names())
             _require(not unknown, f"{state['class']} has no parameters {sorted(unknown)}.")
             sampler = cls(**params)

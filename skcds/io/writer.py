@@ -100,11 +100,11 @@ class _Writer:
         if hasattr(value, "__array__") and not isinstance(value, np.generic):
             value = np.asarray(value).tolist()
         if isinstance(value, list | tuple):
-            kind = "tuple" if name == "start" and isinstance(value, tuple) else "list"
+            kind = "tuple" if name in ("start", "begin") and isinstance(value, tuple) else "list"
             return {kind: [self._parameter(part, name) for part in value]}
         name_of_class = key_of(type(value))
         if name_of_class in SPECIFICATIONS:
-            fields = {key: self._value(field, key) for key, field in value.get_params(deep=False).items()}
+            fields = {key: self._parameter(field, key) for key, field in value.get_params(deep=False).items()}
             return {"specification": [name_of_class, fields]}
         return self._value(value, name)
 

@@ -1,41 +1,39 @@
-"""Which map a sampler learns, with the sizes that this kind of map has: what `network` takes beside a string.
+"""Networks and maps with the sizes that each kind has: what parameters take beside a string.
 
 A specification is a parameter of a parameter, as a kernel is in scikit-learn: ``get_params`` and ``set_params`` reach
 its fields by ``network__bins``, and `clone` copies it. It does not change; ``set_params`` puts another in its place.
 """
 
-__all__ = ["Coupling", "Residual", "Specification", "as_specification", "specified"]
+__all__ = ["Control", "Coupling", "Residual", "Specification"]
 
 import numbers
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
 from .._version import DOCUMENTATION
 from ..io.registry import register_specification
 
+at_least_one = Interval(numbers.Integral, 1, None, closed="left")
+at_least_two = Interval(numbers.Integral, 2, None, closed="left")
+share = Interval(numbers.Real, 0, 1, closed="both")
+not_negative = Interval(numbers.Real, 0, None, closed="left")
+
 
 @dataclass(frozen=True, repr=False)
 class Specification(BaseEstimator):
-    """What a specification of a map has in common."""
+    """What specifications have in common."""
 
-    kind: ClassVar[str]  # key in `MAPS`
-    least: ClassVar[dict[str, int]] = {}  # smallest legal values, where they are not 1
+    constraints: ClassVar[dict] = {}  # of the fields, as scikit-learn validates parameters
 
     _doc_link_module: ClassVar[str] = "skcds"
     _doc_link_template: ClassVar[str] = DOCUMENTATION + "api/specifications.html#skcds.{estimator_name}"
 
     def __post_init__(self):
-        for field in fields(self):
-            value, least = getattr(self, field.name), self.least.get(field.name, 1)
-            if value is not None and (
-                not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least
-            ):
-                raise ValueError(
-                    f"{field.name} of {type(self).__name__} has to be an integer of at least {least}, or None for the "
-                    f"default; got {value!r}."
-                )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        validate_parameter_constraints(self.constraints, values, type(self).__name__)
 
     def set_params(self, **params):
         """Another one with these fields, as this one does not change."""
@@ -43,6 +41,13 @@ class Specification(BaseEstimator):
         if unknown:
             raise ValueError(f"{type(self).__name__} has no field {sorted(unknown)[0]!r}.")
         return replace(self, **params)
+
+
+@dataclass(frozen=True, repr=False)
+class Map(Specification):
+    """A kind of one-step map, with its sizes; None leaves one to the fit."""
+
+    kind: ClassVar[str]  # key in `MAPS`
 
     def sizes(self) -> dict[str, int | None]:
         """Arguments of the map by their names in `MAPS`."""
@@ -52,7 +57,7 @@ class Specification(BaseEstimator):
 
 @register_specification
 @dataclass(frozen=True, repr=False)
-class Coupling(Specification):
+class Coupling(Map):
     """Spline couplings, invertible by construction: the default map.
 
     Parameters
@@ -60,8 +65,8 @@ class Coupling(Specification):
     hidden_features, n_layers : int, default=None
         Width and number of the hidden layers of the conditioner of each coupling; by default 64 and 2.
     n_transforms, bins : int, default=None
-        Couplings, and bins of their splines; by default 4 and 8, or 6 and 16 where the target's finest scale is below a
-        tenth of its width; 32 bins in up to four dimensions.
+        Couplings, and bins of their splines. By default 4 and 8, or 6 and 16 where the target's length scale is below
+        a tenth of its width; 32 bins in up to four dimensions.
 
     Examples
     --------
@@ -72,7 +77,12 @@ class Coupling(Specification):
     """
 
     kind: ClassVar[str] = "coupling"
-    least: ClassVar[dict[str, int]] = {"bins": 2}
+    constraints: ClassVar[dict] = {
+        "hidden_features": [at_least_one, None],
+        "n_layers": [at_least_one, None],
+        "n_transforms": [at_least_one, None],
+        "bins": [at_least_two, None],
+    }
 
     hidden_features: int | None = None
     n_layers: int | None = None
@@ -82,7 +92,7 @@ class Coupling(Specification):
 
 @register_specification
 @dataclass(frozen=True, repr=False)
-class Residual(Specification):
+class Residual(Map):
     """A residual network, the published kind of map, which can fold.
 
     Parameters
@@ -92,40 +102,43 @@ class Residual(Specification):
     """
 
     kind: ClassVar[str] = "residual"
+    constraints: ClassVar[dict] = {"hidden_features": [at_least_one, None], "n_layers": [at_least_one, None]}
 
     hidden_features: int | None = None
     n_layers: int | None = None
 
 
-KINDS: dict[str, type[Specification]] = {cls.kind: cls for cls in (Coupling, Residual)}
-
-
-def as_specification(value):
-    """The specification that a string is short for; anything else as it is."""
-    return KINDS[value]() if isinstance(value, str) and value in KINDS else value
-
-
-def specified(network, **given) -> Specification:
-    """The specification that a parameter `network` stands for, with sizes from the sampler's other parameters.
+@register_specification
+@dataclass(frozen=True, repr=False)
+class Control(Specification):
+    """The network of the control of the generative chain.
 
     Parameters
     ----------
-    network : str or Specification
-        The parameter.
-    **given
-        Sizes by the names of fields; None where they are not set. Those that a kind does not have are left out.
+    hidden_features, n_layers : int, default=128 and 4
+        Width and number of the hidden layers.
+    variance : {"learned", "fixed"}, default="learned"
+        Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
+    langevin : bool or "auto", default="auto"
+        Whether the control reads the target's score. The score is then evaluated at every step of sampling, too.
+        "auto": unless the limits of the fit are too low for that.
 
-    Raises
-    ------
-    ValueError
-        When a size is given both ways.
+    References
+    ----------
+    .. [1] Richter & Berner, "Improved sampling via learned diffusions", 2024.
     """
-    if isinstance(network, str):
-        cls = KINDS[network]
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in given.items() if name in known})
-    twice = [name for name, value in given.items() if value is not None and getattr(network, name, None) is not None]
-    if twice:
-        raise ValueError(f"{twice[0]} is given both to the sampler and to its network {network!r}: leave one out.")
-    sizes = {name: value for name, value in given.items() if value is not None and hasattr(network, name)}
-    return replace(network, **sizes)
+
+    constraints: ClassVar[dict] = {
+        "hidden_features": [at_least_one],
+        "n_layers": [at_least_one],
+        "variance": [StrOptions({"learned", "fixed"})],
+        "langevin": ["boolean", StrOptions({"auto"})],
+    }
+
+    hidden_features: int = 128
+    n_layers: int = 4
+    variance: str = "learned"
+    langevin: bool | str = "auto"
+
+
+MAPS_BY_NAME: dict = {cls.kind: cls() for cls in (Coupling, Residual)}

@@ -136,7 +136,7 @@ class EvidenceDisplay:
         >>> from skcds import DiffusionSampler
         >>> from skcds.plotting import EvidenceDisplay
         >>> sampler = DiffusionSampler(
-        ...     n_features=2, n_steps=16, n_particles=1000, max_iter=50, random_state=0
+        ...     n_features=2, n_steps=16, max_iter=50, random_state=0
         ... )
         >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         DiffusionSampler(...)
