@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 from paper_tables import TARGETS
 
-from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot, metrics
+from skcds import ConsistentSamplerDistiller, Coupling, DiffusionSampler, Pilot, metrics
 
 QUICK = {"max_iter": 5, "start": Pilot(n_particles=200), "n_steps": 8}
 NAMES = ("hidden_features", "n_layers", "n_transforms", "bins")
@@ -35,7 +35,9 @@ def ratio_of_times(teacher, student, n=4096, rounds=5):
 
 def row(name, target, teacher, sizes, seed, max_iter):
     """One student, as a line of Markdown."""
-    student = ConsistentSamplerDistiller(teacher, random_state=seed, max_iter=max_iter, **sizes).fit(target)
+    student = ConsistentSamplerDistiller(teacher, random_state=seed, max_iter=max_iter, network=Coupling(**sizes)).fit(
+        target
+    )
     X = student.sample(20_000, random_state=seed)
     cells = [name, ", ".join(map(str, sizes.values())), f"{student.fit_time_:.0f}", f"{student.ess_:.3f}"]
     cells.append(f"{target.log_evidence - student.elbo_:.2f}" if target.log_evidence is not None else "-")

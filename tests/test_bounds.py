@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from samplers import KINDS, ONE_STEP, SMALL, make
+from samplers import KINDS, ONE_STEP, SMALL, SMALL_CONTROL, make
 from scipy.special import betaln
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -250,7 +250,7 @@ class TestFamilies:
             random_state=0,
             network=Coupling(n_transforms=2),
             objective=SelfConsistency(batch_size=256),
-            **{**SMALL, "start": None},
+            **{**SMALL, "start": Pilot(n_particles=500)},
         ).fit(energy)
         weighted = sampler.sample_weighted(10_000, random_state=0)
         assert abs(weighted.log_evidence - log_z) < max(5 * weighted.log_evidence_se, 0.05)
@@ -277,7 +277,7 @@ class TestTeacherAndStudent:
     @pytest.mark.parametrize("whose", ["teacher", "student"])
     def test_unfitted_teacher(self, whose):
         bounds = {name: (0, None) if name == whose else None for name in ("teacher", "student")}
-        teacher = DiffusionSampler(bounds=bounds["teacher"], **SMALL, max_iter=5, random_state=0)
+        teacher = DiffusionSampler(bounds=bounds["teacher"], **SMALL, network=SMALL_CONTROL, max_iter=5, random_state=0)
         student = ConsistentSamplerDistiller(
             teacher,
             n_features=2,

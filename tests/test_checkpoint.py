@@ -104,9 +104,9 @@ class TestGoesOn:
         "kind, params",
         [
             *((kind, {}) for kind in KINDS),
-            pytest.param("DiffusionSampler", {"init": "prior", "loss": "kl"}, marks=pytest.mark.slow),
+            pytest.param("DiffusionSampler", {"start": Prior(500), "loss": "kl"}, marks=pytest.mark.slow),
             pytest.param("ConsistentSamplerDistiller", {"network": "residual"}, marks=pytest.mark.slow),
-            ("ConsistentSamplerScratch", {"network": "residual", "init": "prior", "objective": "joint"}),
+            ("ConsistentSamplerScratch", {"network": "residual", "start": Prior(500), "objective": "joint"}),
         ],
     )
     @pytest.mark.usefixtures("often")
@@ -310,12 +310,11 @@ class TestEnergyOfAnotherFit:
 
         other = {"mean": lambda x: energy(x, 5.1), "slope": lambda x: energy(x, slope=1.1)}[change]
         path = tmp_path / "a"
-        teacher = {"init": "pilot"} if kind != "ConsistentSamplerDistiller" else {}
-        make(kind, max_iter=2, n_features=1, **teacher).fit(energy, checkpoint=path)
+        make(kind, max_iter=2, n_features=1).fit(energy, checkpoint=path)
         if kind == "ConsistentSamplerDistiller":
             (tmp_path / "a.teacher").unlink()  # the student's own file tells
         with pytest.raises(ValueError, match="its energy at particles"):
-            make(kind, max_iter=2, n_features=1, **teacher).fit(other, checkpoint=path)
+            make(kind, max_iter=2, n_features=1).fit(other, checkpoint=path)
 
     def test_the_same_energy_goes_on(self, tmp_path):
         for _ in range(2):

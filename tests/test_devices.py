@@ -133,7 +133,7 @@ def test_diffusion_sampler(device, options):
     for method in ("sde", "ode"):
         draws = fitted.sample(20, random_state=1, method=method)
         assert isinstance(draws, np.ndarray) and draws.shape == (20, 2)
-        if device == pretend.NAME and fitted.init == "pilot":
+        if device == pretend.NAME and fitted.pilot_ is not None:
             assert draws == pytest.approx(reference.sample(20, random_state=1, method=method), abs=1e-2)
     assert np.isfinite(fitted.sample_weighted(120, random_state=1).log_weights).all()
     assert fitted.diagnose(200, random_state=0).verdict in ("ok", "suspect", "failed")

@@ -476,7 +476,7 @@ class TestDiffusionSampler:
     )
     def test_published_method(self, params):
         sampler = make("DiffusionSampler", **params).fit(lambda x: 0.5 * (x**2).sum(1))
-        assert (sampler.pilot_ is None) == ("init" in params)
+        assert (sampler.pilot_ is None) == ("start" in params)
         W = sampler.sample_weighted(20_000, random_state=0)
         assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se  # false alarms: 1e-8
 

@@ -21,7 +21,7 @@ def make(kind, d=2, **options):
     options = {"random_state": 0, **options}
     if kind == "ConsistentSamplerDistiller" and "max_energy_evals" in options:
         options["teacher"] = skcds.DiffusionSampler(d, max_iter=20, random_state=0)
-    return getattr(skcds, kind)(n_features=d, **options)
+    return getattr(skcds, kind)(n_features=d).set_params(**options)
 
 
 def normal(x):

@@ -6,9 +6,8 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from samplers import KINDS, SMALL, D, fitted, make, quadratic
+from samplers import KINDS, fitted, make, quadratic
 
-from skcds import DiffusionSampler
 from skcds._support.forks import seed_of
 from skcds._support.parallel import few_threads
 from skcds.estimators.sampling import CHUNK_ROWS, normal_streams
@@ -155,5 +154,5 @@ class TestFits:
             return x
 
         with pytest.raises(ValueError, match="energy_fn has to return"):
-            DiffusionSampler(D, **SMALL, n_init=5).fit(wrong)
+            make(KINDS[0], n_init=5).fit(wrong)
         assert len(calls) < 8

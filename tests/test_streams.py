@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 import torch
 from cases import crossed, slow
-from samplers import KINDS, SMALL, SMALL_MAP, D, fitted, make, quadratic
+from samplers import KINDS, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
 from skcds import (
-    OTHER_CONTROL,
     Consistency,
     ConsistentSamplerDistiller,
     Control,
-    DiffusionSampler,
     PathLoss,
     Prior,
     Residual,
@@ -31,6 +29,8 @@ from skcds.density.function import Density
 from skcds.models.maps import OneStepModel, ResidualMap
 from skcds.models.networks import count_evaluations, seeded
 from skcds.models.shortcut import ShortcutModel
+
+OTHER_CONTROL = {"hidden_features": 16, "n_layers": 3, "variance": "fixed", "langevin": False}
 
 
 class At:
@@ -44,8 +44,9 @@ class At:
 
 
 def unseeded_student(**params):
-    teacher = DiffusionSampler(n_features=D, max_iter=20, **SMALL)
-    return ConsistentSamplerDistiller(teacher, **{"max_iter": 20, "random_state": 0, **SMALL_MAP, **params})
+    student = make(KINDS[1])
+    student.teacher.set_params(random_state=None)
+    return student.set_params(**params)
 
 
 def quietly(sampler, energy):
@@ -191,7 +192,6 @@ class TestSeeds:
             assert not np.array_equal(first, second)
 
 
-OTHER_CONTROL = {"hidden_features": 16, "n_layers": 3, "variance": "fixed", "langevin": False}
 UNREAD = {  # values that differ from those of `make`
     "n_features": 7, "bounds": (0, 1), "feature_names": ["a", "b", "c"], "start": (9.0, 2.0), "n_steps": 4,
     "reference": "pis", "loss": PathLoss("kl", 0.5, 3), "control": Control(5, 7, "fixed", False), "batch_size": 3,
@@ -287,7 +287,7 @@ class TestThreads:
         def fit(n_jobs):
             with parallel_config("threading"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                sampler = make(KINDS[0], n_init=6, n_jobs=n_jobs, max_iter=1, n_particles=100)
+                sampler = make(KINDS[0], n_init=6, n_jobs=n_jobs, max_iter=1, start__n_particles=100)
                 return [one.loss_curve_ for one in best_fit(sampler, Density(quadratic), None, 0)[1]]
 
         assert fit(4) == fit(1)

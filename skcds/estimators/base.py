@@ -37,6 +37,7 @@ from ..train.phases import Phase, PhaseRecord
 from ..train.run import Run
 from ..weights.sample import WeightedSample
 from .copies import with_energy
+from .documentation import filled
 from .judgement import Judged, advice_by_cause, judge_fit
 from .pickling import Persistent
 from .sampling import Drawing
@@ -106,6 +107,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
+        cls.__doc__ = filled(cls.__doc__)
         register_sampler(cls)
 
     def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):

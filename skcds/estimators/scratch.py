@@ -26,6 +26,7 @@ from .control import (
     FITTED,
     GAUGED,
     MIN_ITER_REFRESH,
+    POPULATION_SHARE,
     ControlStart,
     affordable_paths,
     exchange_paths,
@@ -61,10 +62,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     ----------
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
-    bounds : pair or array-like of shape (n_features, 2), default=None
-        Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. The
-        sampler works in unconstrained coordinates, by the normal distribution function, so that `energy_fn` is never
-        called on a bound or beyond; draws, weights and log Z are those of the density in the box.
+    {bounds}
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
@@ -82,8 +80,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         ``SelfConsistency(weight=...)`` says more.
     batch_size : int, default=2048
         Particles in a batch of score matching, and steps in one of self-consistency for a residual network.
-    learning_rate : float, default=4e-3
-        Of AdamW at its height.
+    {learning_rate}
     max_iter : int, default=4000
         Optimiser iterations.
     max_time : float, default=None
@@ -93,63 +90,38 @@ class ConsistentSamplerScratch(OneStepSampler):
         Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
         particles, fewer moves of them, and without scores of the target where they are few.
         With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
-    n_init : int, default=1
-        Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
-        is kept. The bound hardly minds a missed mode.
-    n_jobs : int, default=None
-        Workers that several fits, and the chunks of large samples, are shared among by joblib; None is 1 unless in a
-        `joblib.parallel_config` context, and -1 all processors. The results do not depend on it.
-    device : str, default="auto"
-        Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
-        that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
-        numbers on every device; those of training are not.
+    {n_init}
+    {n_jobs}
+    {device}
     warm_start : bool, default=False
         Whether to go on from the earlier fit's networks and particles, which must not have another size. Where its
         particles are of no use to the energy, the fit starts anew and says so.
-    verbose : int, default=0
-        1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
-        normalised ESS so far. 2 keeps a line for every phase.
-    random_state : int, RandomState instance, numpy.random.Generator or None, default=None
-        Seed of the fit.
+    {verbose}
+    {random_state}
 
     Attributes
     ----------
-    n_features_in_ : int
-        Dimension.
-    feature_names_out_ : ndarray of shape (n_features,)
-        Names of the coordinates.
-    bounds_ : ndarray of shape (n_features, 2) or None
-        Lower and upper bounds, infinite where there is none; None without any.
-    bounds_scale_ : ndarray of shape (n_features,) or None
-        Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
+    {n_features_in_}
+    {feature_names_out_}
+    {bounds_}
+    {bounds_scale_}
     log_evidence_, log_evidence_se_ : float
         Estimate of log Z from held-out one-step draws, with its standard error.
-    elbo_ : float
-        Their mean log weight, an evidence lower bound (of a map that folds no bound).
+    {elbo_}
     ess_ : float
         Effective share of their exact weights, in (0, 1].
-    converged_ : bool
-        Whether their Pareto k is at most `skcds.importance.pareto_k_limit`, 0.7 for so many.
-    violation_share_ : float
-        Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
-    pilot_ : PilotResult or None
-        What the pilot found; with `bounds`, in unconstrained coordinates.
-    particles_ : ndarray of shape (n_particles, n_features)
-        Particles as they were left at the end; with `bounds`, in unconstrained coordinates.
-    loss_curve_ : list of float
-        Loss of every iteration.
-    history_ : list of PhaseRecord
-        Phases of the training that ran, each with its `name`, its `n_iter` and what its losses are of in turn, `cycle`.
-    n_iter_ : int
-        Iterations done.
+    {converged_}
+    {violation_share_}
+    {pilot_}
+    {particles_}
+    {loss_curve_}
+    {history_}
+    {n_iter_}
     n_energy_evals_, n_grad_evals_, n_network_evals_ : int
         Evaluations of the energy, of its gradient, and of networks, in points.
-    interrupted_ : bool
-        Whether the user ended the training.
-    n_rollbacks_ : int
-        How often training diverged and went back to an earlier state.
-    fit_time_ : float
-        Seconds; not part of a pickle.
+    {interrupted_}
+    {n_rollbacks_}
+    {fit_time_}
 
     References
     ----------
@@ -271,7 +243,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         else:
             sampling = LogVarianceLoss(run.model, run.target, self.n_steps, objective.path_batch_size, run.generator)
             states = sampling.states
-            n = affordable_paths(self._specified("start").n_particles, run) or GAUGED
+            n = self._affordable_particles(run)
             ends, _ = weighted_paths(run.model, run.target, self.n_steps, n, run.generator)
             run.population = population_of(run, ends)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
@@ -285,6 +257,12 @@ class ConsistentSamplerScratch(OneStepSampler):
             "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
             callbacks=callbacks,
         )  # fmt: skip
+
+    def _affordable_particles(self, run) -> int:
+        """Ends of paths that the limits allow for, to begin with."""
+        n = affordable_paths(self._specified("start").n_particles, run) or GAUGED
+        evals_a_path = 1 + self.n_steps * run.model.needs_score
+        return int(min(n, max(2, POPULATION_SHARE * run.budget.energy_evals_left() / evals_a_path)))
 
     def _refresh(self, run, on_particles, averaged):
         """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""

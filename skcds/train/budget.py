@@ -164,11 +164,13 @@ class Budget:
         """What to say where the limits do not allow one iteration and its judgement."""
         if self.max_energy_evals is not None and self.energy.n_energy_evals >= 0.5 * self.max_energy_evals:
             limit = f"max_energy_evals={self.max_energy_evals}"
-        else:
+        elif self.max_time is not None:
             limit = f"max_time={self.max_time:g}"
+        else:
+            limit = f"max_energy_evals={self.max_energy_evals}"
         return (
             f"{limit} is too little for {name} to be fitted and judged with these parameters: raise it, or set "
-            "langevin=False or a smaller n_steps, since every step of a draw may evaluate the energy."
+            "Control(langevin=False) or a smaller n_steps, since every step of a draw may evaluate the energy."
         )
 
     def _ends(self, time_share: float, evals_share: float) -> tuple[float, float]:
