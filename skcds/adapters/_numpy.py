@@ -3,6 +3,7 @@
 __all__ = ["from_numpy"]
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from .._support.warnings import note
 from ..density.energy import InvalidEnergyError
 from ._common import AdaptedEnergy
+from ._workers import Workers
 
 
 def from_numpy(
@@ -21,6 +23,8 @@ def from_numpy(
     *,
     batched: bool = False,
     feature_names: Iterable[str] | None = None,
+    n_jobs: int | None = None,
+    pool: Any = None,
 ) -> AdaptedEnergy:
     """Energy of a log density that is written in NumPy, or in anything that takes and returns arrays.
 
@@ -38,6 +42,13 @@ def from_numpy(
         Whether the functions take a batch of points, which is much faster, or a single one.
     feature_names : iterable of str, optional
         Names of the coordinates, by default ``x[0]``, ``x[1]``, ...
+    n_jobs : int, optional
+        Workers that the points of a batch are shared among by joblib, for functions that take a millisecond or more.
+        None is 1 unless in a `joblib.parallel_config` context, which may name another backend, such as dask; -1 all
+        processors. The results do not depend on it.
+    pool : object with a method ``map``, optional
+        Workers in place of joblib's: of `multiprocessing`, `concurrent.futures`, schwimmbad or mpi4py. The functions
+        have to be such that the pool can send them. A pickle of the energy leaves the pool out.
 
     Returns
     -------
@@ -47,7 +58,7 @@ def from_numpy(
     Raises
     ------
     TypeError
-        When `log_prob` or `grad` is not a function.
+        When `log_prob` or `grad` is not a function, or `pool` has no method ``map``.
 
     Examples
     --------
@@ -68,48 +79,38 @@ def from_numpy(
         raise TypeError(
             f"grad has to be a function, True when log_prob returns value and gradient, or None; got {grad!r}."
         )
-    return _NumPyEnergy(log_prob, n_features, grad, batched, feature_names)
+    return _NumPyEnergy(log_prob, n_features, grad, batched, feature_names, Workers(n_jobs, pool))
 
 
 class _NumPyEnergy(AdaptedEnergy):
     _origin = "NumPy function"
 
-    def __init__(self, log_prob, n_features, grad, batched, feature_names):
+    def __init__(self, log_prob, n_features, grad, batched, feature_names, workers):
         super().__init__(n_features, feature_names, getattr(log_prob, "__name__", type(log_prob).__name__))
         self.log_prob, self.grad, self.batched, self.has_gradient = log_prob, grad, batched, grad is not None
+        self.workers = workers
+
+    @property
+    def fewest_rows(self) -> int:
+        """Points that a call should have at least, so that all workers have one."""
+        return self.workers.number
 
     def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         X, n, pairs = points.numpy(), len(points), self.grad is True
-        rows = [X] if self.batched else list(X)
-        value: list = [_pair(self._value(x)) if pairs else self._value(x) for x in rows]
-        score: list = [self._score(x) for x in rows] if with_gradient and not pairs else [None]
+        rows = self.workers.parts(X) if self.batched else list(X)
+        value: list = self.workers.map(_Call(self.log_prob, "log_prob", self.batched), rows)
+        score: list = [None]
         if pairs:
-            value, score = map(list, zip(*value, strict=True))
+            value, score = map(list, zip(*map(_pair, value), strict=True))
+        elif with_gradient:
+            score = self.workers.map(_Call(self.grad, "grad", self.batched), rows)
         if self.batched:
-            value, score = value[0], score[0]
+            value, score = _joined(value), _joined(score)
         shape_in = tuple(X.shape) if self.batched else (self.n_features,)
         values = self._checked(value, "log_prob", (n,), shape_in)
         if not with_gradient:
             return values, None
         return values, self._checked(score, "the gradient" if pairs else "grad", (n, self.n_features), shape_in)
-
-    def _value(self, x: np.ndarray):
-        try:
-            return _kept(self.log_prob(x.copy()))
-        except Exception as error:
-            note(error, f"log_prob was given {self._given(x)}")
-            raise
-
-    def _score(self, x: np.ndarray):
-        try:
-            return _kept(self.grad(x.copy()))
-        except Exception as error:
-            note(error, f"grad was given {self._given(x)}")
-            raise
-
-    def _given(self, x: np.ndarray) -> str:
-        other = "batched=False gives it one point" if self.batched else "batched=True gives it a batch of points"
-        return f"a float64 array of shape {x.shape}; {other} at a time."
 
     def _checked(self, value: Any, name: str, shape: tuple, shape_in: tuple) -> Tensor:
         """The results of all rows as a tensor; a function of points has given a list with one for each."""
@@ -136,8 +137,34 @@ class _NumPyEnergy(AdaptedEnergy):
         return "Sum over the features; pass batched=True for a function of a batch of points."
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A user's function as workers call it, with a note on its errors."""
+
+    function: Callable
+    name: str
+    batched: bool
+
+    def __call__(self, x: np.ndarray):
+        try:
+            return _kept(self.function(x.copy()))
+        except Exception as error:
+            other = "batched=False gives it one point" if self.batched else "batched=True gives it a batch of points"
+            note(error, f"{self.name} was given a float64 array of shape {x.shape}; {other} at a time.")
+            raise
+
+
+def _joined(parts: list):
+    """What a function of batches gave for parts of a batch, as for the whole of it."""
+    if len(parts) == 1 or not all(np.ndim(part) for part in parts):
+        return parts[0]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
 def _kept(result):
     """A result that stays as it is when the function writes into the same memory again."""
+    if isinstance(result, tuple | list):
+        return [_kept(part) for part in result]
     return result.copy() if isinstance(result, np.ndarray) else result
 
 

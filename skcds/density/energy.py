@@ -117,11 +117,12 @@ class Energy:
         self.cuts: list[tuple[int, float, bool]] = []  # see `cut`
         self._seconds = self._timed = 0.0
         self._largest = 0  # rows of a call so far
+        self._fewest_rows = min(CHUNK_ROWS, getattr(energy_fn, "fewest_rows", 1))  # one for each worker that it has
         self._canary: Tensor | None = None  # a row at which the callable has worked
         with contextlib.nullcontext() if monitor is None else monitor.untimed():
             self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
         if monitor is not None and monitor.max_time is not None:
-            self.rows = int(min(CHUNK_ROWS, max(1.0, self.evals_per_second * CALL_SECONDS)))
+            self.rows = int(min(CHUNK_ROWS, max(self._fewest_rows, self.evals_per_second * CALL_SECONDS)))
 
     def release(self) -> None:
         """Leave the limits of a fit behind."""
@@ -251,7 +252,7 @@ class Energy:
         if self.monitor is None or self.monitor.max_time is None or rows < self.rows:
             return
         if seconds > 2 * CALL_SECONDS:
-            self.rows = max(1, self.rows // 2)
+            self.rows = max(self._fewest_rows, self.rows // 2)
         elif seconds < CALL_SECONDS / 2:
             self.rows = min(CHUNK_ROWS, 2 * self.rows)
 
