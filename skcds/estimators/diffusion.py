@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
+from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
@@ -340,6 +341,7 @@ class DiffusionSampler(BaseSampler):
 
     # ---------------------------------------------------------------- sampling
 
+    @guest
     def sample(
         self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None, out=None,
         as_frame=False,
@@ -388,6 +390,7 @@ class DiffusionSampler(BaseSampler):
     def _needs_energy(self, **options):
         return self._model.needs_score
 
+    @guest
     def sample_weighted(self, n, n_steps=None, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw with exact path weights.
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import placed, randint
 from .._support.forks import seed_of
+from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import muted
 from ..density.bounds import Bounds, same_bounds
@@ -448,6 +449,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
+    @guest
     def sample(
         self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False
     ):  # fmt: skip
@@ -501,6 +503,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _needs_energy(self, *, polish=0, **options):
         return polish > 0
 
+    @guest
     def sample_weighted(self, n, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw in one step, with exact weights from the Jacobian of the map that is applied.
 

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
 from .._support.forks import seed_of
+from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import warn_user
 from ..density.function import Density
@@ -56,6 +57,7 @@ class OneStepSampler(BaseSampler):
         share = _violation_share(model.map, latent[:done], model.start(), budget)
         return WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), not share), share
 
+    @guest
     def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
         """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.
 

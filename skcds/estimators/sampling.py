@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import to_numpy
 from .._support.forks import seed_of
-from .._support.parallel import drawn_in_parallel, few_threads, in_parallel
+from .._support.parallel import drawn_in_parallel, in_parallel
+from .._support.settings import guest, own_modes
 from .._support.validation import check_count
 from ..density.bounds import Bounds
 from ..density.energy import Energy
@@ -77,7 +78,7 @@ class Drawing:
 
     def _drawn_chunks(self, n: int, seed: int, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
         for rows, normal in self._chunks(n, seed, chunks):
-            with torch.no_grad(), few_threads():
+            with own_modes(), torch.no_grad():
                 chunk = self._unstandardize(draw(normal))
             yield rows, chunk
 
@@ -92,6 +93,7 @@ class Drawing:
         points = (points if bounds is None else bounds.inverse(points)).to(self._model.device)
         return to_numpy(self._model.standardization.inverse(points))
 
+    @guest
     def iter_samples(self, n, batch_size=CHUNK_ROWS, random_state=None, **options):
         """Draw in batches, for more draws than fit in memory.
 
@@ -141,8 +143,7 @@ class Drawing:
         """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
         for rows, normal in self._chunks(n, seed_of(random_state)):
-            with few_threads():
-                z, log_weight = draw(normal)
+            z, log_weight = draw(normal)
             X[rows], log_weights[rows] = self._unstandardize(z), to_numpy(log_weight)
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
         weighted = WeightedSample(X, log_weights, **details)

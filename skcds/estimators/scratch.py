@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn
+from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
@@ -371,6 +372,7 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
+    @guest
     def sample(
         self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None,
         as_frame=False,
@@ -423,6 +425,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
         return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
 
+    @guest
     def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
         """Draw with exact weights.
 
