@@ -374,6 +374,20 @@ class DiffusionSampler(BaseSampler):
         options = {"n_steps": n_steps, "method": method, "energy_fn": energy_fn, "grad_fn": grad_fn}
         return self._sample(n, random_state, options, out, as_frame)
 
+    @property
+    def score_samples(self):
+        """Not there: the density of a chain's ends has no closed form. The one-step samplers have a `score_samples`.
+
+        Raises
+        ------
+        AttributeError
+            Always, so that ``hasattr`` is False.
+        """
+        raise AttributeError(
+            "DiffusionSampler has no score_samples: the ends of its random paths have no density in closed form. The "
+            "one-step samplers ConsistentSamplerDistiller and ConsistentSamplerScratch have one."
+        )
+
     def _plan(self, *, n_steps=None, method="sde", density=None):
         grid = self._grid(n_steps)
         if method not in ("sde", "ode"):

@@ -451,7 +451,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False
+        self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False,
+        return_log_density=False,
     ):  # fmt: skip
         """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
 
@@ -473,18 +474,33 @@ class ConsistentSamplerDistiller(OneStepSampler):
             Where the draws go, for example a memory map; floating point numbers of any precision.
         as_frame : bool, default=False
             Whether to return a pandas data frame with named columns.
+        return_log_density : bool, default=False
+            Whether to return the log density of the draws, too, by the same pass of the map; see `score_samples`.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
             Draws, float64, or `out`, or a data frame.
+        log_density : ndarray of shape (n,)
+            Float64; only with ``return_log_density=True``.
+
+        Raises
+        ------
+        ValueError
+            When the draws are to come with their density and have none in closed form: polished ones, those of several steps or of a residual map, or an argument
+            is out of its range.
         """
         check_is_fitted(self)
-        options = {"n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn}
+        options = {
+            "n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
+            "return_log_density": return_log_density,
+        }  # fmt: skip
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, polish=0, density=None):
+    def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None):
         n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)
+        if return_log_density:
+            return self._plan_with_density(polish, n_steps=n_steps)
         if polish:
             return self._polish_plan(polish, n_steps, density)
         levels = self._model.levels(n_steps)
@@ -499,6 +515,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
             return z
 
         return draw
+
+    def _stretches(self, *, n_steps=1):
+        if check_count(n_steps, "n_steps", 1) > 1:
+            raise ValueError(
+                f"Draws of n_steps={n_steps} are noised between two calls of the map, so that their density has no "
+                "closed form: take n_steps=1."
+            )
+        self._check_invertible("The density of draws")
+        return [(self._model.start(), None)]
 
     def _needs_energy(self, *, polish=0, **options):
         return polish > 0
