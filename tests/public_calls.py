@@ -151,7 +151,9 @@ def of_fits(others=True):
         "ConsistentSamplerScratch, in bounds": {"bounds": (0, None), "start": None, "n_particles": 200},
         "ConsistentSamplerScratch, pilot": {"start": None, "n_particles": 200},
     }  # fmt: skip
-    return {f"fit of {name}": _fit(name.partition(",")[0], params) for name, params in fits.items() if others or not params}
+    return {
+        f"fit of {name}": _fit(name.partition(",")[0], params) for name, params in fits.items() if others or not params
+    }
 
 
 def _fit(kind, params):

@@ -105,7 +105,7 @@ def test_the_integral_can_tell():
     sampler = random_sampler(ONE_STEP[0], 1, bounds=BOUNDS["box"], strength=0.2)
 
     def in_the_latent_space(x):
-        log_prob = sampler._inverse(sampler._stretches())
+        log_prob = sampler._inverse(sampler._map_steps())
         return log_prob(torch.from_numpy(sampler._standardize(x))).numpy()
 
     assert abs(integral(in_the_latent_space, BOUNDS["box"]) - 1) > 0.01
@@ -117,14 +117,14 @@ def test_the_integral_can_tell():
     bounds=st.lists(st.sampled_from([None, (0.0, 1.0), (-2.0, None), (None, 3.0)]), min_size=1, max_size=5),
 )  # fmt: skip
 def test_it_is_the_change_of_variables_for_any_map(kind, seed, log_steps, tails, bounds):
-    """Of wild random maps, in double precision; single precision tells their steep places apart no better than draws."""
+    """Of wild random maps, in double precision: draws in single precision do not tell their steep places apart."""
     d = len(bounds)
     sampler = random_sampler(kind, seed, d, bounds, tails, strength=0.3)
     steps = {} if kind == ONE_STEP[0] else {"n_steps": 2**log_steps, "method": "map"}
     step_map, normal = copy.deepcopy(sampler._model.map).double(), np.random.RandomState(seed)
     latent = torch.from_numpy(normal.uniform(-3, 3, (40, d)))
     z, log_q = latent, standard_normal_log_prob(latent)
-    for level, to in sampler._stretches(**steps):
+    for level, to in sampler._map_steps(**steps):
         z, log_det = step_map.call_and_log_det(z, level.double(), None if to is None else to.double())
         log_q = log_q - log_det
     x = sampler._unstandardize(z)
@@ -158,7 +158,7 @@ def test_points_are_checked(kind):
     sampler, X = fitted(kind), np.ones((4, 3))
     with pytest.raises(ValueError, match="NaN in 1 of 4 rows, the first in row 2"):
         sampler.score_samples(np.where(np.arange(4)[:, None] == 2, np.nan, X))
-    with pytest.raises(ValueError, match="X has 2 features, but ConsistentSampler.* is expecting 3"):
+    with pytest.raises(ValueError, match=r"X has 2 features, but ConsistentSampler.* is expecting 3"):
         sampler.score_samples(X[:, :2])
     with pytest.raises(ValueError, match="Expected 2D array"):
         sampler.score_samples(X[0])
@@ -214,7 +214,9 @@ def test_the_many_step_sampler_names_those_that_have_a_density():
     with pytest.raises(AttributeError, match="ConsistentSamplerDistiller and ConsistentSamplerScratch have one"):
         DiffusionSampler().score_samples([[0.0]])
     assert not hasattr(DiffusionSampler(), "score_samples")
-    assert hasattr(ConsistentSamplerScratch(), "score_samples") and hasattr(ConsistentSamplerDistiller(), "score_samples")
+    assert hasattr(ConsistentSamplerScratch(), "score_samples") and hasattr(
+        ConsistentSamplerDistiller(), "score_samples"
+    )
 
 
 # -------------------------------------------------------------------------------------- seeds of all calls

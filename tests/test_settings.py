@@ -2,6 +2,8 @@
 
 import ast
 import contextlib
+import copy
+import inspect
 import warnings
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from cases import slow
-from public_calls import ENERGY, arguments_of, bits, drained, methods_of, of_estimators, of_fits, of_modules
+from public_calls import arguments_of, bits, drained, methods_of, of_estimators, of_fits, of_modules
 from samplers import KINDS, fitted, make, quadratic
+
+import skcds
 
 ROOT = Path(__file__).parent.parent / "skcds"
 
@@ -157,12 +161,8 @@ def test_the_walk_can_see_a_setting():
 
 
 def test_what_was_made_under_a_setting_is_as_good_as_any(tmp_path):
-    """A sampler that was loaded or copied in inference mode is fitted on, which needs tensors that can be differentiated."""
+    """A sampler that was loaded or copied in inference mode is fitted on: its tensors can be differentiated."""
     fitted("ConsistentSamplerScratch").save(tmp_path / "sampler")
-    import copy
-
-    import skcds
-
     with torch.inference_mode():
         samplers = [skcds.load(tmp_path / "sampler"), copy.deepcopy(fitted("ConsistentSamplerScratch"))]
     for sampler in samplers:
@@ -200,13 +200,13 @@ class Failing:
 
 def with_energy(kind):
     """Public methods that take an energy."""
-    import inspect
-
     methods = ["fit", *methods_of(kind)]
     return [name for name in methods if "energy_fn" in inspect.signature(getattr(fitted(kind), name)).parameters]
 
 
-@pytest.mark.parametrize("error, calls", [(RuntimeError("mine"), 0), (RuntimeError("mine"), 6), (KeyboardInterrupt(), 6)])
+@pytest.mark.parametrize(
+    "error, calls", [(RuntimeError("mine"), 0), (RuntimeError("mine"), 6), (KeyboardInterrupt(), 6)]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_leaves_the_settings(kind, calls, error):
     torch.set_num_threads(5)  # more than there are processors, so that a call takes fewer

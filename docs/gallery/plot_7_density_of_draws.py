@@ -47,9 +47,9 @@ sampler = ConsistentSamplerScratch(
 ).fit(energy)
 
 # %%
-# Draws and their log density come in one pass. With the log density of the new target they are weighted draws of it, and no
-# fit is needed. Their effective sample size says whether that was enough: when the new data move the posterior far, it
-# is low, and a new fit is due.
+# Draws and their log density come in one pass. With the log density of the new target they are weighted draws of it,
+# without a new fit. Their effective sample size says whether that was enough: when the new data move the posterior far,
+# it is low, and a new fit is due.
 
 X, log_q = sampler.sample(4000, random_state=1, return_log_density=True)
 W = WeightedSample(X, log_target(X) - log_q, is_bound=True)
@@ -60,8 +60,8 @@ print(f"ESS {W.ess:.0f} of {len(X)}, Pareto k {W.pareto_k:.2f}")
 print(f"posterior mean {mean.round(4)} ± {se.round(4)}, exact {exact_mean.round(4)}")
 
 # %%
-# A Metropolis-Hastings step of your own. Proposals of fresh draws (independence steps) take turns with a random walk. The
-# chains are at points of their own then, where ``score_samples`` gives the log density of the sampler.
+# A Metropolis-Hastings step of your own. Proposals of fresh draws (independence steps) take turns with a random walk.
+# After it the chains are at points of their own, where ``score_samples`` gives the log density of the sampler.
 
 
 def step(w, proposal, log_ratio):
@@ -89,8 +89,8 @@ print(f"independence steps: {np.mean(rates):.0%} accepted")
 print(f"chains' mean {chains.mean(0).round(4)}, exact {exact_mean.round(4)}")
 
 # %%
-# Log Z twice: from the weights alone, and by bridge sampling (Meng & Wong 1996), which uses draws of the target, too. No
-# large weight can spoil a bridge: both of its means are of bounded numbers.
+# Log Z twice: from the weights alone, and by bridge sampling (Meng & Wong 1996), which uses draws of the target, too.
+# No large weight can spoil a bridge: both of its means are of bounded numbers.
 
 
 def bridge(log_w_of_target, log_w_of_sampler, n_iter=50):

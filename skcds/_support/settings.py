@@ -1,9 +1,10 @@
 """PyTorch's settings: what this package computes with, whatever the program around it has set.
 
-Default dtype and default device are neither relied on nor changed. Whoever makes a tensor says its dtype and its device,
-with `FLOAT` and `CPU` from here or those of another tensor; layers and buffers of models take `place`. To change
-defaults for the length of a call is no way: `torch.set_default_dtype` is of the whole process, so that other threads
-would see it, and the user's energy function has to see what the user has set.
+Default dtype and default device are neither relied on nor changed. Whoever makes a tensor says its dtype and its
+device: `FLOAT` and `CPU` from here, or those of another tensor. Layers and buffers of models take `place`. Defaults
+cannot be changed for the length of a call: `torch.set_default_dtype` is of the whole process, so that other threads
+would see it, and the user's energy function has to see what the user has set. A mode that fills in defaults
+(`TorchFunctionMode`) would cost every operation microseconds, and sees no operation that promotes integers.
 
 Modes belong to the thread: inference mode, ``no_grad``, autocast, and the processor's flag that takes denormal numbers
 for zero. `guest` leaves them at the door of a public call, and puts them back behind it.

@@ -1,4 +1,4 @@
-"""The log density of a one-step sampler's draws: at any points, by the inverse of its map, and at draws as they are made."""
+"""The log density of a one-step sampler's draws: anywhere, by the inverse of its map, and at draws as they are made."""
 
 __all__ = ["WithDensity"]
 
@@ -20,7 +20,7 @@ from ..models.maps import standard_normal_log_prob
 from ..models.networks import in_parts
 from .sampling import CHUNK_ROWS, Drawing
 
-Stretches = list[tuple[Tensor, Tensor | None]]  # levels that each call of the map goes from and to
+MapSteps = list[tuple[Tensor, Tensor | None]]  # levels that each call of the map goes from and to
 
 
 class WithDensity(Drawing):
@@ -43,7 +43,8 @@ class WithDensity(Drawing):
         X : array-like or data frame of shape (n, n_features)
             Points. Of a data frame the columns named as in `feature_names_out_` are taken, in any order.
         n_steps : int, default=1
-            Steps of the draws; more than one add noise between two calls of the map, and have no density in closed form.
+            Steps of the draws. Those of more than one add noise between calls of the map, and have no density in closed
+            form.
 
         Returns
         -------
@@ -59,10 +60,10 @@ class WithDensity(Drawing):
             several steps, and of a residual map, which has no inverse.
         """
         check_is_fitted(self)
-        return self._log_density(X, self._stretches(n_steps=n_steps))
+        return self._log_density(X, self._map_steps(n_steps=n_steps))
 
     @abstractmethod
-    def _stretches(self, **options) -> Stretches:
+    def _map_steps(self, *args, **options) -> MapSteps:
         """Levels of the calls of the map that a draw with these options of `sample` is made of; others are refused."""
 
     def _check_invertible(self, what: str) -> None:
@@ -74,14 +75,14 @@ class WithDensity(Drawing):
     # ---------------------------------------------------------------- at points
 
     @torch.no_grad()
-    def _log_density(self, X, stretches: Stretches) -> np.ndarray:
+    def _log_density(self, X, map_steps: MapSteps) -> np.ndarray:
         X = checked_points(X, self.feature_names_out_, type(self).__name__)
         bounds = Bounds.from_fitted(self)
         inside = np.isfinite(X).all(1)
         if bounds is not None:
             low, high = bounds.to_array().T
-            inside &= ((low < X) & (X < high)).all(1)
-        log_prob, found = self._inverse(stretches), np.full(len(X), -np.inf)
+            inside &= ((low < X) & (high > X)).all(1)
+        log_prob, found = self._inverse(map_steps), np.full(len(X), -np.inf)
         (rows,) = inside.nonzero()
         for first in range(0, len(rows), CHUNK_ROWS):
             some = rows[first : first + CHUNK_ROWS]
@@ -89,10 +90,10 @@ class WithDensity(Drawing):
             found[some] = self._in_users_coordinates(z, in_parts(log_prob, z))
         return found
 
-    def _inverse(self, stretches: Stretches) -> Callable[[Tensor], Tensor]:
-        """Log density (n,) of draws at standardised points (n, d), in double precision: rounding depends on no batch."""
+    def _inverse(self, map_steps: MapSteps) -> Callable[[Tensor], Tensor]:
+        """Log density (n,) of draws at standardised points (n, d), in double precision: no row depends on others."""
         double = copy.deepcopy(self._model.map).double()
-        levels = [(level.double(), None if to is None else to.double()) for level, to in reversed(stretches)]
+        levels = [(level.double(), None if to is None else to.double()) for level, to in reversed(map_steps)]
 
         def log_prob(z: Tensor) -> Tensor:
             total = z.new_zeros(len(z))
@@ -116,12 +117,14 @@ class WithDensity(Drawing):
     def _plan_with_density(self, polish: int, **options) -> Callable:
         """As `_plan`, for draws that come with their log density with respect to standardised coordinates."""
         if polish:
-            raise ValueError("return_log_density=True is for draws of the map: polish= moves them to an unknown density.")
-        stretches, step_map = self._stretches(**options), self._model.map
+            raise ValueError(
+                "return_log_density=True is for draws of the map: polish= moves them to an unknown density."
+            )
+        map_steps, step_map = self._map_steps(**options), self._model.map
 
         def along(latent):
             z, total = latent, latent.new_zeros(len(latent))
-            for level, to in stretches:
+            for level, to in map_steps:
                 z, log_det = step_map.call_and_log_det(z, level, to)
                 total = total + log_det
             return z, total
@@ -165,7 +168,9 @@ def checked_points(X, names, owner: str) -> np.ndarray:
         raise ValueError(f"X has {X.shape[1]} features, but {owner} is expecting {len(names)} features as input.")
     lost = np.isnan(X).any(1)
     if lost.any():
-        raise ValueError(f"X has NaN in {lost.sum()} of {len(X)} rows, the first in row {lost.argmax()}: leave them out.")
+        raise ValueError(
+            f"X has NaN in {lost.sum()} of {len(X)} rows, the first in row {lost.argmax()}: leave them out."
+        )
     return X
 
 

@@ -487,8 +487,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Raises
         ------
         ValueError
-            When the draws are to come with their density and have none in closed form: polished ones, those of several steps or of a residual map, or an argument
-            is out of its range.
+            When an argument is out of its range, or draws are to come with their density and have none in closed form:
+            polished ones, and those of several steps or of a residual map.
         """
         check_is_fitted(self)
         options = {
@@ -516,7 +516,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
         return draw
 
-    def _stretches(self, *, n_steps=1):
+    def _map_steps(self, *, n_steps=1):
         if check_count(n_steps, "n_steps", 1) > 1:
             raise ValueError(
                 f"Draws of n_steps={n_steps} are noised between two calls of the map, so that their density has no "

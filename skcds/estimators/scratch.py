@@ -414,8 +414,8 @@ class ConsistentSamplerScratch(OneStepSampler):
         Raises
         ------
         ValueError
-            When the draws are to come with their density and have none in closed form: polished ones, those of a chain or of a residual map, or an argument
-            is out of its range.
+            When an argument is out of its range, or draws are to come with their density and have none in closed form:
+            polished ones, and those of a chain or of a residual map.
         """
         check_is_fitted(self)
         options = {
@@ -456,9 +456,9 @@ class ConsistentSamplerScratch(OneStepSampler):
             chain, and of a residual map, which has no inverse.
         """
         check_is_fitted(self)
-        return self._log_density(X, self._stretches(n_steps=n_steps, method=method))
+        return self._log_density(X, self._map_steps(n_steps=n_steps, method=method))
 
-    def _stretches(self, *, n_steps=1, method=None):
+    def _map_steps(self, *, n_steps=1, method=None):
         n_steps, method = self._check_steps(n_steps), self._method(method)
         self._check_invertible("The density of draws")
         if n_steps > 1 and method == "chain":
