@@ -3,6 +3,7 @@
 __all__ = ["best_fit", "drawn_in_parallel", "few_threads", "in_parallel"]
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,7 +19,8 @@ from .warnings import muted
 
 TASKS_A_WORKER = 4  # that the chunks of a sample are divided in: fewer wait for the slowest, more for each other
 
-_limited: ContextVar[bool] = ContextVar("limited", default=False)  # counting processors takes longer than a small draw
+# Process whose threads this context has limited already: counting processors takes longer than a small draw.
+_limited: ContextVar[int] = ContextVar("limited", default=0)
 
 
 @contextlib.contextmanager
@@ -29,11 +31,11 @@ def few_threads(n_workers: int = 1) -> Iterator[None]:
     for a processor cost a small network more than they give. In a forked child there is one.
     """
     before = torch.get_num_threads()
-    if before == 1 or (_limited.get() and n_workers == 1):
+    if before == 1 or (_limited.get() == os.getpid() and n_workers == 1):
         yield
         return
     share = 1 if is_forked_child() else max(1, joblib.cpu_count() // n_workers)
-    token = _limited.set(True)
+    token = _limited.set(os.getpid())
     try:
         torch.set_num_threads(min(before, share))
         yield
