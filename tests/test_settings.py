@@ -16,6 +16,9 @@ from samplers import KINDS, fitted, make, quadratic
 
 import skcds
 
+with contextlib.suppress(ImportError):
+    import sympy  # noqa: F401  PyTorch imports it in its own time, by which it adds a filter of warnings
+
 ROOT = Path(__file__).parent.parent / "skcds"
 
 
