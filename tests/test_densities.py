@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samplers import KINDS, ONE_STEP, fitted, quadratic, random_sampler
+from random_samplers import random_sampler
+from samplers import KINDS, ONE_STEP, fitted, quadratic
 from scipy.stats import norm
 from sklearn.exceptions import NotFittedError
 

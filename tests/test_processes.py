@@ -52,7 +52,7 @@ warnings.simplefilter("ignore")
 sys.path.insert(0, {folder!r})
 import numpy as np, torch
 torch.set_num_threads(2)
-from samplers import random_sampler
+from random_samplers import random_sampler
 from skcds._support.settings import own_modes
 sampler = random_sampler("ConsistentSamplerDistiller", 0)
 sampler.sample(5_000)  # starts PyTorch's threads
