@@ -349,6 +349,13 @@ class TestParameters:
         assert self.identity(random_state=kind(0)) == self.identity(random_state=0)
         assert self.identity(random_state=kind(1)) != self.identity(random_state=kind(0))
 
+    @pytest.mark.parametrize("kind", [np.random.default_rng, np.random.RandomState])
+    def test_an_instance_that_has_moved_on(self, kind, tmp_path):
+        """The fit that goes on has the seed of the file, whatever the instance would give now."""
+        one = make("DiffusionSampler", max_iter=2, random_state=kind(0)).fit(quadratic, checkpoint=tmp_path / "a")
+        other = make("DiffusionSampler", max_iter=2, random_state=kind(1)).fit(quadratic, checkpoint=tmp_path / "a")
+        assert np.array_equal(one.particles_, other.particles_)
+
     def test_seed_of_another_fit(self, tmp_path):
         make("DiffusionSampler", max_iter=2, random_state=np.int64(0)).fit(quadratic, checkpoint=tmp_path / "a")
         with pytest.raises(ValueError, match="parameter random_state is 0, and that of this fit is 1"):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .settings import FLOAT
 from .warnings import warn_user
 
 
@@ -69,12 +70,12 @@ def generator_on(device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def randn(generator: torch.Generator, *size, dtype: torch.dtype | None = None) -> Tensor:
+def randn(generator: torch.Generator, *size, dtype: torch.dtype = FLOAT) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(*size, dtype=dtype, generator=generator, device=generator.device)
 
 
-def rand(generator: torch.Generator, *size, dtype: torch.dtype | None = None) -> Tensor:
+def rand(generator: torch.Generator, *size, dtype: torch.dtype = FLOAT) -> Tensor:
     """Uniform numbers in [0, 1)."""
     return torch.rand(*size, dtype=dtype, generator=generator, device=generator.device)
 

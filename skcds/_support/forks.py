@@ -1,22 +1,21 @@
 """Forked children: they compute with one thread, and draw other random numbers than their parent."""
 
-__all__ = ["random_state_of", "seed_of"]
+__all__ = ["is_forked_child", "random_state_of", "seed_of"]
 
 import os
 
 import numpy as np
-import torch
 from sklearn.utils import check_random_state
 
 _parent = os.getpid()
 
 
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)  # the parent's OpenMP threads do not survive a fork, and a child that waits for them hangs
+def is_forked_child() -> bool:
+    """Whether this process was forked after the package was imported.
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_use_one_thread)
+    The parent's OpenMP threads do not survive a fork, and a child that waits for them hangs.
+    """
+    return os.getpid() != _parent
 
 
 def seed_of(random_state) -> int:
@@ -28,7 +27,7 @@ def seed_of(random_state) -> int:
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**31 - 1))
     seed = int(check_random_state(random_state).randint(2**31 - 1))
-    if random_state is None and os.getpid() != _parent:
+    if random_state is None and is_forked_child():
         return int(np.random.SeedSequence([seed, os.getpid()]).generate_state(1)[0] % (2**31 - 1))
     return seed
 

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 import torch
 from torch import nn
 
+from .settings import CPU, FLOAT, place
+
 _weights: ContextVar[torch.Generator | str | None] = ContextVar("weights", default=None)  # where layers get theirs
 
 
@@ -42,6 +44,9 @@ def _weights_from(source: torch.Generator | str) -> Iterator[None]:
 class Linear(nn.Linear):
     """PyTorch's linear layer, with the weights that `seeded` or `without_draws` say; outside of both, its own."""
 
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, dtype=FLOAT, device=place())
+
     def reset_parameters(self) -> None:
         """Draw weights and biases anew."""
         source = _weights.get()
@@ -52,7 +57,7 @@ class Linear(nn.Linear):
             for parameter in (self.weight, self.bias):
                 if isinstance(source, str) or parameter.is_meta:
                     parameter.zero_()
-                else:  # drawn on the CPU, whatever device is the default
+                else:
                     bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
-                    draws = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    draws = torch.empty(parameter.shape, dtype=parameter.dtype, device=CPU)
                     parameter.copy_(draws.uniform_(-bound, bound, generator=source))

@@ -3,7 +3,9 @@
 __all__ = ["best_fit", "drawn_in_parallel", "few_threads", "in_parallel"]
 
 import contextlib
+import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import joblib
@@ -12,9 +14,13 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
 
+from .forks import is_forked_child
 from .warnings import muted
 
 TASKS_A_WORKER = 4  # that the chunks of a sample are divided in: fewer wait for the slowest, more for each other
+
+# Process whose threads this context has limited already: counting processors takes longer than a small draw.
+_limited: ContextVar[int] = ContextVar("limited", default=0)
 
 
 @contextlib.contextmanager
@@ -22,17 +28,20 @@ def few_threads(n_workers: int = 1) -> Iterator[None]:
     """PyTorch's threads inside the block: no more than this process's share of processors among workers like it.
 
     PyTorch counts those of the machine, also where a container or an affinity mask leaves fewer; threads that then wait
-    for a processor cost a small network more than they give.
+    for a processor cost a small network more than they give. In a forked child there is one.
     """
-    before, share = torch.get_num_threads(), max(1, joblib.cpu_count() // n_workers)
-    if before <= share:
+    before = torch.get_num_threads()
+    if before == 1 or (_limited.get() == os.getpid() and n_workers == 1):
         yield
         return
-    torch.set_num_threads(share)
+    share = 1 if is_forked_child() else max(1, joblib.cpu_count() // n_workers)
+    token = _limited.set(os.getpid())
     try:
+        torch.set_num_threads(min(before, share))
         yield
     finally:
         torch.set_num_threads(before)
+        _limited.reset(token)
 
 
 def in_parallel(n_jobs: int | None, n_tasks: int) -> bool:

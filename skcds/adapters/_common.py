@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.settings import CPU
+
 
 class AdaptedEnergy:
     """Energy ``-log rho(x)`` of a density that another library evaluates; any sampler's `fit` takes it.
@@ -59,9 +61,9 @@ class AdaptedEnergy:
 
     def _energy_and_gradient(self, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
         """Energies (n,) float64 and their gradients (n, d) as `x` is, or no rows of them, on the device of `x`."""
-        points = torch.empty(x.shape, dtype=torch.float64, device="cpu").copy_(
+        points = torch.empty(x.shape, dtype=torch.float64, device=CPU).copy_(
             x.detach()
-        )  # which the library may write into
+        )  # the library may write into it
         if not len(points):
             return x.new_zeros(0, dtype=torch.float64), torch.zeros_like(x)
         log_prob, score = self._log_prob_and_score(points, with_gradient)

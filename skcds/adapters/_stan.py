@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.settings import CPU
 from .._support.warnings import warn_user
 from ._common import UNCONSTRAINED, ConstrainedEnergy
 
@@ -74,8 +75,8 @@ class _StanEnergy(ConstrainedEnergy):
     def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         pairs = [self._row(x, with_gradient) for x in points.tolist()]
         values, scores = zip(*pairs, strict=True)
-        score = torch.tensor(scores, dtype=torch.float64) if with_gradient else None
-        return torch.tensor(values, dtype=torch.float64), score
+        score = torch.tensor(scores, dtype=torch.float64, device=CPU) if with_gradient else None
+        return torch.tensor(values, dtype=torch.float64, device=CPU), score
 
     def _row(self, x: list[float], with_gradient: bool) -> tuple[float, Sequence[float]]:
         try:

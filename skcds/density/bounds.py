@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._support.devices import to_numpy
+from .._support.settings import CPU
 
 FARTHEST = 37.0  # of an unconstrained coordinate, beyond which the density counts as zero: as far as doubles reach
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
@@ -78,7 +79,7 @@ class Bounds:
                 f"bounds has to be one pair (low, high), or {n_features} of them, one a feature; got {len(pairs)}."
             )
         low, high = zip(*(_pair(pair, j) for j, pair in enumerate(pairs)), strict=True)
-        found = cls(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64))
+        found = cls(*(torch.tensor(side, dtype=torch.float64, device=CPU) for side in (low, high)))
         return found if found.bounded.any() else None
 
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._support.settings import place
 from .energy import Energy
 
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
@@ -42,7 +43,7 @@ class Standardization(torch.nn.Module):
     def __init__(self, n_features: int, full: bool = True):
         super().__init__()
         self.full = full
-        one = torch.ones(n_features, dtype=torch.float64)
+        one = torch.ones(n_features, dtype=torch.float64, device=place())
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("scale", torch.diag(one) if full else one)
         self.register_buffer("center", torch.zeros_like(one))

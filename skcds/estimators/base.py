@@ -17,8 +17,9 @@ from sklearn.utils.metadata_routing import UNUSED
 from .._support.devices import find_device, generator_on
 from .._support.errors import Spent
 from .._support.forks import seed_of
-from .._support.parallel import best_fit, few_threads
+from .._support.parallel import best_fit
 from .._support.progress import Progress
+from .._support.settings import guest
 from .._support.warnings import warn_user
 from .._version import DOCUMENTATION
 from ..density.bounds import Bounds
@@ -110,6 +111,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         cls.__doc__ = filled(cls.__doc__)
         register_sampler(cls)
 
+    @guest
     def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):
         """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``.
 
@@ -160,7 +162,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
         begin = self._find_start(n_features, bounds)
         budget = self._new_budget(start, state)
-        with contextlib.closing(budget.progress), count_evaluations() as network, few_threads():
+        with contextlib.closing(budget.progress), count_evaluations() as network:
             budget.progress.phase("probe")
             energy = Energy(
                 energy_fn, n_features, grad_fn, generator, bounds, budget, None if begin is None else begin.points

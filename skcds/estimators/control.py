@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._support.devices import randint, randn, to_numpy
 from .._support.errors import Spent
+from .._support.settings import FLOAT
 from .._support.warnings import note
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import Standardization, StandardizedTarget
@@ -148,7 +149,7 @@ class ControlStart:
     def _start_from_prior(self, run):
         energy = run.energy
         standardization = Standardization(energy.n_features, full=False).to(energy.device)
-        width = torch.full((energy.n_features,), self.start.length_scale, device=energy.device)
+        width = torch.full((energy.n_features,), self.start.length_scale, dtype=FLOAT, device=energy.device)
         run.model = self._new_model(standardization, width, run)
         run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
 

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
+from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
@@ -297,6 +298,7 @@ class DiffusionSampler(BaseSampler):
 
     # ---------------------------------------------------------------- sampling
 
+    @guest
     def sample(
         self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None, out=None,
         as_frame=False,
@@ -329,6 +331,20 @@ class DiffusionSampler(BaseSampler):
         options = {"n_steps": n_steps, "method": method, "energy_fn": energy_fn, "grad_fn": grad_fn}
         return self._sample(n, random_state, options, out, as_frame)
 
+    @property
+    def score_samples(self):
+        """Not there: the density of a chain's ends has no closed form. The one-step samplers have a `score_samples`.
+
+        Raises
+        ------
+        AttributeError
+            Always, so that ``hasattr`` is False.
+        """
+        raise AttributeError(
+            "DiffusionSampler has no score_samples: the ends of its random paths have no density in closed form. The "
+            "one-step samplers ConsistentSamplerDistiller and ConsistentSamplerScratch have one."
+        )
+
     def _plan(self, *, n_steps=None, method="sde", density=None):
         grid = self._grid(n_steps)
         if method not in ("sde", "ode"):
@@ -345,6 +361,7 @@ class DiffusionSampler(BaseSampler):
     def _needs_energy(self, **options):
         return self._model.needs_score
 
+    @guest
     def sample_weighted(self, n, n_steps=None, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw with exact path weights.
 

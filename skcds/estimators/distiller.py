@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import placed, randint
 from .._support.forks import seed_of
+from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import muted
 from ..density.bounds import Bounds, same_bounds
@@ -401,8 +402,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
+    @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False
+        self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False,
+        return_log_density=False,
     ):  # fmt: skip
         """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
 
@@ -424,18 +427,33 @@ class ConsistentSamplerDistiller(OneStepSampler):
             Where the draws go, for example a memory map; floating point numbers of any precision.
         as_frame : bool, default=False
             Whether to return a pandas data frame with named columns.
+        return_log_density : bool, default=False
+            Whether to return the log density of the draws, too, by the same pass of the map; see `score_samples`.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
             Draws, float64, or `out`, or a data frame.
+        log_density : ndarray of shape (n,)
+            Float64; only with ``return_log_density=True``.
+
+        Raises
+        ------
+        ValueError
+            When an argument is out of its range, or draws are to come with their density and have none in closed form:
+            polished ones, and those of several steps or of a residual map.
         """
         check_is_fitted(self)
-        options = {"n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn}
+        options = {
+            "n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
+            "return_log_density": return_log_density,
+        }  # fmt: skip
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, polish=0, density=None):
+    def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None):
         n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)
+        if return_log_density:
+            return self._plan_with_density(polish, n_steps=n_steps)
         if polish:
             return self._polish_plan(polish, n_steps, density)
         levels = self._model.levels(n_steps)
@@ -451,9 +469,19 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
         return draw
 
+    def _map_steps(self, *, n_steps=1):
+        if check_count(n_steps, "n_steps", 1) > 1:
+            raise ValueError(
+                f"Draws of n_steps={n_steps} are noised between two calls of the map, so that their density has no "
+                "closed form: take n_steps=1."
+            )
+        self._check_invertible("The density of draws")
+        return [(self._model.start(), None)]
+
     def _needs_energy(self, *, polish=0, **options):
         return polish > 0
 
+    @guest
     def sample_weighted(self, n, random_state=None, *, energy_fn=None, grad_fn=None):
         """Draw in one step, with exact weights from the Jacobian of the map that is applied.
 

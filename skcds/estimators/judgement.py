@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import generator_on, to_numpy
 from .._support.forks import seed_of
+from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import muted, warn_user
 from ..density.bounds import Bounds
@@ -38,6 +39,7 @@ class Judged:
     n_features_in_: int
     n_iter_: int
 
+    @guest
     def to_arviz(self, n, random_state=None, *, resample=True, energy_fn=None, grad_fn=None):
         """Weighted draws as an ArviZ posterior, for example for ``arviz.summary``.
 
@@ -69,6 +71,7 @@ class Judged:
             energy_fn = kept.energy_fn
         return weighted.to_arviz(resample, seed, getattr(energy_fn, "constrain", None))
 
+    @guest
     def score(self, energy_fn=None, y=None, *, grad_fn=None, n=10_000, random_state=0):
         """Evidence lower bound: the mean log weight of draws, by which fits to one energy can be compared.
 
@@ -98,6 +101,7 @@ class Judged:
             self._kept_energy("score")
         return self.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn).elbo
 
+    @guest
     def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
 

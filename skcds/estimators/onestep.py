@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
 from .._support.forks import seed_of
+from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import warn_user
 from ..density.function import Density
@@ -17,6 +18,7 @@ from ..weights.injectivity import check_injectivity
 from ..weights.polish import Acceptance, PolishedSample, polish
 from ..weights.sample import WeightedSample
 from .base import BaseSampler
+from .densities import WithDensity
 
 N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000
@@ -24,7 +26,7 @@ FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held
 GAUGED = 40  # draws by which the time of the check for folds is measured
 
 
-class OneStepSampler(BaseSampler):
+class OneStepSampler(WithDensity, BaseSampler):
     """Samplers whose ``_model`` has a ``map`` from the prior to the target, and its exact weights."""
 
     violation_share_: float
@@ -56,6 +58,7 @@ class OneStepSampler(BaseSampler):
         share = _violation_share(model.map, latent[:done], model.start(), budget)
         return WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), not share), share
 
+    @guest
     def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
         """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.
 

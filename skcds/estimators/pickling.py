@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator
 
 from .. import _version
 from .._support.devices import generator_on, loading_device
+from .._support.settings import guest
 from .._support.warnings import warn_user
 from ..density.bounds import Bounds
 from ..density.energy import Energy
@@ -25,6 +26,7 @@ class Persistent(BaseEstimator):
     _energy: Energy | None
     _lost_energy: str | None
 
+    @guest
     def save(self, path):
         """Write the fitted sampler to one safetensors file, from which `skcds.load` reads it without running code.
 
@@ -59,12 +61,15 @@ class Persistent(BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_model")
 
+    @guest
     def __copy__(self):
         return copied(self)
 
+    @guest
     def __deepcopy__(self, memo):
         return copied_deeply(self, memo)
 
+    @guest
     def __getstate__(self) -> dict:
         """State of NumPy arrays and plain values; the energy only by reference, the clock reading not at all."""
         clocks = {name for name, attribute in fitted_attributes(type(self)).items() if attribute.kind == "clock"}
@@ -76,6 +81,7 @@ class Persistent(BaseEstimator):
             state["_lost_energy"] = None
         return state
 
+    @guest
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
         written = state.pop("_skcds_version", None)

@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import to_numpy
 from .._support.forks import seed_of
-from .._support.parallel import drawn_in_parallel, few_threads, in_parallel
+from .._support.parallel import drawn_in_parallel, in_parallel
+from .._support.settings import guest, own_modes
 from .._support.validation import check_count
 from ..density.bounds import Bounds
 from ..density.energy import Energy
@@ -55,16 +56,20 @@ class Drawing:
         """Whether drawing with these options evaluates the energy."""
 
     def _sample(self, n: int, random_state, options: dict, out=None, as_frame: bool = False):
-        """As `_draws`, with the options of `sample`, by several workers where joblib has them."""
+        """As `_draws`, with the options of `sample`."""
+        chunks = self._sampled_chunks(n, random_state, options)
+        return self._draws(n, chunks, out, as_frame)
+
+    def _sampled_chunks(self, n: int, random_state, options: dict) -> Iterator[tuple[slice, np.ndarray]]:
+        """Chunks of draws with the options of `sample`, by several workers where joblib has them."""
         options = Density.in_options(options)
         plan, n = self._plan(**options), check_count(n, "n", 0)
         n_chunks, seed = -(-n // CHUNK_ROWS), seed_of(random_state)
         if not in_parallel(self.n_jobs, n_chunks):
-            return self._draws(n, self._drawn_chunks(n, seed, plan), out, as_frame)
+            return self._drawn_chunks(n, seed, plan)
         if self._needs_energy(**options) and options["density"] is None and self._energy is not None:
             options = {**options, "density": self._energy.density}
-        chunks = drawn_in_parallel(self, n, seed, options, n_chunks)
-        return self._draws(n, chunks, out, as_frame)
+        return drawn_in_parallel(self, n, seed, options, n_chunks)
 
     def _draws(self, n: int, chunks: Iterator[tuple[slice, np.ndarray]], out=None, as_frame: bool = False):
         """Draws (n, d) in the user's coordinates, in a new array or in `out`, or as a data frame."""
@@ -77,9 +82,13 @@ class Drawing:
 
     def _drawn_chunks(self, n: int, seed: int, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
         for rows, normal in self._chunks(n, seed, chunks):
-            with torch.no_grad(), few_threads():
-                chunk = self._unstandardize(draw(normal))
+            with own_modes(), torch.no_grad():
+                chunk = self._finished(draw(normal))
             yield rows, chunk
+
+    def _finished(self, drawn) -> np.ndarray:
+        """What a plan has drawn as rows of numbers."""
+        return self._unstandardize(drawn)
 
     def _unstandardize(self, z: torch.Tensor) -> np.ndarray:
         """Standardised points (n, d) in the user's coordinates."""
@@ -92,6 +101,7 @@ class Drawing:
         points = (points if bounds is None else bounds.inverse(points)).to(self._model.device)
         return to_numpy(self._model.standardization.inverse(points))
 
+    @guest
     def iter_samples(self, n, batch_size=CHUNK_ROWS, random_state=None, **options):
         """Draw in batches, for more draws than fit in memory.
 
@@ -109,7 +119,7 @@ class Drawing:
         Yields
         ------
         X : ndarray of shape (batch_size, n_features)
-            Draws, float64.
+            Draws, float64; with ``return_log_density=True`` a pair of them and their log densities (batch_size,).
 
         Raises
         ------
@@ -118,13 +128,15 @@ class Drawing:
         """
         check_is_fitted(self)
         n, batch_size = check_count(n, "n", 0), check_count(batch_size, "batch_size", 1)
-        return self._batches(
-            self._drawn_chunks(n, seed_of(random_state), self._plan(**Density.in_options(options))), n, batch_size
-        )
+        chunks = self._drawn_chunks(n, seed_of(random_state), self._plan(**Density.in_options(options)))
+        if not options.get("return_log_density"):
+            return self._batches(chunks, n, batch_size, self.n_features_in_)
+        rows = self._batches(chunks, n, batch_size, self.n_features_in_ + 1)
+        return ((batch[:, :-1], batch[:, -1]) for batch in rows)
 
-    def _batches(self, chunks, n: int, batch_size: int) -> Iterator[np.ndarray]:
+    def _batches(self, chunks, n: int, batch_size: int, n_columns: int) -> Iterator[np.ndarray]:
         """The rows of chunks in batches of another size; a batch is an array of its own."""
-        batch, filled = np.empty((min(batch_size, n), self.n_features_in_)), 0
+        batch, filled = np.empty((min(batch_size, n), n_columns)), 0
         for _, chunk in chunks:
             while len(chunk):
                 taken = min(len(batch) - filled, len(chunk))
@@ -132,7 +144,7 @@ class Drawing:
                 chunk, filled, n = chunk[taken:], filled + taken, n - taken
                 if filled == len(batch):
                     yield batch
-                    batch, filled = np.empty((min(batch_size, n), self.n_features_in_)), 0
+                    batch, filled = np.empty((min(batch_size, n), n_columns)), 0
 
     @torch.no_grad()
     def _weighted_draws(
@@ -141,8 +153,7 @@ class Drawing:
         """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
         X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
         for rows, normal in self._chunks(n, seed_of(random_state)):
-            with few_threads():
-                z, log_weight = draw(normal)
+            z, log_weight = draw(normal)
             X[rows], log_weights[rows] = self._unstandardize(z), to_numpy(log_weight)
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
         weighted = WeightedSample(X, log_weights, **details)

@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn
+from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
@@ -303,9 +304,10 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     # ---------------------------------------------------------------- sampling
 
+    @guest
     def sample(
         self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None,
-        as_frame=False,
+        as_frame=False, return_log_density=False,
     ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
@@ -331,20 +333,77 @@ class ConsistentSamplerScratch(OneStepSampler):
             Where the draws go, for example a memory map; floating point numbers of any precision.
         as_frame : bool, default=False
             Whether to return a pandas data frame with named columns.
+        return_log_density : bool, default=False
+            Whether to return the log density of the draws, too, by the same pass of the map; see `score_samples`.
 
         Returns
         -------
         X : ndarray of shape (n, n_features)
             Draws, float64, or `out`, or a data frame.
+        log_density : ndarray of shape (n,)
+            Float64; only with ``return_log_density=True``.
+
+        Raises
+        ------
+        ValueError
+            When an argument is out of its range, or draws are to come with their density and have none in closed form:
+            polished ones, and those of a chain or of a residual map.
         """
         check_is_fitted(self)
         options = {
-            "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn
+            "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
+            "return_log_density": return_log_density,
         }  # fmt: skip
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, method=None, polish=0, density=None):
+    @guest
+    def score_samples(self, X, *, n_steps=1, method=None):
+        """Log density of the sampler's draws at any points, exact, by one pass of the inverse map a step.
+
+        It is normalised: its exponential integrates to one over the coordinates that `energy_fn` was given, inside the
+        bounds where there are some. With it draws can be weighed for another density, proposed in a Metropolis-Hastings
+        step of your own, or compared with draws from elsewhere.
+
+        Parameters
+        ----------
+        X : array-like or data frame of shape (n, n_features)
+            Points. Of a data frame the columns named as in `feature_names_out_` are taken, in any order.
+        n_steps : int, default=1
+            Steps of the draws, a power of two, at most the `n_steps` of the fit.
+        method : {"map", "chain"}, default=None
+            As in `sample`. Draws of several steps have a density in closed form with "map" alone, which is not the
+            default.
+
+        Returns
+        -------
+        log_density : ndarray of shape (n,)
+            Natural logarithms, float64. ``-inf`` on the bounds, outside of them, and at infinity.
+
+        Raises
+        ------
+        NotFittedError
+            When the sampler is not fitted.
+        ValueError
+            When X has NaN or another number of features, or when the draws have no density in closed form: those of a
+            chain, and of a residual map, which has no inverse.
+        """
+        check_is_fitted(self)
+        return self._log_density(X, self._map_steps(n_steps=n_steps, method=method))
+
+    def _map_steps(self, *, n_steps=1, method=None):
         n_steps, method = self._check_steps(n_steps), self._method(method)
+        self._check_invertible("The density of draws")
+        if n_steps > 1 and method == "chain":
+            raise ValueError(
+                f"Draws of n_steps={n_steps} with method='chain' end a random path, and their density has no closed "
+                "form: take n_steps=1 or method='map'."
+            )
+        return [(level[None], to[None]) for level, to in self._model.steps.pairs(n_steps)]
+
+    def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None):
+        n_steps, method = self._check_steps(n_steps), self._method(method)
+        if return_log_density:
+            return self._plan_with_density(polish, n_steps=n_steps, method=method)
         if check_count(polish, "polish", 0):
             return self._polish_plan(polish, n_steps, density)
         if n_steps == 1 or method == "map":
@@ -355,6 +414,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
         return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
 
+    @guest
     def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
         """Draw with exact weights.
 

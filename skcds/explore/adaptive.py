@@ -132,7 +132,9 @@ def first_proposal(energy: Energy, modes: list[Mode], gaussian: Standardization 
             parts.append((0.2, TMixture.isotropic(loc.mean(0), [0.7 * spread, 2 * spread])))
     if gaussian is not None:
         wide = torch.stack([gaussian.matrix, 3 * gaussian.matrix])
-        parts.append((1.0, TMixture(torch.ones(2, device=device), gaussian.loc.expand(2, -1), wide)))
+        parts.append(
+            (1.0, TMixture(torch.ones(2, dtype=torch.float64, device=device), gaussian.loc.expand(2, -1), wide))
+        )
     return TMixture.joined(parts)
 
 

@@ -165,7 +165,7 @@ def _hessian(energy: Energy, x: Tensor, scale: Tensor) -> Tensor:
         return 0.5 * (hessian + hessian.T)
     steps, here = torch.diag(scale), -energy.log_prob(x[None])[0]
     ahead, behind = -energy.log_prob(x + steps), -energy.log_prob(x - steps)
-    i, j = torch.triu_indices(d, d, 1).to(x.device)
+    i, j = torch.triu_indices(d, d, 1, device=x.device)
     both = -energy.log_prob(x + steps[i] + steps[j]) if len(i) else here.new_zeros(0)
     neither = -energy.log_prob(x - steps[i] - steps[j]) if len(i) else here.new_zeros(0)
     hessian = torch.diag(ahead + behind - 2 * here)

@@ -36,7 +36,7 @@ def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Stan
         None where the search ends at no point with a positive definite Hessian.
     """
     if start is None:
-        start = torch.zeros(energy.n_features, device=energy.device)
+        start = torch.zeros(energy.n_features, dtype=torch.float64, device=energy.device)
     mode = _minimum(energy, start.double())
     if mode is None:
         return None

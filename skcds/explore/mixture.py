@@ -3,11 +3,9 @@
 __all__ = ["TMixture"]
 
 import math
-import warnings
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 from torch import Tensor
 
@@ -16,6 +14,12 @@ from .._support.devices import rand, randn, to_numpy
 FREEDOM = 5.0  # degrees, of the components
 SPREAD = 1.2  # of the components, in units of the covariance of what they were fitted to
 JITTER = 1e-6  # added to a covariance, in units of the variances
+
+
+class _QuietMixture(BayesianGaussianMixture):
+    """A mixture that does not warn of slow convergence; filters of `warnings` would be those of the whole process."""
+
+    converged_ = property(lambda self: True, lambda self, value: None)
 
 
 class TMixture:
@@ -49,10 +53,8 @@ class TMixture:
         center, width = x.mean(0), x.std(0).clamp(min=1e-150)
         z = to_numpy((x - center) / width)
         options = {"max_iter": 60, "reg_covar": 1e-6, "random_state": seed, "weight_concentration_prior": 1e-2}
-        mixture = BayesianGaussianMixture(n_components=n_components, init_params="k-means++", **options)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(z)
+        mixture = _QuietMixture(n_components=n_components, init_params="k-means++", **options)
+        mixture.fit(z)
         used = mixture.weights_ > 0.5 / len(z)  # others were not needed
         weights, loc, covariance = (
             torch.from_numpy(np.ascontiguousarray(value[used])).to(x.device)

@@ -29,7 +29,7 @@ FAR_STARTS = 3.0  # widths of the particles that some climbs start from
 
 def starting_points(energy: Energy, generator: torch.Generator, n: int) -> Tensor:
     """Points (n, d) near and far from the origin, some of the support among them, for climbs before any run."""
-    scales = torch.tensor([0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0], dtype=torch.float64).to(energy.device)
+    scales = torch.tensor([0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0], dtype=torch.float64, device=energy.device)
     z = randn(generator, n, energy.n_features, dtype=torch.float64)
     points = scales[torch.arange(n, device=energy.device) % len(scales), None] * z
     rows = min(len(energy.valid), max(n // 2, 1))

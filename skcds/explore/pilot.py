@@ -487,5 +487,5 @@ def finest_scale(population: Population) -> Tensor:
         scale = 1 / population.score.double().square().mean(0).sqrt().clamp(min=1e-12)
     else:
         step = population.step * 10 ** (-population.decades / 2)
-        scale = torch.full((d,), math.sqrt(2 * step * d) / 2.4, device=population.x.device)
+        scale = population.x.new_full((d,), math.sqrt(2 * step * d) / 2.4)
     return scale.clamp(max=1.0).to(population.x.dtype)

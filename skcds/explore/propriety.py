@@ -3,7 +3,6 @@
 __all__ = ["check_directions", "check_mass", "first_look"]
 
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from .._support.devices import randn, to_numpy
 from .._support.errors import InvalidEnergyError
+from .._support.warnings import muted
 from ..density.bounds import FARTHEST as END_OF_BOUNDED
 from ..density.energy import Energy
 from ..density.standardize import FARTHEST, Standardization, StandardizedTarget
@@ -54,12 +54,10 @@ def first_look(energy: Energy, generator: torch.Generator, few: bool = False) ->
     base = energy.valid[:1] if few else energy.valid[:3]
     n_invalid = energy.n_invalid
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that far out the function need not make sense
-            energy.n_invalid = max(n_invalid, 1)  # nor is it warned of
-            _look_outwards(energy, base, generator, few)
-            if energy.bounds is not None:
-                _look_at_bounds(energy, base)
+        energy.n_invalid = max(n_invalid, 1)  # that far out the function need not make sense, and is not warned of
+        _look_outwards(energy, base, generator, few)
+        if energy.bounds is not None:
+            _look_at_bounds(energy, base)
     finally:
         energy.n_invalid = n_invalid
 
@@ -105,7 +103,7 @@ def _look_outwards(energy: Energy, base: Tensor, generator, few: bool) -> None:
 
 def _energies(energy: Energy, base: Tensor, rays: Tensor) -> Tensor:
     """Energies (k, m, r) at the radii along rays (k, d) from points (m, d); NaN where invalid."""
-    radii = torch.tensor(RADII, dtype=torch.float64).to(base.device)
+    radii = torch.tensor(RADII, dtype=torch.float64, device=base.device)
     x = base[None, :, None] + radii[None, None, :, None] * rays[:, None, None]
     return _raw_energies(energy, x.flatten(0, 2)).view(len(rays), len(base), len(radii))
 
@@ -221,8 +219,7 @@ def _growth(x: Tensor, target: StandardizedTarget, steps: Tensor) -> Tensor:
     energy, x = target.energy, x[:FAR_ROWS]
     n_invalid = energy.n_invalid
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that far out the function need not make sense
+        with muted(RuntimeWarning):  # that far out the function need not make sense
             here = energy.log_prob(x, target.score_dtype)
             parts = [(x + some[:, None]).flatten(0, 1) for some in steps.split(FAR_STEPS)]
             there = torch.cat([energy.log_prob(part, target.score_dtype) for part in parts])

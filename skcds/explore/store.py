@@ -63,7 +63,7 @@ class Store:
     def add(self, proposal: Proposal, x: Tensor, log_prob: Tensor, score: Tensor) -> int:
         """Take draws (m, d) of a new proposal, with log density (m,) and score (m, d); the number of the proposal."""
         rows = [torch.cat([row, q.log_prob(x)]) for row, q in zip(self._log_q, self.proposals, strict=True)]
-        self.origin = torch.cat([self.origin, torch.full((len(x),), len(self.proposals), device=x.device)])
+        self.origin = torch.cat([self.origin, self.origin.new_full((len(x),), len(self.proposals))])
         self.x, self.log_prob = torch.cat([self.x, x]), torch.cat([self.log_prob, log_prob.double()])
         self.score = torch.cat([self.score, score.double()])
         self.proposals.append(proposal)

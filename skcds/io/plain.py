@@ -67,6 +67,8 @@ def described(value):
         return "nan" if math.isnan(value) else float(value)
     if isinstance(value, np.random.RandomState):
         return "a RandomState"  # the file has the seed that came from it
+    if isinstance(value, np.random.Generator):
+        return "a Generator"
     if hasattr(value, "__array__"):
         value = np.asarray(value).tolist()
     if isinstance(value, list | tuple):

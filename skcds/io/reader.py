@@ -16,6 +16,7 @@ from sklearn.frozen import FrozenEstimator
 
 from .._support.devices import loading_device
 from .._support.initialise import without_draws
+from .._support.settings import guest, skeletons
 from .export import checked_names
 from .files import DamagedFileError, check_hash, open_arrays, read_header
 from .packing import unpack
@@ -42,6 +43,7 @@ class ModelFileError(ValueError):
     """A file is not a saved sampler, or not the one that was written; or a sampler cannot be saved as it is."""
 
 
+@guest
 def load(path):
     """Read a sampler that `save` wrote.
 
@@ -160,7 +162,7 @@ class _Reader:
             "the configuration of a model is out of range.",
         )
         check_sizes(config, {name: self.shapes.get(part["array"], (None, ()))[1] for name, part in weights.items()})
-        with torch.device("meta"), without_draws():
+        with skeletons(), without_draws():
             skeleton = cls(**config).state_dict()
         _require(
             set(weights) == set(skeleton), f"the weights {sorted(set(weights) ^ set(skeleton))} are missing or extra."

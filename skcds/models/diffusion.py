@@ -144,7 +144,9 @@ class DiffusionModel(nn.Module):
             eps = noise_source(k)
             x = grid.b[k] * path[-1] + grid.v[k].sqrt() * eps
             score = target.log_prob_and_score(x)[1] if self.needs_score and target is not None else None
-            log_prob = self.step_log_prob(grid, torch.full((len(z),), k, device=z.device), x, path[-1], score)
+            log_prob = self.step_log_prob(
+                grid, torch.full((len(z),), k, dtype=torch.int64, device=z.device), x, path[-1], score
+            )
             log_ratio -= (log_prob + 0.5 * (eps**2 + grid.v[k].log()).sum(1)).double()
             path = [*(path if keep else ()), x]
         x = path[-1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
+from .._support.settings import CPU, FLOAT
 from ..density.standardize import Standardization
 from ..io.registry import register_model
 from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
@@ -56,7 +57,7 @@ class SplineCoupling(nn.Module):
 
 def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
     """Which coordinates each transform moves: complementary pairs of halves, split along another bit at each pair."""
-    index = torch.arange(n_features, device="cpu")  # which masks have true entries decides sizes, on any device
+    index = torch.arange(n_features, device=CPU)  # which masks have true entries decides sizes, on any device
     bits = max(1, math.ceil(math.log2(max(n_features, 2))))
     masks = []
     for i in range(n_transforms):
@@ -239,11 +240,11 @@ class OneStepModel(nn.Module):
 
     def start(self) -> Tensor:
         """Log signal-to-noise ratio (1,) of the prior end."""
-        return torch.full((1,), LOG_SNR_MIN, device=self.device)
+        return torch.full((1,), LOG_SNR_MIN, dtype=FLOAT, device=self.device)
 
     def levels(self, n_steps: int) -> Tensor:
         """Log signal-to-noise ratios (n_steps,) that multi-step sampling starts its steps from."""
-        return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1, device=self.device)[:-1]
+        return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1, dtype=FLOAT, device=self.device)[:-1]
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._support.initialise import Linear, seeded, without_draws
+from .._support.settings import FLOAT, place
 from .process import LOG_SNR_MIN, noise_levels
 
 PART_NUMBERS, PART_ROWS = 65_536, (512, 4096)  # that a thread maps at once: numbers, or rows within these limits
@@ -67,7 +68,8 @@ class TimeFeatures(nn.Module):
     def __init__(self, log_snr_max: float, n_frequencies: int = 16, max_frequency: float = 25.0):
         super().__init__()
         self.span = (LOG_SNR_MIN, log_snr_max)
-        self.register_buffer("frequencies", torch.linspace(0.5, max_frequency, n_frequencies), persistent=False)
+        frequencies = torch.linspace(0.5, max_frequency, n_frequencies, dtype=FLOAT, device=place())
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.n_out = 2 + 2 * n_frequencies
 
     def forward(self, log_snr: Tensor) -> Tensor:
@@ -131,7 +133,7 @@ class GatedMLP(nn.Module):
     def __init__(self, n_in: int, n_out: int, hidden: int, n_layers: int):
         super().__init__()
         self.input = Linear(n_in, hidden)
-        self.norms = nn.ModuleList(nn.RMSNorm(hidden) for _ in range(n_layers - 1))
+        self.norms = nn.ModuleList(nn.RMSNorm(hidden, dtype=FLOAT, device=place()) for _ in range(n_layers - 1))
         self.hidden = nn.ModuleList(Linear(hidden, 2 * hidden) for _ in range(n_layers - 1))
         self.output = Linear(hidden, n_out)
         nn.init.zeros_(self.output.weight)
@@ -176,7 +178,7 @@ class NoiseNetwork(nn.Module):
         super().__init__()
         self.n_features, self.langevin, self.learned_variance = n_features, langevin, learned_variance
         self.time = TimeFeatures(log_snr_max)
-        self.register_buffer("width", torch.ones(n_features))
+        self.register_buffer("width", torch.ones(n_features, dtype=FLOAT, device=place()))
         n_in = n_features * (2 if langevin else 1) + self.time.n_out
         n_out = n_features * (2 + langevin + learned_variance)
         self.body = GatedMLP(n_in, n_out, hidden, n_layers)

@@ -13,6 +13,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from .._support.settings import CPU
+
 LOG_SNR_MIN = -6.0  # prior end: the noised target differs from N(0, I) by a^2 = .0025 of its variance
 
 
@@ -51,7 +53,7 @@ class Grid:
         self._set(self._levels(n_steps, log_snr_max, log_snr_min))
 
     def _levels(self, n_steps: int, log_snr_max: float, log_snr_min: float) -> Tensor:
-        return torch.linspace(log_snr_min, log_snr_max, n_steps, dtype=torch.float64)
+        return torch.linspace(log_snr_min, log_snr_max, n_steps, dtype=torch.float64, device=CPU)
 
     def _drift(self, b: Tensor, v: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`keep`, `gain`, and ``1 - b keep`` without cancellation, of the mean ``(x - v eps / s) / b``."""
@@ -94,7 +96,7 @@ class OrnsteinUhlenbeckGrid(Grid):
     OFFSET = 0.008  # of the cosine
 
     def _levels(self, n_steps, log_snr_max, log_snr_min):
-        k = torch.arange(n_steps, dtype=torch.float64)
+        k = torch.arange(n_steps, dtype=torch.float64, device=CPU)
         shape = torch.cos(0.5 * math.pi * (k / n_steps + self.OFFSET) / (1 + self.OFFSET)) ** 4
         goal = -math.log1p(math.exp(-log_snr_min))  # log a^2 at the prior end
         largest = brentq(lambda v: float(torch.log1p(-v * shape).sum()) - goal, 0.0, 1.0, xtol=1e-14)
@@ -116,7 +118,8 @@ class BrownianGrid(Grid):
 
     def _levels(self, n_steps, log_snr_max, log_snr_min):
         start = 1 / (1 + math.exp(-log_snr_min))
-        left = (1 - start) * (1 - torch.arange(n_steps, dtype=torch.float64) / n_steps)  # 1 - t
+        k = torch.arange(n_steps, dtype=torch.float64, device=CPU)
+        left = (1 - start) * (1 - k / n_steps)  # 1 - t
         return torch.log1p(-left) - torch.log(left)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._support.devices import rand, randint
+from .._support.settings import FLOAT, place
 from ..io.registry import register_model
 from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
@@ -34,7 +35,7 @@ class FinestStepControl(nn.Module):
         super().__init__()
         self.map = [step_map]  # in a list: the map's parameters are registered by the model
         self.register_buffer("log_snr", log_snr, persistent=False)
-        self.register_buffer("width", torch.ones(step_map.body.output.out_features))
+        self.register_buffer("width", torch.ones(step_map.body.output.out_features, dtype=FLOAT, device=place()))
 
     def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None = None) -> tuple[Tensor, None]:
         """Noise estimate (n, d) at states (n, d) and levels (n,)."""
@@ -80,7 +81,7 @@ class ShortcutModel(DiffusionModel):
 
     def start(self) -> Tensor:
         """Log signal-to-noise ratio (1,) of the prior end."""
-        return torch.full((1,), LOG_SNR_MIN, device=self.device)
+        return torch.full((1,), LOG_SNR_MIN, dtype=FLOAT, device=self.device)
 
     def log_prob(self, z: Tensor, to: Tensor | None = None) -> Tensor:
         """Log density (n,) of steps from the prior to levels `to` (n,), by default one-step draws, at points (n, d)."""
@@ -168,7 +169,8 @@ class DyadicSteps(nn.Module):
         super().__init__()
         self.n_steps = n_steps
         self.numbers = [2**j for j in range(n_steps.bit_length())]  # of equal steps, and sizes of a step
-        levels = torch.cat([Grid(n_steps, log_snr_max).log_snr, torch.full((1,), torch.inf)])
+        noisy = Grid(n_steps, log_snr_max).log_snr
+        levels = torch.cat([noisy, noisy.new_full((1,), torch.inf)])
         self.register_buffer("log_snr", levels, persistent=False)
 
     def pairs(self, n_steps: int) -> list[tuple[Tensor, Tensor]]:

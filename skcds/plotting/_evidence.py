@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
+from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import muted
 from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit
@@ -98,6 +99,7 @@ class EvidenceDisplay:
         self.note = note
 
     @classmethod
+    @guest
     def from_estimator(
         cls, estimator, n=10_000, *, energy_fn=None, grad_fn=None, random_state=None, ax=None, **plot_options
     ) -> "EvidenceDisplay":

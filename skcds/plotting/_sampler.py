@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.energy import Energy
 from ..density.function import Density
@@ -104,6 +105,7 @@ class SamplerDisplay:
     # ---------------------------------------------------------------- from estimators and draws
 
     @classmethod
+    @guest
     def from_estimator(
         cls, estimator, n=5000, *, weighted=False, energy_fn=None, grad_fn=None, features=None, feature_names=None,
         reference=None, grid_size=None, random_state=None, ax=None, **plot_options,
@@ -185,6 +187,7 @@ class SamplerDisplay:
         return display.plot(ax=ax, **plot_options)
 
     @classmethod
+    @guest
     def from_samples(
         cls, X, *, sample_weight=None, log_weights=None, energy_fn=None, log_evidence=None, features=None,
         feature_names=None, reference=None, grid_size=None, ax=None, **plot_options,

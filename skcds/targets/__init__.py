@@ -8,7 +8,8 @@ Every target has `n_features`, `log_evidence` (log Z, the log of the integral of
 standard error: 0 for closed forms and quadrature). Both are None where log Z is unknown. What a target does not have is
 absent, so that ``hasattr`` tells:
 
-- ``sample(n, random_state=None)``: exact independent draws, a float64 array (n, n_features);
+- ``sample(n, random_state=None)``: exact independent draws, a float64 array (n, n_features); the seed is an int, a
+  RandomState instance or a `numpy.random.Generator`, which both move on, or None;
 - ``modes(X)``: the mode to which each row of an array (n, n_features) belongs, integers (n,); comes with
   `mode_masses`, the probability of each mode, (n_modes,).
 """

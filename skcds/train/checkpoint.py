@@ -12,6 +12,7 @@ import torch
 
 from .._support.devices import generator_on, randn, to_numpy
 from .._support.errors import InvalidEnergyError
+from .._support.settings import CPU, FLOAT
 from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 from ..io.plain import described, from_plain, to_plain
 
@@ -118,7 +119,8 @@ class Checkpoint:
         if self.path is None or self.watched is not None or points is None:
             return
         energy = self.budget.energy
-        points = points[torch.linspace(0, len(points) - 1, min(N_WATCHED, len(points))).long().to(points.device)]
+        rows = torch.linspace(0, len(points) - 1, min(N_WATCHED, len(points)), dtype=FLOAT, device=CPU).long()
+        points = points[rows.to(points.device)]
         points = (points if energy.bounds is None else energy.bounds(points)).double().cpu()
         self.watched = {"points": points, **_density_at(energy, points, "particles")}
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from .._support.errors import Spent
 from .._support.warnings import note, warn_user
+from .averages import moving_average
 from .optimizer import AdamW
 from .phases import Phase
 
@@ -27,7 +27,7 @@ class _Optimization:
     """Model, average, optimiser and what else a training changes, as one state."""
 
     def __init__(self, model: nn.Module, phase: Phase):
-        self.ema = AveragedModel(model, multi_avg_fn=_average(phase.ema_decay))
+        self.ema = moving_average(model, update=_average(phase.ema_decay))
         self.optimizer = AdamW(model.parameters(), phase.learning_rate, phase.weight_decay)
         self.parts: dict[str, Any] = {"model": model, "ema": self.ema, "optimizer": self.optimizer}
         self.factor = 1.0  # of the learning rate

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._support.devices import randint, randn
+from ..averages import moving_average
 from .base import Objective
 
 REFRESH_EVERY, REFRESH_ROWS = 80, 256  # trajectories simulated anew, and the iterations between
@@ -94,9 +95,7 @@ class ConsistencyLoss(Objective):
     ):
         self.model, self.bank, self.batch_size, self.n_iter = model, bank, batch_size, n_iter
         self.refresh_every, self.refresh_rows = refresh_every, refresh_rows
-        self.averaged = torch.optim.swa_utils.AveragedModel(
-            model.map, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
-        )
+        self.averaged = moving_average(model.map, ema_decay)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` puts back."""

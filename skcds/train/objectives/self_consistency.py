@@ -3,10 +3,10 @@
 __all__ = ["SelfConsistencyLoss"]
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...models.process import noise_levels
 from ...models.shortcut import ShortcutModel
+from ..averages import moving_average
 from .base import Objective
 from .consistency import pseudo_huber
 
@@ -37,7 +37,7 @@ class SelfConsistencyLoss(Objective):
     def __init__(self, model: ShortcutModel, target, states, batch_size, generator, ema_decay=0.95):
         self.model, self.target, self.states = model, target, states
         self.batch_size, self.generator = batch_size, generator
-        self.averaged = AveragedModel(model.map, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.averaged = moving_average(model.map, ema_decay)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` puts back."""
