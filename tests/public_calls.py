@@ -22,7 +22,7 @@ from samplers import KINDS, fitted, make, quadratic
 from sklearn.base import BaseEstimator
 
 import skcds
-from skcds import PathLoss, Pilot, adapters, metrics, targets
+from skcds import PathLoss, Pilot, Prior, adapters, metrics, targets
 
 matplotlib.use("Agg")
 
@@ -143,7 +143,7 @@ def of_fits(others=True):
     """Fits of every kind, and with what takes other ways through the code."""
     fits = {kind: {} for kind in KINDS}
     fits = {
-        **fits, "DiffusionSampler, on paths": {"init": "prior", "loss": "kl", "path_batch_size": 32},
+        **fits, "DiffusionSampler, on paths": {"start": Prior(500), "loss": PathLoss("kl", batch_size=32)},
         "DiffusionSampler, langevin": {"network__langevin": True, "loss": PathLoss(share=0.5, batch_size=32)},
         "DiffusionSampler, few evaluations": {"max_energy_evals": 600},
         "ConsistentSamplerDistiller, residual": {"network": "residual"},
