@@ -111,6 +111,18 @@ def draw_figure(path: str, panels: dict[str, np.ndarray], plane_target, plane: n
     figure.savefig(path, dpi=150)
 
 
+def print_table(n_features: int, rows: list[list[str]]) -> None:
+    """The rows under their headings, and what they mean."""
+    print(f"\nPosterior of {n_features} weights of a logistic regression with prior N(0, 1), breast cancer data")
+    for row in (COLUMNS, *rows):
+        print(ROW.format(*row))
+    print(
+        f"{N_DRAWS} draws each. Mean error: root mean square over the weights, in posterior standard deviations; exact "
+        f"draws\nwould score {(1 / N_DRAWS) ** 0.5:.4f}. The reference's own error is beside its name. ELBO is a lower "
+        "bound of log Z for both."
+    )
+
+
 def main(argv=None) -> None:
     """Fit, sample, print, draw."""
     parser = argparse.ArgumentParser(prog="python -m skcds", description=__doc__.split("\n\n")[0])
@@ -128,19 +140,9 @@ def main(argv=None) -> None:
     student_row[2] = f"+ {student_row[2]}"  # on top of the teacher's
     student_row[3] = f"+ {student_row[3]}"
 
-    print(
-        f"\nPosterior of {posterior.n_features} weights of a logistic regression with prior N(0, 1), breast cancer data"
-    )
-    print(ROW.format(*COLUMNS))
-    print(ROW.format("long MALA run (reference)", "-", f"{n_evals:.1e}", "-", "-", "-", "-", "-", f"{mean_error:.4f}"))
-    print(ROW.format("pilot (SMC)", "-", "in the next", "-", "-", "-", f"{teacher.pilot_.log_evidence:.3f}", "-", "-"))
-    for row in (teacher_row, student_row):
-        print(ROW.format(*row))
-    print(
-        f"{N_DRAWS} draws each. Mean error: root mean square over the weights, in posterior standard deviations; exact "
-        f"draws\nwould score {(1 / N_DRAWS) ** 0.5:.4f}. The reference's own error is beside its name. ELBO is a lower "
-        "bound of log Z for both."
-    )
+    reference_row = ["long MALA run (reference)", "-", f"{n_evals:.1e}", *5 * "-", f"{mean_error:.4f}"]
+    pilot_row = ["pilot (SMC)", "-", "in the next", *3 * "-", f"{teacher.pilot_.log_evidence:.3f}", "-", "-"]
+    print_table(posterior.n_features, [reference_row, pilot_row, teacher_row, student_row])
 
     _, plane_student = fit_both(plane, "plane", args.seed)
     weighted = plane_student.sample_weighted(N_DRAWS, random_state=1)

@@ -17,10 +17,11 @@ from scipy import stats
 from skcds.density.energy import Energy, InvalidEnergyError
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore import pilot, propriety, race, smc
-from skcds.explore.pilot import INFLATION, MOVES, finest_scale, run_pilot
+from skcds.explore.pilot import MOVES, run_pilot
 from skcds.explore.race import STARTING_SCALES
 from skcds.explore.smc import MIN_ESS, temper
 from skcds.explore.store import Store
+from skcds.explore.tempered_run import INFLATION, finest_scale
 from skcds.targets import Funnel, GaussianMixture, gmm9
 from skcds.train import particles as mcmc
 from skcds.train.budget import Budget

@@ -18,9 +18,11 @@ from .._support.settings import FLOAT
 from .._support.warnings import note
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import Standardization, StandardizedTarget
-from ..explore.pilot import PilotResult, finest_scale, run_pilot
+from ..explore.pilot import run_pilot
+from ..explore.result import PilotResult
 from ..explore.specifications import Pilot
 from ..explore.store import Store
+from ..explore.tempered_run import finest_scale
 from ..io.packing import built
 from ..io.registry import key_of
 from ..models.networks import seeded

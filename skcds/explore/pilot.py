@@ -1,32 +1,30 @@
 """The pilot: finds where the density is before any network is trained, by climbs and tempered Monte Carlo runs."""
 
-__all__ = ["PilotResult", "run_pilot"]
+__all__ = ["run_pilot"]
 
 import contextlib
 import math
 import time
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._support.devices import generator_on, randn, to_numpy
-from .._support.errors import InvalidEnergyError, Spent
+from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
-from ..io.registry import register_record
 from ..train.budget import Budget
-from ..train.particles import Population
 from .adaptive import explore
 from .climb import Mode
 from .laplace import laplace_standardization
 from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
-from .smc import FULL_COVARIANCE_MAX, Tempered, moments, temper
+from .result import PilotResult
+from .smc import FULL_COVARIANCE_MAX, moments
 from .start import Start
 from .store import Store, log_evidence, n_effective
+from .tempered_run import GROWTH_MOVES, INFLATION, TemperedRun, heavy_tails, standardize
 
 MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
 RACE_MOVES = 3  # at least
@@ -42,12 +40,8 @@ CLIMB_SHARE = 0.1  # of the evaluations that the pilot may make, for climbs befo
 RACE_SHARE = 0.4  # of those left, for the race
 RUN_SHARE = 0.5  # of those left after it, for the run with all particles; the rest makes more of them
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
-GROWTH_MOVES = 3  # of new particles, in units of those at a temperature
-HEAVY_KURTOSIS = 4.5  # of a coordinate, above which taming its tails is tried; a Gaussian's is 3
-TAIL_LEVEL = 0.2  # quantile of the distance from the median, within which a tamed coordinate stays linear
 CLEAR_GAIN = 0.05  # nats of log Z by which a run with tamed tails has found what one without missed
 MAX_TAMED_RUNS = 3
-INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
 LAPLACE_TEMPERATURES = 18  # of a run from there, as measured once on a log-Gaussian Cox process in 1600 dimensions
 CLIMBS_BEFORE = 8  # climbs before the race
@@ -55,45 +49,6 @@ MANY_FEATURES, CLIMBS_THERE = 50, 2  # above which a climb costs hundreds of eva
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
 MIN_AFFORDABLE = 50  # particles of a run, however few evaluations are allowed
 MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
-
-
-@register_record(
-    "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
-    tail_center="vector", tail_width="vector", n_temperatures="count",
-)  # fmt: skip
-@dataclass
-class PilotResult:
-    """What the pilot found.
-
-    Attributes
-    ----------
-    log_evidence : float
-        Estimate of log Z, by sequential Monte Carlo, or by importance sampling where few evaluations were allowed.
-    starting_scale : float
-        Standard deviation of the Gaussian that the tempering started from; of the particles, without tempering.
-    loc : ndarray of shape (n_features,)
-        Mean of the particles, in coordinates with tame tails (see `Standardization`).
-    covariance : ndarray of shape (n_features, n_features) or (n_features,)
-        Covariance of the particles in these coordinates, or its diagonal in high dimension.
-    tail_center, tail_width : ndarray of shape (n_features,)
-        Center and width of the hyperbolic sine by which heavy tails were tamed; a width of infinity where tails are
-        light.
-    n_temperatures : int
-        Number of temperatures, or of the proposals of the importance sampling.
-    """
-
-    log_evidence: float
-    starting_scale: float
-    loc: np.ndarray
-    covariance: np.ndarray
-    tail_center: np.ndarray
-    tail_width: np.ndarray
-    n_temperatures: int
-
-    def standardization(self) -> Standardization:
-        """The standardisation by what was found."""
-        tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
-        return Standardization.from_moments(torch.from_numpy(self.loc), torch.from_numpy(self.covariance), tails)
 
 
 def run_pilot(
@@ -207,7 +162,7 @@ class _Pilot:
             run.grow(int(min(self.n_particles, self.left() / (1 + GROWTH_MOVES * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
             self._note(ended)
-        return run.result(_standardize(run.x, run.tails), winner.scale), run.x
+        return run.result(standardize(run.x, run.tails), winner.scale), run.x
 
     # ---------------------------------------------------------------- by few evaluations
 
@@ -248,9 +203,9 @@ class _Pilot:
             self._note(stopped)
         store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, FEWEST_EFFECTIVE)
         x = store.x[store.chosen]
-        tails = _heavy_tails(x)
+        tails = heavy_tails(x)
         identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)
-        found = _standardize(x, identity if tails is None else tails)
+        found = standardize(x, identity if tails is None else tails)
         check_mass(x, found, energy.bounds)
         target = StandardizedTarget(energy, found, energy.fast_dtype)
         check_directions(x, moments(x), target, kept)
@@ -316,21 +271,23 @@ class _Pilot:
         self.rate = race.evals_per_second
         return winner, race.stopped
 
-    def _final_run(self, winner: Entrant) -> "_Run":
+    def _final_run(self, winner: Entrant) -> "TemperedRun":
         self.budget.progress.phase("tempering")
         affordable = RUN_SHARE * self.left() / (winner.cost * (1 + self.n_moves) / (1 + self.race_moves))
         n = int(min(self.n_particles, max(MIN_AFFORDABLE, affordable)))
         standardization = Standardization.from_moments(*moments(winner.x))
-        return _Run(self.energy, standardization, n, self.n_moves, self.generator, INFLATION, self.budget.progress)
+        return TemperedRun(
+            self.energy, standardization, n, self.n_moves, self.generator, INFLATION, self.budget.progress
+        )
 
-    def _tame(self, run: "_Run") -> "_Run":
+    def _tame(self, run: "TemperedRun") -> "TemperedRun":
         """The run, or a repetition with tamed tails that found more, or as much of a smoother density."""
         for _ in range(MAX_TAMED_RUNS):
-            tails = _heavy_tails(run.x)
+            tails = heavy_tails(run.x)
             if tails is None or run.n_evals > self.left():
                 break
-            tamed = _Run(
-                self.energy, _standardize(run.x, tails), len(run.x), self.n_moves, self.generator, INFLATION,
+            tamed = TemperedRun(
+                self.energy, standardize(run.x, tails), len(run.x), self.n_moves, self.generator, INFLATION,
                 self.budget.progress, MAX_RAISED,
             )  # fmt: skip
             if tamed.stopped is not None:
@@ -344,7 +301,7 @@ class _Pilot:
                 break
         return run
 
-    def _look_for_lost_modes(self, run: "_Run") -> None:
+    def _look_for_lost_modes(self, run: "TemperedRun") -> None:
         if self.energy.n_features > FULL_COVARIANCE_MAX:
             return
         n = CLIMBS if self.energy.n_features <= MANY_FEATURES else CLIMBS_THERE
@@ -388,7 +345,7 @@ class _Pilot:
         affordable = self.left() / (LAPLACE_TEMPERATURES * (1 + self.n_moves))
         n_particles = int(min(n_particles, max(MIN_AFFORDABLE, affordable)))
         self.budget.progress.phase("tempering")
-        run = _Run(
+        run = TemperedRun(
             energy, standardization, n_particles, self.n_moves, self.generator, HIGH_INFLATION, self.budget.progress
         )  # fmt: skip
         try:
@@ -398,94 +355,3 @@ class _Pilot:
         except (Spent, KeyboardInterrupt) as stopped:
             self._note(stopped)
         return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
-
-
-class _Run:
-    """A tempered run with all particles, from a Gaussian in standardised coordinates."""
-
-    def __init__(
-        self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator,
-        inflation: float = INFLATION, progress=None, max_raised: float = 1.0,
-    ):  # fmt: skip
-        self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
-        self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
-        before = energy.n_energy_evals
-        found: Tempered = temper(
-            self.target, n_particles, inflation, n_moves, generator, progress=progress, max_raised=max_raised
-        )
-        self.log_evidence, self.n_temperatures, self.stopped = found.log_evidence, found.n_temperatures, found.stopped
-        self.n_evals = energy.n_energy_evals - before
-        self.x = standardization(found.z)
-        if self.stopped is None and self.log_evidence == -math.inf and max_raised == 1.0:
-            raise InvalidEnergyError(
-                "No particle of the pilot's last run met the support of the density, which its first runs had found: "
-                "it is too narrow for a Gaussian around it. Pass bounds=, or more n_particles."
-            )
-
-    @property
-    def tails(self) -> tuple[Tensor, Tensor]:
-        """Center and width of the hyperbolic sine, (d,)."""
-        return self.standardization.center, self.standardization.width
-
-    def settle(self) -> None:
-        """Move particles that were put together from several runs."""
-        self._moved(torch.arange(len(self.x), device=self.x.device))
-
-    def grow(self, n: int) -> None:
-        """Make up to n particles, if these are more: copies that moves part, for a fraction of what tempering costs."""
-        if n > len(self.x):
-            self._moved(torch.arange(n, device=self.x.device) % len(self.x))
-
-    def _moved(self, rows: Tensor) -> None:
-        standardization = _standardize(self.x, self.tails)
-        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
-        population = Population(target, standardization.inverse(self.x[rows]), self.generator)
-        population.move(GROWTH_MOVES * self.n_moves)
-        self.x = standardization(population.x)
-
-    def result(self, found: Standardization, scale: float) -> PilotResult:
-        """What is kept of the run, with the standardisation that its particles led to."""
-        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
-        log_evidence = self.log_evidence if math.isfinite(self.log_evidence) else math.nan
-        return PilotResult(log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
-
-    def smoothness(self) -> float:
-        """Finest scale of the target along any coordinate, after moves that adapt their step size."""
-        standardization = _standardize(self.x, self.tails)
-        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
-        population = Population(target, standardization.inverse(self.x), self.generator)
-        population.move(self.n_moves)
-        return float(finest_scale(population).min())
-
-
-def _standardize(x: Tensor, tails: tuple[Tensor, Tensor]) -> Standardization:
-    """Standardisation by the moments of particles (n, d) whose tails are tamed."""
-    identity = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    return Standardization.from_moments(*moments(Standardization.from_moments(*identity, tails).tame(x)), tails)
-
-
-def _heavy_tails(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Center and width of the hyperbolic sine for the coordinates of particles (n, d) with heavy tails, if any have.
-
-    The center is the median, the width a low quantile of the distance from it.
-    """
-    kurtosis = ((x - x.mean(0)) / x.std(0).clamp(min=1e-150)).pow(4).mean(0)
-    center = x.quantile(0.5, dim=0)
-    width = (x - center).abs().quantile(TAIL_LEVEL, dim=0)
-    heavy = (kurtosis > HEAVY_KURTOSIS) & (width > 0)
-    return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
-
-
-def finest_scale(population: Population) -> Tensor:
-    """Finest scale of the target along each standardised coordinate, (d,), at most 1.
-
-    One over the root-mean-square score; without gradient, from the step that random-walk moves were tuned to (2.4 /
-    sqrt(d) scales are best; Roberts, Gelman & Gilks 1997).
-    """
-    d = population.x.shape[1]
-    if population.target.has_gradient:
-        scale = 1 / population.score.double().square().mean(0).sqrt().clamp(min=1e-12)
-    else:
-        step = population.step * 10 ** (-population.decades / 2)
-        scale = population.x.new_full((d,), math.sqrt(2 * step * d) / 2.4)
-    return scale.clamp(max=1.0).to(population.x.dtype)

@@ -52,29 +52,10 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, phi, bound, inverse):
         bins = (phi.shape[-1] + 1) // 3
-        logits = phi[..., : 2 * bins].unflatten(-1, (2, bins))
-        damping = logits.abs().mul_(2 * _SOFT).add_(1)
-        sizes = (logits / damping).exp_()  # of the bins, in units in which they add up to `total`
-        ends = sizes.cumsum(-1)
-        total = ends[..., -1]
-
-        inside = x.abs() < bound
-        point = torch.where(inside, x, 0.0).mul_(0.5 / bound).add_(0.5)
-        which = int(inverse)
-        index = torch.searchsorted(
-            ends[..., which, :-1].contiguous(), (point * total[..., which])[..., None].contiguous(), right=True
+        inside, point, index, start, share, knots, between, slopes, sizes, total, damping, slope_damping = _bin_of(
+            x, phi, bins, bound, int(inverse)
         )  # fmt: skip
-        both = index[..., None, :].expand(*x.shape, 2, 1)
-        share = sizes.gather(-1, both)[..., 0] / total
-        start = ends.gather(-1, both)[..., 0] / total - share
-        (x0, y0), (w, h) = start.unbind(-1), share.unbind(-1)
-        knots = torch.cat([index, index + 1], -1)  # of all, left and right
-        between = (knots > 0) & (knots < bins)
-        knots = knots.clamp_(1, bins - 1).sub_(1)
-        logits = phi[..., 2 * bins :].gather(-1, knots) * between
-        slope_damping = logits.abs().mul_(_SOFT).add_(1)
-        slopes = (logits / slope_damping).exp_()
-        d0, d1 = slopes.unbind(-1)
+        (x0, y0), (w, h), (d0, d1) = start.unbind(-1), share.unbind(-1), slopes.unbind(-1)
 
         s = h / w
         t = d0 + d1 - s - s
@@ -110,18 +91,16 @@ class _Spline(torch.autograd.Function):
     def backward(ctx, grad_y, grad_log_slope):
         (inside, sizes, total, damping, index, start, share, knots, between, slopes, slope_damping, z, ratio, scale,
          middle, slope) = ctx.saved_tensors  # fmt: skip
-        bins, bound = ctx.bins, ctx.bound
+        bins, bound, grad_outside = ctx.bins, ctx.bound, grad_y
         (w, h), (d0, d1) = share.unbind(-1), slopes.unbind(-1)
         u, s = 1 - z, h / w
         z2, q, u2 = z * z, z * u, u * u
-        grad_outside = grad_y
         grad_y, grad_l = (torch.where(inside, grad, 0.0) for grad in (grad_y, grad_log_slope))
         grad_y = grad_y * (2 * bound)
         # L = 2 log s + log m + 2 log `scale` is the log slope, m = 2 s q + d0 u^2 + d1 z^2 with u = 1 - z.
         by_middle = middle.reciprocal()
         inner = u - z
-        l_z = (s * inner - d0 * u + d1 * z) * by_middle - (d0 + d1 - s - s) * inner * scale
-        l_z = l_z + l_z
+        l_z = 2 * ((s * inner - d0 * u + d1 * z) * by_middle - (d0 + d1 - s - s) * inner * scale)
         if ctx.inverse:
             # x(y) with L(x(y)): its gradient by the parameters is that of y(x), at the x that was found, over -slope.
             grad_l = -grad_l
@@ -142,12 +121,45 @@ class _Spline(torch.autograd.Function):
         grad_start = torch.stack([-grad_z / w, grad_y], -1)
         grad_share = torch.stack([-(grad_s * s + grad_z * z) / w, grad_y * ratio + grad_s / w], -1)
         mean = (grad_start * start + grad_share * share)[..., None]
-        before = (torch.arange(bins, device=z.device) < index)[..., None, :]
-        grad_sizes = torch.where(before, grad_start[..., None] - mean, -mean)
-        grad_sizes.scatter_(-1, index[..., None, :].expand(*z.shape, 2, 1), grad_share[..., None] - mean)
+        grad_sizes = _of_sizes(grad_start[..., None], grad_share[..., None], mean, index, bins)
         grad_sizes.mul_(sizes).div_(damping * damping * total[..., None])
         grad_slopes = torch.stack([grad_d0, grad_d1], -1) * slopes * between / (slope_damping * slope_damping)
-        grad_phi = torch.zeros(*z.shape, 3 * bins - 1, dtype=z.dtype, device=z.device)
+        grad_phi = grad_sizes.new_zeros(*z.shape, 3 * bins - 1)
         grad_phi[..., : 2 * bins] = grad_sizes.flatten(-2)
         grad_phi[..., 2 * bins :].scatter_add_(-1, knots, grad_slopes)
         return torch.where(inside, grad_x * (0.5 / bound), grad_outside), grad_phi, None, None
+
+
+def _bin_of(x, phi, bins, bound, which):
+    """Where points are in shares of the interval, and their bins: ends, sizes and slopes, and what these are made of.
+
+    Bins are looked up along x (`which` 0) or along y (1).
+    """
+    logits = phi[..., : 2 * bins].unflatten(-1, (2, bins))
+    damping = logits.abs().mul_(2 * _SOFT).add_(1)
+    sizes = (logits / damping).exp_()  # of the bins, in units in which they add up to `total`
+    ends = sizes.cumsum(-1)
+    total = ends[..., -1]
+
+    inside = x.abs() < bound
+    point = torch.where(inside, x, 0.0).mul_(0.5 / bound).add_(0.5)
+    index = torch.searchsorted(
+        ends[..., which, :-1].contiguous(), (point * total[..., which])[..., None].contiguous(), right=True
+    )  # fmt: skip
+    both = index[..., None, :].expand(*x.shape, 2, 1)
+    share = sizes.gather(-1, both)[..., 0] / total
+    start = ends.gather(-1, both)[..., 0] / total - share
+    knots = torch.cat([index, index + 1], -1)  # of all, left and right
+    between = (knots > 0) & (knots < bins)
+    knots = knots.clamp_(1, bins - 1).sub_(1)
+    logits = phi[..., 2 * bins :].gather(-1, knots) * between
+    slope_damping = logits.abs().mul_(_SOFT).add_(1)
+    slopes = (logits / slope_damping).exp_()
+    return inside, point, index, start, share, knots, between, slopes, sizes, total, damping, slope_damping
+
+
+def _of_sizes(grad_start, grad_share, mean, index, bins):
+    """Gradients by the sizes of all bins: those before the point's move its start, its own its share."""
+    before = (torch.arange(bins, device=index.device) < index)[..., None, :]
+    grad_sizes = torch.where(before, grad_start - mean, -mean)
+    return grad_sizes.scatter_(-1, index[..., None, :].expand(*index.shape[:-1], 2, 1), grad_share - mean)

@@ -1,0 +1,112 @@
+"""A tempered run with all particles, and what its particles tell of location, scale and tails."""
+
+__all__ = ["TemperedRun", "finest_scale", "heavy_tails", "standardize"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from .._support.devices import to_numpy
+from .._support.errors import InvalidEnergyError
+from ..density.energy import Energy
+from ..density.standardize import Standardization, StandardizedTarget
+from ..train.particles import Population
+from .result import PilotResult
+from .smc import Tempered, moments, temper
+
+GROWTH_MOVES = 3  # of new particles, in units of those at a temperature
+HEAVY_KURTOSIS = 4.5  # of a coordinate, above which taming its tails is tried; a Gaussian's is 3
+TAIL_LEVEL = 0.2  # quantile of the distance from the median, within which a tamed coordinate stays linear
+INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
+
+
+class TemperedRun:
+    """A tempered run with all particles, from a Gaussian in standardised coordinates."""
+
+    def __init__(
+        self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator,
+        inflation: float = INFLATION, progress=None, max_raised: float = 1.0,
+    ):  # fmt: skip
+        self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
+        self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
+        before = energy.n_energy_evals
+        found: Tempered = temper(
+            self.target, n_particles, inflation, n_moves, generator, progress=progress, max_raised=max_raised
+        )
+        self.log_evidence, self.n_temperatures, self.stopped = found.log_evidence, found.n_temperatures, found.stopped
+        self.n_evals = energy.n_energy_evals - before
+        self.x = standardization(found.z)
+        if self.stopped is None and self.log_evidence == -math.inf and max_raised == 1.0:
+            raise InvalidEnergyError(
+                "No particle of the pilot's last run met the support of the density, which its first runs had found: "
+                "it is too narrow for a Gaussian around it. Pass bounds=, or more n_particles."
+            )
+
+    @property
+    def tails(self) -> tuple[Tensor, Tensor]:
+        """Center and width of the hyperbolic sine, (d,)."""
+        return self.standardization.center, self.standardization.width
+
+    def settle(self) -> None:
+        """Move particles that were put together from several runs."""
+        self._moved(torch.arange(len(self.x), device=self.x.device))
+
+    def grow(self, n: int) -> None:
+        """Make up to n particles, if these are more: copies that moves part, for a fraction of what tempering costs."""
+        if n > len(self.x):
+            self._moved(torch.arange(n, device=self.x.device) % len(self.x))
+
+    def _moved(self, rows: Tensor) -> None:
+        standardization = standardize(self.x, self.tails)
+        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
+        population = Population(target, standardization.inverse(self.x[rows]), self.generator)
+        population.move(GROWTH_MOVES * self.n_moves)
+        self.x = standardization(population.x)
+
+    def result(self, found: Standardization, scale: float) -> PilotResult:
+        """What is kept of the run, with the standardisation that its particles led to."""
+        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
+        log_evidence = self.log_evidence if math.isfinite(self.log_evidence) else math.nan
+        return PilotResult(log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
+
+    def smoothness(self) -> float:
+        """Finest scale of the target along any coordinate, after moves that adapt their step size."""
+        standardization = standardize(self.x, self.tails)
+        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
+        population = Population(target, standardization.inverse(self.x), self.generator)
+        population.move(self.n_moves)
+        return float(finest_scale(population).min())
+
+
+def standardize(x: Tensor, tails: tuple[Tensor, Tensor]) -> Standardization:
+    """Standardisation by the moments of particles (n, d) whose tails are tamed."""
+    identity = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+    return Standardization.from_moments(*moments(Standardization.from_moments(*identity, tails).tame(x)), tails)
+
+
+def heavy_tails(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Center and width of the hyperbolic sine for the coordinates of particles (n, d) with heavy tails, if any have.
+
+    The center is the median, the width a low quantile of the distance from it.
+    """
+    kurtosis = ((x - x.mean(0)) / x.std(0).clamp(min=1e-150)).pow(4).mean(0)
+    center = x.quantile(0.5, dim=0)
+    width = (x - center).abs().quantile(TAIL_LEVEL, dim=0)
+    heavy = (kurtosis > HEAVY_KURTOSIS) & (width > 0)
+    return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
+
+
+def finest_scale(population: Population) -> Tensor:
+    """Finest scale of the target along each standardised coordinate, (d,), at most 1.
+
+    One over the root-mean-square score; without gradient, from the step that random-walk moves were tuned to (2.4 /
+    sqrt(d) scales are best; Roberts, Gelman & Gilks 1997).
+    """
+    d = population.x.shape[1]
+    if population.target.has_gradient:
+        scale = 1 / population.score.double().square().mean(0).sqrt().clamp(min=1e-12)
+    else:
+        step = population.step * 10 ** (-population.decades / 2)
+        scale = population.x.new_full((d,), math.sqrt(2 * step * d) / 2.4)
+    return scale.clamp(max=1.0).to(population.x.dtype)
