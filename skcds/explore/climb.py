@@ -48,6 +48,10 @@ class Mode:
         """Where it is, (d,)."""
         return self.standardization.loc
 
+    def is_near(self, x: Tensor) -> bool:
+        """Whether a point (d,) can be taken for this one."""
+        return float(self.standardization.inverse(x[None]).norm()) < NEAR
+
 
 def climb(energy: Energy, start: Tensor, known: Sequence[Mode] = ()) -> Mode | None:
     """The mode that a climb from a point (d,) ends at, or None where there is no Gaussian around its end.
@@ -73,7 +77,7 @@ def climb(energy: Energy, start: Tensor, known: Sequence[Mode] = ()) -> Mode | N
             return None
         x = found
         for mode in known:
-            if float(mode.standardization.inverse(x[None]).norm()) < NEAR:
+            if mode.is_near(x):
                 return mode
         previous, scale = scale, _scales(energy, x, scale)
         if finished and bool(((scale / previous).log().abs() < math.log(30)).all()):

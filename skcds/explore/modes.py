@@ -3,6 +3,7 @@
 __all__ = ["climbs_from", "find_lost_modes", "starting_points", "survey"]
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import StandardizedTarget
 from .climb import NEAR, Mode, climb
+from .descent import descend
 from .smc import temper
 
 MIN_SHARE = 0.01  # of the mass, that a mode has to have to be looked at
@@ -21,10 +23,12 @@ RUN_PARTICLES = 500
 CLEAR_FACTOR = 2.0  # by which the mass of a mode has to exceed what the particles have there
 MIN_COUNT = 20  # particles that a lost mode makes a difference of at least
 CLIMBS, FEW_CLIMBS = 24, 4
-FEWEST_CLIMBS = 20  # of a survey
-UNSEEN = 0.1  # modes that are expected to be unseen, at which a survey ends
+BATCH = 12  # descents at a time: more take fewer calls, and more of a small limit before the first has ended
+FEWEST_CLIMBS = 96  # of a survey
+CHANCE_OF_ANOTHER = 0.002  # that the next climb ends at a new mode, with which a survey ends
 SURVEYED = 1.0, 3.0, 10.0, 30.0, 100.0  # distances of the points that it starts from
 FAR_STARTS = 3.0  # widths of the particles that some climbs start from
+WIDE_STARTS = 3.0, 10.0, 30.0, 10.0  # widths of the particles that four times as many climbs start from
 
 
 def starting_points(energy: Energy, generator: torch.Generator, n: int) -> Tensor:
@@ -37,41 +41,54 @@ def starting_points(energy: Energy, generator: torch.Generator, n: int) -> Tenso
     return points
 
 
-def climbs_from(energy: Energy, points: Tensor) -> list[Mode]:
-    """Distinct modes that climbs from points (n, d) end at; fewer where a limit is reached."""
+def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = ()) -> list[Mode]:
+    """Distinct modes that climbs from points (n, d) end at; fewer where a limit is reached.
+
+    Where there is a gradient, batches of points descend together, and only ends at which no mode is known yet are
+    looked at one by one.
+    """
     modes: list[Mode] = []
-    for point in points:
+    for batch in points.split(BATCH):
         try:
-            mode = climb(energy, point)
+            ends = descend(energy, batch) if energy.has_gradient and len(batch) > 1 else batch
+            for end in ends:
+                if not any(mode.is_near(end) for mode in (*known, *modes)):
+                    mode = climb(energy, end, (*known, *modes))
+                    if mode is not None and not any(_same(mode, other) for other in (*known, *modes)):
+                        modes.append(mode)
         except Spent:
             break
-        if mode is not None and not any(_same(mode, other) for other in modes):
-            modes.append(mode)
     return modes
 
 
 def survey(energy: Energy, generator, n_max: int) -> list[Mode]:
     """Distinct modes that climbs end at, from points of many scales, around the origin and around modes found so far.
 
-    They go on until the number of modes that no climb has ended at is expected to be less than a tenth, if all were
-    as easy to find: after n climbs to w modes there are ``w (n - 1) / (n - w - 2)`` (Boender & Rinnooy Kan 1987).
+    They go on until the chance that the next climb ends at a new mode is estimated at .002: after n climbs to w modes
+    that is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy Kan 1987).
     """
     modes: list[Mode] = []
-    for n in range(n_max):
-        around = n >= len(SURVEYED) and modes and n % 2 == 0
-        x = torch.stack([mode.x for mode in modes]) if around else energy.valid.new_zeros(1, energy.n_features)
-        spread = SURVEYED[n // (1 + bool(modes)) % len(SURVEYED)] + x.std(0, unbiased=False)
-        point = x.mean(0) + spread * randn(generator, energy.n_features, dtype=torch.float64)
-        try:
-            mode = climb(energy, point, modes)
-        except Spent:
+    n = 0
+    while n < n_max:
+        before = energy.n_energy_evals
+        modes += climbs_from(energy, _surveyed(energy, modes, n, generator), modes)
+        n, w = n + BATCH, len(modes)
+        if energy.n_energy_evals == before:  # nothing more is allowed
             break
-        if mode is not None and not any(_same(mode, other) for other in modes):
-            modes.append(mode)
-        w = len(modes)
-        if n + 1 >= (FEWEST_CLIMBS if w else FEWEST_CLIMBS // 4) and w * n <= (w + UNSEEN) * (n - w - 1):
+        if n >= (FEWEST_CLIMBS if w else 1) and w * (w + 1) <= CHANCE_OF_ANOTHER * n * (n - 1):
             break
     return modes
+
+
+def _surveyed(energy: Energy, modes: list[Mode], n: int, generator) -> Tensor:
+    """Points (BATCH, d) to climb from after n climbs."""
+    points = []
+    for k in range(n, n + BATCH):
+        around = bool(modes) and k % 2 == 0
+        x = torch.stack([mode.x for mode in modes]) if around else energy.valid.new_zeros(1, energy.n_features)
+        spread = SURVEYED[k // (1 + bool(modes)) % len(SURVEYED)] + x.std(0, unbiased=False)
+        points.append(x.mean(0) + spread * randn(generator, energy.n_features, dtype=torch.float64))
+    return torch.stack(points)
 
 
 def find_lost_modes(
@@ -79,9 +96,9 @@ def find_lost_modes(
 ) -> tuple[Tensor, float, int]:
     """Particles with those of modes that they had lost, by evidence.
 
-    Climbs from particles, from the best of them and from around them end at modes. Where Laplace's approximation gives
-    one a share of the mass that the particles do not have near it, a tempered run from there says how much there is,
-    and the particles are shared out anew.
+    Climbs from particles, from the best of them and from near and far around them end at modes. Where Laplace's
+    approximation gives one a share of the mass that the particles do not have near it, a tempered run from there says
+    how much there is, and the particles are shared out anew.
 
     Parameters
     ----------
@@ -94,7 +111,7 @@ def find_lost_modes(
     modes : list of Mode
         Modes that are known already.
     n_climbs : int
-        How many climbs may be tried.
+        How many climbs may be tried, and four times as many from far around.
     n_moves : int
         Moves at a temperature of such a run.
     generator : torch.Generator
@@ -110,7 +127,8 @@ def find_lost_modes(
         How many were added.
     """
     found = 0
-    for mode in [*modes, *climbs_from(energy, _points_around(energy, x, n_climbs, generator))]:
+    points = torch.cat([_points_around(energy, x, n_climbs, generator), _far_around(x, len(WIDE_STARTS) * n_climbs, generator)])
+    for mode in [*modes, *climbs_from(energy, points, modes)]:
         if mode.log_mass < log_evidence + math.log(MIN_SHARE):
             continue
         near = _is_near(mode, x)
@@ -154,6 +172,13 @@ def _points_around(energy: Energy, x: Tensor, n: int, generator) -> Tensor:
     n_far = n - len(best) - len(some)
     far = x.mean(0) + FAR_STARTS * x.std(0) * randn(generator, n_far, x.shape[1], dtype=torch.float64)
     return torch.cat([best, some, far])
+
+
+def _far_around(x: Tensor, n: int, generator) -> Tensor:
+    """Points (n, d) around particles, at several distances."""
+    widths = torch.tensor(WIDE_STARTS, dtype=torch.float64, device=x.device)
+    widths = widths[torch.arange(n, device=x.device) % len(widths), None]
+    return x.mean(0) + widths * x.std(0) * randn(generator, n, x.shape[1], dtype=torch.float64)
 
 
 def _radius_squared(d: int) -> float:

@@ -305,7 +305,7 @@ class _Pilot:
         if self.energy.n_features > FULL_COVARIANCE_MAX:
             return
         n = CLIMBS if self.energy.n_features <= MANY_FEATURES else CLIMBS_THERE
-        if self.left() < 40 * n * self.energy.n_features:
+        if self.left() < 200 * n * self.energy.n_features:
             n = FEW_CLIMBS
         self.budget.progress.phase("lost modes")
         run.x, run.log_evidence, n_found = find_lost_modes(
