@@ -595,7 +595,8 @@ def record(folder: Path, out: Path, files: list[str]) -> None:
         found = json.loads(one.read_text()) if one.exists() else {}
         known |= found
         print(f"{sum(test['seconds'] for test in found.values()):7.1f} s  {outcome:7s} {file}  {said}", flush=True)
-        out.write_text(json.dumps(known))
+        one.write_text(json.dumps(known))
+        shutil.move(one, out)  # at once, for those that read it meanwhile
 
 
 def main():
