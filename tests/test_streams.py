@@ -94,6 +94,28 @@ class TestWarmStart:
         assert any("starts anew" in message for message in messages(loaded, At(loc))) == anew
         assert np.abs(loaded.sample(2000, random_state=0).mean(0) - loc).max() < 0.7
 
+    @pytest.mark.parametrize("kind, n", crossed([(KINDS[0], 200), (KINDS[2], 900)], [KINDS[0], KINDS[2]], [200, 900]))
+    def test_another_number_of_particles(self, kind, n):
+        """Fewer are taken from all over the old ones, more are copies that moves part; it had been ignored.
+
+        Bounds are 6 standard errors of n draws; the first 200 of 500 ordered ones are off by 10.
+        """
+        sampler = pickle.loads(pickle.dumps(fitted(kind))).set_params(warm_start=True, n_particles=n, max_iter=1)
+        order = sampler.particles_[:, 0].argsort()
+        sampler.particles_, sampler._particles_log_prob = sampler.particles_[order], sampler._particles_log_prob[order]
+        assert not any("starts anew" in message for message in messages(sampler, quadratic))
+        x = sampler.particles_
+        assert x.shape == (n, D) and len(np.unique(x[:, 0])) > 0.9 * n
+        assert np.abs(x.mean(0) - 1).max() < 6 / n**0.5
+
+    @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
+    def test_a_limit_that_allows_for_some_particles(self, kind):
+        """Their old densities are taken along; it had ended in an error about the sizes of tensors."""
+        sampler = pickle.loads(pickle.dumps(fitted(kind)))
+        sampler.set_params(warm_start=True, max_energy_evals=1500, max_iter=1)
+        assert not any("starts anew" in message for message in messages(sampler, quadratic))
+        assert 100 <= len(sampler.particles_) < 500 and sampler.n_energy_evals_ <= 1500
+
     def test_a_map_is_carried_over(self):
         """Without training to speak of, the draws are the old ones in the new coordinates.
 

@@ -126,8 +126,9 @@ class DiffusionSampler(BaseSampler):
         that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
         numbers on every device; those of training are not.
     warm_start : bool, default=False
-        Whether to go on from the earlier fit's network and particles, which must not have another size. Where its
-        particles are of no use to the energy, the fit starts anew and says so.
+        Whether to go on from the earlier fit's network, of the same size, and from its particles. Of these some are
+        left out or copied where `n_particles` has changed; where they are of no use to the energy, the fit starts anew
+        and says so.
     verbose : int, default=0
         1 shows one line of progress from the first second on: phase, time left, evaluations and their rate, log Z and
         normalised ESS so far. 2 keeps a line for every phase.
