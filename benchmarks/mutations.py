@@ -83,7 +83,7 @@ TESTS = {
     "explore/modes": ["modes", "adaptive", "pilot::TestLimit"],
     "explore/pilot": ["start", "laplace", "pilot", "limits::TestFits", "devices"],
     "explore/propriety": ["propriety", "pilot::TestFlatDirections", "start"],
-    "explore/race": ["start", "rounding", "pilot", "limits::TestFits", "devices"],
+    "explore/race": ["race", "start", "rounding", "pilot", "limits::TestFits", "devices"],
     "explore/smc": ["pilot"],
     "explore/start": ["start"],
     "explore/store": ["adaptive"],
