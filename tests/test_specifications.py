@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 import skcds
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, Coupling, Residual
+from skcds.estimators import onestep
 
 KINDS = [ConsistentSamplerDistiller, ConsistentSamplerScratch]
 MAP = {"n_transforms": 2, "bins": 4, "hidden_features": 16, "n_layers": 1}
@@ -86,10 +87,12 @@ class TestFits:
         assert np.array_equal(draws(first), draws(second))
 
     @pytest.mark.parametrize("kind", ["ConsistentSamplerDistiller", "ConsistentSamplerScratch"])
-    def test_of_a_residual_map(self, kind):
+    def test_of_a_residual_map(self, kind, monkeypatch):
+        monkeypatch.setattr(onestep, "N_HELD_OUT", 200)  # whose Jacobians take most of the time
         sizes = {"hidden_features": 24, "n_layers": 1}
-        first = make(kind, max_iter=3, network="residual", **sizes)
-        second = make(kind, max_iter=3, network=Residual(**sizes))
+        few = {"batch_size": 32} | ({"map_batch_size": 32} if kind == "ConsistentSamplerScratch" else {})
+        first = make(kind, max_iter=3, network="residual", **sizes, **few)
+        second = make(kind, max_iter=3, network=Residual(**sizes), **few)
         if kind == "ConsistentSamplerScratch":
             assert second.hidden_features == 32  # of `make`: the network's own sizes come first
         assert np.array_equal(draws(first), draws(second))
