@@ -69,6 +69,13 @@ def test_regions_of_two_modes_of_unequal_height():
     assert hdr_levels(density, [0.3, 0.5, 0.69, 0.95]).tolist() == [4.0, 3.0, 3.0, 1.0]
 
 
+def test_smooth_histogram_knows_of_nothing_beyond_its_edges():
+    """In a corner the draws do not count for more than in the middle, as if they were there on both sides of it."""
+    edges = [np.linspace(0, 1, 21)] * 2
+    peaks = [smooth_histogram(np.full((100, 2), place), edges, None).max() for place in (0.01, 0.51)]
+    assert peaks[0] == pytest.approx(peaks[1])
+
+
 def test_smooth_histogram_keeps_the_mass_and_the_weights():
     xy, weights = normal(), np.full(4000, 1 / 4000)
     edges = [np.linspace(-8, 8, 41)] * 2
@@ -613,6 +620,10 @@ def test_a_fit_that_went_wrong_is_marked(display, n_features, fault):
     shown = DISPLAYS[display](estimator)
     assert shown.note_.get_text() == note and shown.note_.get_visible()
     assert note in [text.get_text() for text in texts(shown)]
+    if shown.ax_ is None:  # above the first of several axes
+        assert shown.note_.get_position()[1] >= 1 and shown.note_ not in shown.axes_[0, 0].texts
+    else:  # in the upper left corner
+        assert shown.note_ in shown.ax_.texts and max(abs(shown.note_.get_position() - np.array([0, 1]))) < 0.1
     assert shown.figure_.bbox.contains(*shown.note_.get_window_extent().min)
     assert shown.figure_.bbox.contains(*shown.note_.get_window_extent().max)
 
@@ -626,6 +637,14 @@ def test_a_fit_that_went_well_is_not_marked(display, n_features):
 
 
 # ---------------------------------------------------------------- particles within bounds
+
+
+def test_particles_of_single_precision_are_shown_in_double():
+    sampler = copy.copy(fitted(KINDS[0]))
+    sampler.particles_ = sampler.particles_.astype(np.float32)
+    display = SamplerDisplay.from_estimator(sampler, n=100, reference="particles", random_state=0)
+    assert display.reference.dtype == np.float64
+    np.testing.assert_array_equal(display.reference, sampler.particles_)
 
 
 @pytest.mark.parametrize("kind, bounds", [
