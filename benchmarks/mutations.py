@@ -529,7 +529,10 @@ def _child(folder: str, arguments: list[str], log: str, plugins: list) -> None:
     sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tests"))]
     sys.dont_write_bytecode = True
     os._exit(
-        pytest.main(["-q", "--tb=line", "-p", "no:cacheprovider", "-m", "not slow", *arguments], [p() for p in plugins])
+        pytest.main(
+            ["-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-m", "not slow", *arguments],
+            [plugin() for plugin in plugins],
+        )
     )
 
 

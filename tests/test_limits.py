@@ -177,7 +177,7 @@ class TestInterruption:
             return normal(x)
 
         with pytest.warns(UserWarning, match="was interrupted after 0 iterations"):
-            sampler = make(kind).fit(pressed)
+            sampler = make(kind, n_steps=8, hidden_features=16, n_layers=1).fit(pressed)
         assert sampler.interrupted_ and sampler.n_iter_ == 0
         x = sampler.sample(500, random_state=0)
         assert np.abs(x.mean(0) - 3).max() < 1 and np.abs(np.log(x.std(0))).max() < 1
@@ -211,7 +211,8 @@ class TestProgress:
     def test_phases_and_figures(self, capsys):
         sizes = {"n_particles": 300, "n_steps": 8, "hidden_features": 16, "n_layers": 1, "batch_size": 100}
         teacher = skcds.DiffusionSampler(2, **sizes, max_iter=200, random_state=0)
-        make("ConsistentSamplerDistiller", verbose=2, max_iter=5, teacher=teacher).fit(normal)
+        small = {"hidden_features": 16, "n_layers": 1, "n_transforms": 2, "batch_size": 100}
+        make("ConsistentSamplerDistiller", verbose=2, max_iter=5, teacher=teacher, **small).fit(normal)
         text = capsys.readouterr().err
         for phase in ("first look", "climbs", "race of starting scales", "tempering", "score matching", "judgement",
                       "ConsistentSamplerDistiller, distillation"):  # fmt: skip
@@ -219,7 +220,8 @@ class TestProgress:
         assert "log Z" in text and "ESS/n" in text and "loss" in text
 
     def test_silence(self, capsys):
-        make("DiffusionSampler", n_particles=300, n_steps=8, max_iter=5).fit(normal)
+        sizes = {"n_particles": 300, "n_steps": 8, "hidden_features": 16, "n_layers": 1, "batch_size": 100}
+        make("DiffusionSampler", start=(3.0, 2.0), max_iter=5, **sizes).fit(normal)
         assert capsys.readouterr() == ("", "")
 
     def test_time_left(self, monkeypatch):
