@@ -59,9 +59,7 @@ class TestWarmStart:
     tenth or two. Draws in the old coordinates are off by 50, or by the ratio of the scales.
     """
 
-    @pytest.mark.parametrize(
-        "kind, moved", crossed([(KINDS[0], 1), (KINDS[1], 0), (KINDS[2], 0)], KINDS, [0, 1])
-    )
+    @pytest.mark.parametrize("kind, moved", crossed([(KINDS[0], 1), (KINDS[1], 0), (KINDS[2], 0)], KINDS, [0, 1]))
     def test_moved_energy(self, kind, moved):
         loc, scale = [(50.0, 1.0), (-3.0, 0.01)][moved]
         sampler = make(kind, warm_start=True) if kind != KINDS[1] else unseeded_student(warm_start=True)
