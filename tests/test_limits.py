@@ -11,6 +11,7 @@ from cases import crossed
 import skcds
 from skcds._support.errors import Spent
 from skcds._support.progress import Progress
+from skcds.explore import adaptive
 from skcds.train.budget import Budget
 
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
@@ -18,9 +19,17 @@ KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScr
 
 def make(kind, d=2, **options):
     options = {"random_state": 0, **options}
-    if kind == "ConsistentSamplerDistiller" and "max_energy_evals" in options:
-        options["teacher"] = skcds.DiffusionSampler(d, max_iter=20, random_state=0)
     return getattr(skcds, kind)(n_features=d, **options)
+
+
+NETWORK = {"n_steps": 16, "hidden_features": 16, "n_layers": 1}
+SMALL = {
+    "DiffusionSampler": NETWORK,
+    "ConsistentSamplerDistiller": {
+        "teacher": skcds.DiffusionSampler(2, max_iter=20, random_state=0, **NETWORK), "n_transforms": 2,
+    },
+    "ConsistentSamplerScratch": {**NETWORK, "n_transforms": 2},
+}  # fmt: skip
 
 
 def normal(x):
@@ -126,7 +135,8 @@ class TestFits:
         assert sampler.n_iter_ >= 1 and np.isfinite(sampler.sample(10, random_state=0)).all()
 
     @pytest.mark.parametrize("kind, name, limit", crossed(LIMITED, KINDS, COUNTED, LIMITS))
-    def test_max_energy_evals(self, kind, name, limit):
+    def test_max_energy_evals(self, kind, name, limit, monkeypatch):
+        monkeypatch.setattr(adaptive, "MAP_ITERATIONS", 10)  # which take no evaluations
         count, energy_fn = [0], COUNTED[name]
 
         def counted(x):
@@ -135,7 +145,7 @@ class TestFits:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sampler = make(kind, max_energy_evals=limit, max_iter=5).fit(counted)
+            sampler = make(kind, max_energy_evals=limit, max_iter=5, **SMALL[kind]).fit(counted)
         assert count[0] == sampler.n_energy_evals_ <= limit and sampler.n_iter_ >= 1
 
 
