@@ -187,6 +187,28 @@ class TestExplore:
         assert n_effective(log_weights) > n_evals / 4 and abs(log_evidence(log_weights)) < 0.1
         assert np.abs(masses(store.x, log_weights.exp().numpy()) - SHARES.numpy()).max() < 0.05
 
+    @pytest.mark.parametrize("better", [True, False])
+    def test_a_map_is_taken_where_held_out_points_say_so(self, better, monkeypatch):
+        """One whose log density is above the mixture's by some hundred nats, or below."""
+
+        class Known:
+            def __init__(self, model):
+                pass
+
+            def log_prob(self, x):
+                return -wells(x) + (100.0 if better else -100.0)
+
+        monkeypatch.setattr(adaptive, "MapProposal", Known)
+        monkeypatch.setattr(adaptive, "fit_map", lambda *args: True)
+        energy, store = Energy(wells, 2, generator=seeded(0)), Store(2)
+        explorer = _Explorer(energy, store, first_proposal(energy, []), seeded(0), lambda: False)
+        explorer._draw(explorer.first, 2000)
+        explorer._propose(100)
+        assert isinstance(explorer.proposal, TMixture)  # the first round has no map yet
+        explorer.ess = 0.1  # of that mixture
+        explorer._propose(100)
+        assert isinstance(explorer.proposal, Known if better else TMixture)
+
     def test_the_first_proposal_reaches_far(self):
         energy = Energy(wells, 2, generator=seeded(0))
         assert first_proposal(energy, []).sample(2000, seeded(0)).abs().max() > 100

@@ -10,7 +10,7 @@ from cases import crossed
 
 import skcds
 from skcds._support.errors import Spent
-from skcds._support.progress import Progress
+from skcds._support.progress import Progress, _count
 from skcds.explore import adaptive
 from skcds.train.budget import Budget
 
@@ -233,6 +233,18 @@ class TestProgress:
         sizes = {"n_particles": 300, "n_steps": 8, "hidden_features": 16, "n_layers": 1, "batch_size": 100}
         make("DiffusionSampler", start=(3.0, 2.0), max_iter=5, **sizes).fit(normal)
         assert capsys.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("verbose, kept", [(1, 0), (2, 1)])
+    def test_lines_of_phases(self, verbose, kept, capsys):
+        """One line for all of them, or one for each."""
+        progress = Progress(verbose, "fit")
+        for name in ("one", "two"):
+            progress.phase(name)
+        assert capsys.readouterr().err.count("\n") == kept
+        progress.close()
+
+    def test_counts(self):
+        assert [_count(n) for n in (7, 9999, 25_000)] == ["7", "9999", "2.5e4"]
 
     def test_time_left(self, monkeypatch):
         progress = Progress(1, "fit")

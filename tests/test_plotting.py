@@ -16,7 +16,14 @@ import skcds
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, WeightedSample
 from skcds.plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from skcds.plotting._evidence import _tail_counts
-from skcds.plotting._grids import hdr_levels, pair_bins, smooth_histogram, weighted_quantile, window
+from skcds.plotting._grids import (
+    effective_number,
+    hdr_levels,
+    pair_bins,
+    smooth_histogram,
+    weighted_quantile,
+    window,
+)
 from skcds.plotting._style import number
 from skcds.plotting._training import smoothed
 from skcds.train.phases import PhaseRecord
@@ -67,6 +74,11 @@ def test_regions_of_a_gaussian_hold_the_stated_mass(d):
 def test_regions_of_two_modes_of_unequal_height():
     density = np.array([0.0, 4.0, 0.0, 3.0, 2.0, 1.0])
     assert hdr_levels(density, [0.3, 0.5, 0.69, 0.95]).tolist() == [4.0, 3.0, 3.0, 1.0]
+
+
+def test_effective_number_of_draws():
+    assert effective_number(7, None) == 7 and effective_number(4, np.full(4, 0.25)) == 4
+    assert effective_number(4, np.array([0.5, 0.5, 0, 0])) == 2
 
 
 def test_smooth_histogram_knows_of_nothing_beyond_its_edges():
@@ -225,6 +237,8 @@ def test_no_contours_where_the_energy_is_not_known():
 def test_many_draws_are_a_histogram():
     kinds = [type(SamplerDisplay.from_samples(normal(n)).draws_[0]).__name__ for n in (1000, 30_000)]
     assert kinds == ["PathCollection", "QuadMesh"]
+    drawn = [SamplerDisplay.from_samples(normal(n), kind="scatter").draws_[0].get_rasterized() for n in (1000, 3000)]
+    assert drawn == [False, True]  # thousands of points make a file of vectors slow
     mesh = SamplerDisplay.from_samples(normal(), kind="histogram", bins=30).draws_[0]
     assert mesh.get_array().sum() == pytest.approx(4000, abs=12)
 

@@ -11,6 +11,7 @@ from cases import crossed, slow
 import skcds
 from skcds.density.bounds import Bounds
 from skcds.density.energy import Energy, InvalidEnergyError
+from skcds.density.support import candidates
 from skcds.explore.pilot import run_pilot
 from skcds.explore.start import Start
 
@@ -137,6 +138,11 @@ LOG_Z = {
     simplex: lambda d: -math.lgamma(2 * (d + 1)),
     positive: lambda d: 0.0,
 }
+
+
+def test_candidates_are_in_double_precision():
+    """As all points are: singles would be evaluated in single precision."""
+    assert {points.dtype for points in candidates(seeded(0), 3, 5)} == {torch.float64}
 
 
 SUPPORTS = [(ordered, 3), (ordered, 7), (simplex, 3), (simplex, 10), (positive, 8)]
