@@ -11,7 +11,6 @@ from cases import crossed
 import skcds
 from skcds._support.errors import Spent
 from skcds._support.progress import Progress, _count
-from skcds.explore import adaptive
 from skcds.train.budget import Budget
 
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
@@ -135,8 +134,7 @@ class TestFits:
         assert sampler.n_iter_ >= 1 and np.isfinite(sampler.sample(10, random_state=0)).all()
 
     @pytest.mark.parametrize("kind, name, limit", crossed(LIMITED, KINDS, COUNTED, LIMITS))
-    def test_max_energy_evals(self, kind, name, limit, monkeypatch):
-        monkeypatch.setattr(adaptive, "MAP_ITERATIONS", 10)  # which take no evaluations
+    def test_max_energy_evals(self, kind, name, limit):
         count, energy_fn = [0], COUNTED[name]
 
         def counted(x):
