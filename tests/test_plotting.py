@@ -653,14 +653,6 @@ def test_a_fit_that_went_well_is_not_marked(display, n_features):
 # ---------------------------------------------------------------- particles within bounds
 
 
-def test_particles_of_single_precision_are_shown_in_double():
-    sampler = copy.copy(fitted(KINDS[0]))
-    sampler.particles_ = sampler.particles_.astype(np.float32)
-    display = SamplerDisplay.from_estimator(sampler, n=100, reference="particles", random_state=0)
-    assert display.reference.dtype == np.float64
-    np.testing.assert_array_equal(display.reference, sampler.particles_)
-
-
 @pytest.mark.parametrize("kind, bounds", [
     *((kind, (100, 101)) for kind in KINDS),
     *((KINDS[0], bounds) for bounds in [(-1e6, 1e6), [(100, 101), (None, None)], [(100, None), (None, -100)]]),
