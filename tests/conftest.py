@@ -20,9 +20,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 @pytest.fixture(autouse=True)
 def _short_explorations(request, monkeypatch):
-    """Explorations of few evaluations train their maps for some iterations only, as most of their time goes there.
+    """Explorations of few evaluations fit small mixtures and short maps, on which most of their time is spent.
 
     Not in slow tests, nor where they are the subject. The evaluations that are made, and limits, are the same.
     """
     if "slow" not in request.keywords and "test_adaptive" not in request.node.nodeid:
-        monkeypatch.setattr("skcds.explore.adaptive.MAP_ITERATIONS", 10)
+        for name, value in {"MAP_ITERATIONS": 10, "MAX_FITTED": 500, "MAX_COMPONENTS": 10}.items():
+            monkeypatch.setattr(f"skcds.explore.adaptive.{name}", value)

@@ -163,8 +163,9 @@ def explored(energy_fn, n_evals, seed=0, d=2):
 
 @pytest.fixture
 def short_maps(monkeypatch):
-    """Maps of few iterations: mixtures are good enough for Gaussian wells."""
-    monkeypatch.setattr(adaptive, "MAP_ITERATIONS", 20)
+    """Maps of few iterations and mixtures of few components, which are good enough for Gaussian wells."""
+    for name, value in {"MAP_ITERATIONS": 20, "MAX_FITTED": 1000, "MAX_COMPONENTS": 10}.items():
+        monkeypatch.setattr(adaptive, name, value)
 
 
 @pytest.mark.usefixtures("short_maps")
