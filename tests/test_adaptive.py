@@ -11,6 +11,7 @@ from cases import slow
 from scipy import stats
 
 import skcds
+from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization
 from skcds.explore import adaptive
@@ -209,6 +210,20 @@ class TestExplore:
         explorer.ess = 0.1  # of that mixture
         explorer._propose(100)
         assert isinstance(explorer.proposal, Known if better else TMixture)
+
+    @pytest.mark.parametrize("ending", [KeyboardInterrupt, Spent])
+    def test_what_ended_it_is_told(self, ending):
+        """For the fit to say that it was interrupted; the points so far are kept."""
+
+        def energy_fn(x):
+            if len(store) > 100:
+                raise ending
+            return wells(x)
+
+        store = Store(2)
+        energy = Energy(energy_fn, 2, generator=seeded(0))
+        stopped = explore(energy, store, [], seeded(0), lambda: 1000)
+        assert isinstance(stopped, ending) and len(store) > 100
 
     def test_the_first_proposal_reaches_far(self):
         energy = Energy(wells, 2, generator=seeded(0))
