@@ -83,7 +83,7 @@ def pilot_within(target, budget, seed, options):
     energy = Energy(target, target.n_features, generator=generator)
     limits = Budget(None, budget and int(budget / EVALS_SHARE), energy)
     energy.monitor = limits
-    pilot, x = run_pilot(energy, options.get("n_particles", 20_000), generator, limits)
+    pilot, x = run_pilot(energy, options.get("start", Pilot()).n_particles, generator, limits)
     return {
         "method": "pilot", "budget": budget, "evals": energy.n_energy_evals, "log_z": pilot.log_evidence,
         "n_particles": len(x), **judged(target, x.numpy()),

@@ -84,7 +84,8 @@ def measure(name, target, seed, settings, sizes):
     students = [s for s in SAMPLERS if s != "teacher"]
     batch = {
         "cdds": fits["cdds"].batch_size or BATCH_SIZES[has_fine_scales(fits["cdds"]._model.log_snr_max)],
-        "scds": fits["scds"].map_batch_size or BATCH_SIZES[has_fine_scales(fits["scds"]._model.log_snr_max)],
+        "scds": fits["scds"]._specified("objective").batch_size
+        or BATCH_SIZES[has_fine_scales(fits["scds"]._model.log_snr_max)],
     }
     n_steps = fits["teacher"].n_steps
     return {

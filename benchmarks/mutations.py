@@ -4,31 +4,41 @@
     python benchmarks/mutations.py --n 20 --files skcds/explore/smc.py skcds/train/particles.py --seed 1
     python benchmarks/mutations.py --list --n 10                   # says what would be changed
     python benchmarks/mutations.py --json mutants.json             # goes on from there when it is run again
+    python benchmarks/mutations.py --record reached.json           # which test runs which lines, and for how long
+    python benchmarks/mutations.py --reached reached.json          # only tests that run the line, the quickest first
 
 Each mutant is made in a temporary copy and is caught when a test fails. Where tests do not end within the limit of time
-nothing is said, since the mutant may hang or the machine be busy. What is changed: comparisons, operators, and/or, not,
+nothing is said, since the mutant may hang or the machine be busy; a test that takes twenty times the processor time
+that was recorded of it fails. What is changed: comparisons, operators, and/or, not,
 signs, constants, names like min and max; arguments and lines are dropped, and values are not returned. The settings at
 the top of modules are left out unless `--settings` is given, as tests that hold for many values of a tuned number are
 meant to. Docstrings, messages and annotations are not changed. Tests that belong to a file are in `TESTS`, the most
-specific first; they stop at the first failure, and slow tests are left out. Mutants whose tests need a library that is
-not installed are not counted.
+specific first; they stop at the first failure, and slow tests are left out. Where it is recorded what tests run, those
+of other files are run as well, for a minute or so. Mutants whose tests need a library that is not installed are not
+counted.
 
 Processes are forked from one that has imported PyTorch, which Windows cannot do.
 """
 
 import argparse
 import ast
+import builtins
+import contextlib
+import functools
 import json
 import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOTS = ["plotting"]
@@ -73,7 +83,7 @@ TESTS = {
     "explore/modes": ["modes", "adaptive", "pilot::TestLimit"],
     "explore/pilot": ["start", "laplace", "pilot", "limits::TestFits", "devices"],
     "explore/propriety": ["propriety", "pilot::TestFlatDirections", "start"],
-    "explore/race": ["start", "rounding", "pilot", "limits::TestFits", "devices"],
+    "explore/race": ["race", "start", "rounding", "pilot", "limits::TestFits", "devices"],
     "explore/smc": ["pilot"],
     "explore/start": ["start"],
     "explore/store": ["adaptive"],
@@ -141,6 +151,7 @@ NAMES = {
     "min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "amin": "amax", "amax": "amin",
     "any": "all", "all": "any", "argmin": "argmax", "argmax": "argmin", "ceil": "floor", "floor": "ceil",
 }  # fmt: skip
+TOO_LONG = 97  # exit code
 WORDS = {"warn", "warn_user", "note", "deprecated"}  # calls whose arguments are messages
 
 
@@ -347,7 +358,168 @@ def tests_of(file: str) -> list[str]:
     return [f"tests/test_{file}.py{separator}{node}" for file, separator, node in parts]
 
 
-def _child(folder: str, tests: list[str], log: str) -> None:
+# ---------------------------------------------------------------- which tests run which lines
+
+
+class Marker(ast.NodeTransformer):
+    """Adds to every block of statements inside functions a call that tells that it is run."""
+
+    def __init__(self, file: str):
+        self.file, self.blocks, self.inside = file, [], False
+
+    def generic_visit(self, node):
+        outer, self.inside = self.inside, self.inside or isinstance(node, ast.FunctionDef)
+        lists = [name for name in ("body", "orelse", "finalbody") if isinstance(getattr(node, name, None), list)]
+        blocks = {name: getattr(node, name) for name in lists if getattr(node, name)} if self.inside else {}
+        super().generic_visit(node)
+        for name, block in blocks.items():
+            if isinstance(node, ast.ClassDef):
+                continue
+            first = block[0].lineno
+            self.blocks.append((first, block[-1].end_lineno))
+            docstring = isinstance(block[0], ast.Expr) and isinstance(block[0].value, ast.Constant)
+            mark = ast.parse(f"__reached__({f'{self.file}:{first}'!r})").body
+            getattr(node, name)[docstring:docstring] = mark
+        self.inside = outer
+        return node
+
+
+def marked(path: Path, file: str) -> str:
+    """The text of a file with its blocks marked."""
+    return ast.unparse(ast.fix_missing_locations(Marker(file).visit(ast.parse(path.read_text(encoding="utf-8")))))
+
+
+def block_of(mutant: Mutant) -> str | None:
+    """The innermost marked block that a mutant is in, or None where it is in no function."""
+    marker = Marker(mutant.file)
+    marker.visit(ast.parse((ROOT / mutant.file).read_text(encoding="utf-8")))
+    around = [(last - first, first) for first, last in marker.blocks if first <= mutant.line <= last]
+    return f"{mutant.file}:{min(around)[1]}" if around else None
+
+
+class Recorder:
+    """Plugin: the blocks that each test runs, and its processor time in seconds.
+
+    What a cached function or a shared fixture ran is ascribed to all tests that use it.
+    """
+
+    def __init__(self, out: Path):
+        self.out, self.reached, self.shared, self.tests = out, set(), {}, {}
+        builtins.__reached__ = self.reached.add
+        functools.cache = self.cache
+
+    def cache(self, function):
+        """In place of `functools.cache`."""
+        known = {}
+
+        @functools.wraps(function)
+        def cached(*args, **options):
+            key = args, tuple(options.items())
+            if key not in known:
+                with self.apart() as reached:
+                    value = function(*args, **options)
+                known[key] = value, reached
+            self.reached.update(known[key][1])
+            return known[key][0]
+
+        cached.cache_clear = known.clear
+        return cached
+
+    @contextlib.contextmanager
+    def apart(self):
+        """What the block runs, as a set that is filled at its end."""
+        outer, found = set(self.reached), set()
+        self.reached.clear()
+        try:
+            yield found
+        finally:
+            found.update(self.reached)
+            self.reached.update(outer)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        if fixturedef.scope == "function":
+            return (yield)
+        with self.apart() as found:
+            result = yield
+        self.shared.setdefault(fixturedef, set()).update(found)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item, nextitem):
+        self.reached.clear()
+        start = sum(os.times()[:4])
+        result = yield
+        seconds = sum(os.times()[:4]) - start
+        for definitions in item._fixtureinfo.name2fixturedefs.values():
+            for definition in definitions:
+                self.reached |= self.shared.get(definition, set())
+        self.tests[item.nodeid] = {"seconds": round(seconds, 2), "reached": sorted(self.reached)}
+        return result
+
+    def pytest_sessionfinish(self):
+        self.out.write_text(json.dumps(self.tests))
+
+
+class Order:
+    """Plugin: runs these tests alone, in this order; one fails that takes many times the time that is known of it."""
+
+    def __init__(self, seconds: dict[str, float] | None):
+        self.seconds = seconds
+
+    def pytest_collection_modifyitems(self, items):
+        if self.seconds is not None:
+            place = {test: k for k, test in enumerate(self.seconds)}
+            items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if self.seconds is None:
+            return (yield)
+
+        def give_up(*_):
+            os._exit(TOO_LONG)  # an exception would be taken for an example by Hypothesis, which looks for simpler ones
+
+        signal.signal(signal.SIGVTALRM, give_up)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 20 + 20 * self.seconds[item.nodeid])
+        try:
+            return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+class Reached:
+    """What is recorded of the tests: for each, its seconds and the blocks that it runs."""
+
+    def __init__(self, path: Path | None):
+        tests = json.loads(path.read_text()) if path else {}
+        self.seconds = {name: test["seconds"] for name, test in tests.items()}
+        self.files = {name.split("::")[0] for name in tests}
+        self.by: dict[str, list[str]] = {}
+        for name in sorted(tests, key=self.seconds.get):
+            for block in tests[name]["reached"]:
+                self.by.setdefault(block, []).append(name)
+
+    def stages(self, mutant: Mutant, others: float) -> list[tuple[list[str], dict[str, float] | None]]:
+        """Arguments of pytest and the seconds of the tests to run, None for all, one stage after the other."""
+        own = tests_of(mutant.file)
+        known = [test for test in own if test.split("::")[0] in self.files]
+        block = block_of(mutant)
+        if block is None or block not in self.by:
+            return [([test], None) for test in own]
+        belongs = {name: self.seconds[name] for name in self.by[block] if name.startswith(tuple(known))}
+        beside, total = {}, 0.0
+        for name in self.by[block]:
+            if name not in belongs and (total := total + self.seconds[name]) < others:
+                beside[name] = self.seconds[name]
+        stages = [(sorted({name.split("::")[0] for name in some}), some) for some in (belongs, beside) if some]
+        return [*stages[:1], *(([test], None) for test in own if test not in known), *stages[1:]]
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _child(folder: str, arguments: list[str], log: str, plugins: list) -> None:
     os.setsid()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -356,51 +528,81 @@ def _child(folder: str, tests: list[str], log: str) -> None:
     os.environ["PYTHONPATH"] = folder
     sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tests"))]
     sys.dont_write_bytecode = True
-    import pytest
+    os._exit(
+        pytest.main(
+            ["-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-m", "not slow", *arguments],
+            [plugin() for plugin in plugins],
+        )
+    )
 
-    os._exit(pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-m", "not slow", *tests]))
 
-
-def run(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]:
-    """Outcome of the tests, "passed", "failed", "timeout" or "not run", and the last lines of what they print."""
+def run(folder: Path, arguments: list[str], seconds: float, *plugins) -> tuple[str, str]:
+    """Outcome of the tests, "passed", "failed", "timeout" or "not run", and the first failure."""
     log = folder.parent / "log.txt"
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(str(folder), tests, str(log)))
+    process = multiprocessing.get_context("fork").Process(
+        target=_child, args=(str(folder), arguments, str(log), plugins)
+    )
     process.start()
     process.join(seconds)
     if process.is_alive():
         os.killpg(process.pid, 9)
         process.join()
         return "timeout", ""
+    if process.exitcode == TOO_LONG:
+        return "failed", "a test takes too long"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("FAILED ", "ERROR "))]
     return {0: "passed", 5: "not run"}.get(process.exitcode, "failed"), "".join(lines[:1])[:300]
 
 
-def judge(mutant: Mutant, folder: Path, seconds: float, sound: set[str]) -> dict:
-    """Run the tests of a mutant in a copy, a file of tests after the other.
+def judge(mutant: Mutant, folder: Path, seconds: float, sound: set[str], reached: Reached, others: float) -> dict:
+    """Run the tests of a mutant in a copy, the files of tests one after the other where nothing is recorded of them.
 
     A test that fails is run without the change, too, once: it has to pass, or it says nothing.
     """
     path, start = folder / mutant.file, time.perf_counter()
     before = path.read_bytes()
     path.write_bytes(apply(mutant, before))
-    by = []
+    by, outcomes = [], []
     try:
-        for test in tests_of(mutant.file):
-            outcome, said = run(folder, [test], seconds)
-            by = [test, said]
+        for tests, those in reached.stages(mutant, others):
+            outcome, said = run(folder, ["-x", *tests], seconds, functools.partial(Order, those))
+            by = [tests[0], said]
+            outcomes.append(outcome)
             if outcome in ("failed", "timeout"):
                 break
     finally:
         path.write_bytes(before)
+    outcome = outcomes[-1] if outcomes[-1] != "not run" else outcomes[0]
     test = by[1].removeprefix("FAILED ").split(" - ")[0]
     if outcome == "failed" and test.startswith("tests/") and test not in sound:
-        if run(folder, [test], seconds)[0] == "failed":
+        if run(folder, ["-x", test], seconds)[0] == "failed":
             outcome = "unsound"
         else:
             sound.add(test)
     caught = outcome == "failed"
     return {**asdict(mutant), "caught": caught, "outcome": outcome, "by": [] if outcome == "passed" else by,
             "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+
+
+def record(folder: Path, out: Path, files: list[str]) -> None:
+    """Run files of tests in a copy whose blocks are marked, one after the other; what is there is not run again."""
+    for path in (folder / "skcds").rglob("*.py"):
+        path.write_text(marked(path, path.relative_to(folder).as_posix()), encoding="utf-8")
+    first = folder / "skcds" / "__init__.py"  # other processes that tests start have no record
+    text = "import builtins\nbuiltins.__reached__ = getattr(builtins, '__reached__', id)\n"
+    first.write_text(text + first.read_text(encoding="utf-8"), encoding="utf-8")
+    known = json.loads(out.read_text()) if out.exists() else {}
+    for file in files or sorted(path.name for path in (folder / "tests").glob("test_*.py")):
+        if any(name.startswith(f"tests/{file}::") for name in known):
+            continue
+        one = folder.parent / "one.json"
+        one.unlink(missing_ok=True)
+        outcome, said = run(folder, [f"tests/{file}"], 7200.0, functools.partial(Recorder, one))
+        found = json.loads(one.read_text()) if one.exists() else {}
+        known |= found
+        print(f"{sum(test['seconds'] for test in found.values()):7.1f} s  {outcome:7s} {file}  {said}", flush=True)
+        one.write_text(json.dumps(known))
+        shutil.move(one, out)  # at once, for those that read it meanwhile
 
 
 def main():
@@ -412,6 +614,10 @@ def main():
     parser.add_argument("--json", type=Path, help="where results go, and what is there is not run again")
     parser.add_argument("--again", action="store_true", help="run those that survived again, the first of all")
     parser.add_argument("--settings", action="store_true", help="change numbers at the top of modules, too")
+    parser.add_argument("--record", type=Path, help="where to write what tests run; what is there is not run again")
+    parser.add_argument("--tests", nargs="+", help="files of tests that are recorded; by default all")
+    parser.add_argument("--reached", type=Path, help="what was recorded")
+    parser.add_argument("--others", type=float, default=60.0, help="processor time of tests of other files")
     parser.add_argument("--list", action="store_true", help="show the mutants only")
     options = parser.parse_args()
     files = [path.resolve() for path in options.files or sorted((ROOT / "skcds").rglob("*.py"))]
@@ -437,10 +643,14 @@ def main():
         folder = Path(name) / "skcds"
         ignored = shutil.ignore_patterns(".git", "_build", "__pycache__", ".*_cache", ".hypothesis", "generated")
         shutil.copytree(ROOT, folder, ignore=ignored)
+        if options.record:
+            record(folder, options.record.resolve(), options.tests or [])
+            return
         for k, mutant in enumerate(mutants):
             if (mutant.file, mutant.start, mutant.new) in known:
                 continue
-            result = judge(mutant, folder, options.seconds, sound)
+            reached = Reached(options.reached)  # which may be written meanwhile
+            result = judge(mutant, folder, options.seconds, sound, reached, options.others)
             results.append(result)
             word = "caught" if result["caught"] else "SURVIVED" if result["outcome"] == "passed" else result["outcome"]
             print(f"{k + 1:4d} {word:8s} {result['seconds']:6.1f} s  {mutant}", flush=True)

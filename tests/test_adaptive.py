@@ -7,18 +7,23 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from scipy import stats
 
 import skcds
+from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization
+from skcds.explore import adaptive
 from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal, fit_map
 from skcds.explore.mixture import TMixture
 from skcds.explore.modes import survey
+from skcds.explore.pilot import run_pilot
 from skcds.explore.smc import moments
 from skcds.explore.store import Store, log_evidence, n_effective, tempered
 from skcds.models.maps import OneStepModel, coupling_sizes
 from skcds.models.networks import seeded as nets_seeded
+from skcds.train.budget import Budget
 
 
 def seeded(seed):
@@ -49,12 +54,16 @@ def in_numpy(x):
 
 
 class TestTMixture:
-    def test_density_is_that_of_scipy(self):
+    @pytest.mark.parametrize("freedom", [5, math.inf])
+    def test_density_is_that_of_scipy(self, freedom):
         loc, scale = torch.randn(3, 4, generator=seeded(0)).double(), torch.randn(3, 4, 4, generator=seeded(1)).double()
         scale = scale.tril(-1) + torch.diag_embed(scale.diagonal(dim1=1, dim2=2).exp())
-        mixture, x = TMixture(double(1.0, 2.0, 3.0), loc, scale), 3 * torch.randn(50, 4, generator=seeded(2)).double()
+        mixture, x = (
+            TMixture(double(1.0, 2.0, 3.0), loc, scale, freedom),
+            3 * torch.randn(50, 4, generator=seeded(2)).double(),
+        )
         parts = [
-            share * stats.multivariate_t(mean, factor @ factor.T, df=5).pdf(x)
+            share * stats.multivariate_t(mean, factor @ factor.T, df=freedom).pdf(x)
             for share, mean, factor in zip((1 / 6, 2 / 6, 3 / 6), loc.numpy(), scale.numpy(), strict=True)
         ]
         np.testing.assert_allclose(mixture.log_prob(x), np.log(np.sum(parts, 0)), rtol=1e-10)
@@ -153,13 +162,68 @@ def explored(energy_fn, n_evals, seed=0, d=2):
     return store
 
 
+@pytest.fixture
+def short_maps(monkeypatch):
+    """Maps of few iterations and mixtures of few components, which are good enough for Gaussian wells."""
+    for name, value in {"MAP_ITERATIONS": 20, "MAX_FITTED": 1000, "MAX_COMPONENTS": 10}.items():
+        monkeypatch.setattr(adaptive, name, value)
+
+
+@pytest.mark.usefixtures("short_maps")
+def test_the_pilot_keeps_all_modes():
+    """Of three thousand evaluations, the particles are those of the weighted points."""
+    energy = Energy(wells, 2, generator=seeded(0))
+    energy.monitor = Budget(None, 3000, energy)
+    result, x = run_pilot(energy, 2000, seeded(0), energy.monitor, store=Store(2))
+    assert energy.n_energy_evals <= 3000 and len(x) > 500
+    assert abs(result.log_evidence) < 0.15 and np.abs(masses(x) - SHARES.numpy()).max() < 0.08
+
+
 class TestExplore:
+    @pytest.mark.parametrize("n_evals", [2000, *slow(4000)])
     @pytest.mark.parametrize("energy_fn", [wells, in_numpy], ids=["gradient", "none"])
-    def test_evidence_and_masses(self, energy_fn):
-        store = explored(energy_fn, 4000)
+    @pytest.mark.usefixtures("short_maps")
+    def test_evidence_and_masses(self, energy_fn, n_evals):
+        store = explored(energy_fn, n_evals)
         log_weights = store.log_weights()
-        assert n_effective(log_weights) > 1000 and abs(log_evidence(log_weights)) < 0.1
+        assert n_effective(log_weights) > n_evals / 4 and abs(log_evidence(log_weights)) < 0.1
         assert np.abs(masses(store.x, log_weights.exp().numpy()) - SHARES.numpy()).max() < 0.05
+
+    @pytest.mark.parametrize("better", [True, False])
+    def test_a_map_is_taken_where_held_out_points_say_so(self, better, monkeypatch):
+        """One whose log density is above the mixture's by some hundred nats, or below."""
+
+        class Known:
+            def __init__(self, model):
+                pass
+
+            def log_prob(self, x):
+                return -wells(x) + (100.0 if better else -100.0)
+
+        monkeypatch.setattr(adaptive, "MapProposal", Known)
+        monkeypatch.setattr(adaptive, "fit_map", lambda *args: True)
+        energy, store = Energy(wells, 2, generator=seeded(0)), Store(2)
+        explorer = _Explorer(energy, store, first_proposal(energy, []), seeded(0), lambda: False)
+        explorer._draw(explorer.first, 2000)
+        explorer._propose(100)
+        assert isinstance(explorer.proposal, TMixture)  # the first round has no map yet
+        explorer.ess = 0.1  # of that mixture
+        explorer._propose(100)
+        assert isinstance(explorer.proposal, Known if better else TMixture)
+
+    @pytest.mark.parametrize("ending", [KeyboardInterrupt, Spent])
+    def test_what_ended_it_is_told(self, ending):
+        """For the fit to say that it was interrupted; the points so far are kept."""
+
+        def energy_fn(x):
+            if len(store) > 100:
+                raise ending
+            return wells(x)
+
+        store = Store(2)
+        energy = Energy(energy_fn, 2, generator=seeded(0))
+        stopped = explore(energy, store, [], seeded(0), lambda: 1000)
+        assert isinstance(stopped, ending) and len(store) > 100
 
     def test_the_first_proposal_reaches_far(self):
         energy = Energy(wells, 2, generator=seeded(0))
@@ -208,9 +272,8 @@ def test_regression_uses_what_is_known():
     assert with_it > without + 0.05
 
 
-@pytest.mark.parametrize(
-    "kind", ["ConsistentSamplerDistiller", pytest.param("ConsistentSamplerScratch", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ConsistentSamplerDistiller", "ConsistentSamplerScratch"])
 def test_a_fit_of_few_evaluations(kind):
     """Six thousand, all counted; before they were weighed together a fit of so many lost modes, at an ESS of .1."""
     count = [0]

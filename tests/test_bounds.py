@@ -219,9 +219,8 @@ class TestSamplers:
         assert found["location"].value < 0.5 and found["spread"].value < 1.5
 
     def test_an_interrupted_fit_goes_on(self, kind, tmp_path):
-        whole = make(kind, n_features=2, bounds=(0, None), max_iter=2).fit(exponential_energy)
         file = tmp_path / "fit.ckpt"
-        make(kind, n_features=2, bounds=(0, None), max_iter=2).fit(exponential_energy, checkpoint=file)
+        whole = make(kind, n_features=2, bounds=(0, None), max_iter=2).fit(exponential_energy, checkpoint=file)
         again = make(kind, n_features=2, bounds=(0, None), max_iter=2).fit(exponential_energy, checkpoint=file)
         assert np.array_equal(whole.sample(20, random_state=0), again.sample(20, random_state=0))
         assert np.array_equal(whole.bounds_scale_, again.bounds_scale_)

@@ -19,6 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 import skcds
 from skcds import ConsistentSamplerDistiller, ModelFileError, PathLoss, Prior, SelfConsistency
 from skcds.density.energy import Energy
+from skcds.estimators import onestep
+from skcds.estimators import scratch as _scratch
 from skcds.io.files import seal
 from skcds.io.plain import from_plain, to_plain
 from skcds.train import loop as training
@@ -99,6 +101,14 @@ def finish(sampler, path, rng, n_calls):
     return sampler.fit(quadratic, checkpoint=path), 2
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Exchanges of particles in fits of few iterations, too, and fewer draws that they are judged by."""
+    monkeypatch.setattr(_scratch, "MIN_ITER_REFRESH", 20)
+    monkeypatch.setattr(_scratch, "REFRESH_DRAWS", 500)
+    monkeypatch.setattr(onestep, "N_HELD_OUT", 1000)
+
+
 class TestGoesOn:
     @pytest.mark.parametrize(
         "kind, params",
@@ -109,8 +119,9 @@ class TestGoesOn:
             ("ConsistentSamplerScratch", {"network": "residual", "start": Prior(500), "objective": "joint"}),
         ],
     )
-    @pytest.mark.usefixtures("often")
+    @pytest.mark.usefixtures("often", "short")
     def test_bit_for_bit(self, kind, params, tmp_path):
+        params = {**params, "max_iter": 60} if kind == "ConsistentSamplerScratch" else params
         counter = stopping(10**9)
         uninterrupted = small(kind, **params).fit(counter)
         sampler, stops = finish(
@@ -457,6 +468,7 @@ class TestInterrupted:
         assert sampler.interrupted_ is True and sampler.n_iter_ == n_iter
         assert np.isfinite(sampler.sample(50, random_state=0)).all()
         monkeypatch.undo()
+        sampler.set_params(max_iter=5)
         assert sampler.fit(quadratic).interrupted_ is False and sampler.n_rollbacks_ == 0
 
     def test_in_the_teacher_ends_the_student_too(self, monkeypatch):

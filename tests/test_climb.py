@@ -63,6 +63,21 @@ def test_gaussians(loc, scale, gradient):
     assert mode.log_mass == pytest.approx(0.5 * len(loc) * math.log(2 * math.pi) + np.log(scale).sum(), abs=1e-2)
 
 
+@pytest.mark.parametrize("gradient", [True, False])
+def test_correlations(gradient):
+    """Mixed derivatives, by four differences where there is no gradient."""
+    root = np.array([[1.0, 0, 0], [0.8, 0.6, 0], [-0.5, 0.3, 2.0]])
+    precision = np.linalg.inv(root @ root.T)
+
+    def energy_fn(x):
+        p = torch.from_numpy(precision).to(x) if gradient else precision
+        x = x if gradient else np.asarray(x)
+        return 0.5 * ((x @ p) * x).sum(1)
+
+    mode = climb(Energy(energy_fn, 3, generator=seeded(0)), torch.ones(3))
+    np.testing.assert_allclose(mode.standardization.covariance, root @ root.T, atol=1e-2)
+
+
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4)), min_size=1, max_size=4), st.integers(0, 99))
 def test_gaussians_of_any_scales(logs, seed):

@@ -355,6 +355,8 @@ class TestTruncatedWeights:
 
     def test_equal_ones_are_one(self):
         assert torch.equal(truncated_weights(torch.full((7,), -1e6).double()), torch.ones(7))
+        nothing = truncated_weights(torch.full((7,), -torch.inf, dtype=torch.float64))
+        assert torch.equal(nothing, torch.ones(7)) and nothing.dtype == torch.float32
 
     def test_zero_weights(self):
         """Particles outside the support, of which there may be more than half."""

@@ -1,6 +1,7 @@
 """Copies within a process keep the energy, a lambda too, and what comes from workers is given it back."""
 
 import copy
+import functools
 import pickle
 
 import joblib
@@ -26,12 +27,21 @@ class Stubborn:
         raise TypeError("cannot be copied")
 
 
+ENERGIES = {"lambda": lambda x: quadratic(x), "object": Stubborn()}
+
+
+@functools.cache
+def short(kind, energy):
+    """A short fit; do not change it."""
+    return make(kind, max_iter=2, n_features=2).fit(ENERGIES[energy])
+
+
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 class TestCopies:
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("energy", [lambda x: quadratic(x), Stubborn()], ids=["lambda", "object"])
+    @pytest.mark.parametrize("energy", ENERGIES)
     def test_keep_the_energy(self, kind, energy, copied):
-        sampler = make(kind, max_iter=2, n_features=2).fit(energy)
+        sampler = short(kind, energy)
         twin = copied(sampler)
         assert np.array_equal(
             twin.sample_weighted(9, random_state=0).log_weights, sampler.sample_weighted(9, random_state=0).log_weights
@@ -40,7 +50,7 @@ class TestCopies:
             twin.teacher_.sample_weighted(9, random_state=0)
 
     def test_are_others(self, copied):
-        sampler = make(KINDS[1], max_iter=2, n_features=2).fit(lambda x: quadratic(x))
+        sampler = short(KINDS[1], "lambda")
         before = sampler.sample(5, random_state=0), joblib.hash(sampler)
         copied(sampler).set_params(max_iter=3).fit(lambda x: quadratic(2 * x))
         assert np.array_equal(sampler.sample(5, random_state=0), before[0]) and joblib.hash(sampler) == before[1]

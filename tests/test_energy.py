@@ -179,6 +179,63 @@ class TestGradient:
             assert make(in_torch).has_gradient
 
 
+def slope(x, **options):
+    """Gradient of a quadratic by autograd, whose points may lack a graph."""
+    return torch.autograd.grad((0.5 * (x - 1.0) ** 2).sum(), x, **options)[0]
+
+
+def of_its_argument(x):
+    """Differentiates by the very tensor that it is given."""
+    return 0.5 * (slope(x, create_graph=True) ** 2).sum(1)
+
+
+def of_a_leaf(x):
+    """Differentiates by a tensor of its own, and so has no gradient for others."""
+    return 0.5 * (slope(x.detach().clone().requires_grad_()) ** 2).sum(1)
+
+
+def of_a_leaf_numpy(x):
+    assert isinstance(x, np.ndarray)
+    return of_a_leaf(torch.from_numpy(x)).numpy()
+
+
+class TestAutogradInside:
+    """Functions that differentiate something themselves work wherever others do, under ``no_grad`` too.
+
+    They had passed the probe, where autograd was on, and failed later; or were refused in the words of PyTorch.
+    """
+
+    each = pytest.mark.parametrize(
+        "energy_fn, has_gradient", [(of_its_argument, True), (of_a_leaf, False), (of_a_leaf_numpy, False)]
+    )
+
+    @each
+    @pytest.mark.parametrize("grad_mode", [True, False])
+    def test_values(self, energy_fn, has_gradient, grad_mode):
+        x = normal(9)
+        with torch.set_grad_enabled(grad_mode):
+            energy = make(energy_fn)
+            assert energy.has_gradient == has_gradient and energy.fast_dtype == torch.float32
+            np.testing.assert_allclose(energy.log_prob(x), -0.5 * ((x - 1) ** 2).sum(1))
+            if has_gradient:
+                np.testing.assert_allclose(energy.log_prob_and_score(x)[1], 1 - x)
+
+    @pytest.mark.parametrize("grad_mode", [True, False])
+    @pytest.mark.parametrize("energy_fn", [of_a_leaf, of_a_leaf_numpy])
+    def test_gradients(self, energy_fn, grad_mode):
+        """And functions of gradients, by autograd as well."""
+
+        def gradient(x):
+            found = slope(torch.as_tensor(x).clone().requires_grad_())
+            return found if isinstance(x, torch.Tensor) else found.numpy()
+
+        x = normal(9)
+        with torch.set_grad_enabled(grad_mode):
+            log_prob, score = make(energy_fn, grad_fn=gradient).log_prob_and_score(x)
+        np.testing.assert_allclose(log_prob, -0.5 * ((x - 1) ** 2).sum(1))
+        np.testing.assert_allclose(score, 1 - x)
+
+
 class TestNumPyResults:
     def test_lists_and_integers(self):
         energy = make(lambda x: [int(value) for value in in_numpy(x)])

@@ -1,5 +1,7 @@
 """The public contract, for every sampler alike. Fits are tiny: what is learned well is tested elsewhere."""
 
+import copy
+import functools
 import math
 import numbers
 import pickle
@@ -9,6 +11,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from cases import crossed
 from samplers import KINDS, LOG_Z, ONE_STEP, D, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -36,6 +39,12 @@ def counted(energy):
     return count, calls
 
 
+@functools.cache
+def of_a_lambda(kind):
+    """A fit whose energy no pickle can carry; do not change it."""
+    return make(kind).fit(lambda x: 0.5 * (x**2).sum(1))
+
+
 def state_hash(sampler):
     return joblib.hash(sampler.__getstate__())
 
@@ -60,9 +69,19 @@ class TestFit:
         assert sampler.n_energy_evals_ == sum(calls)
         assert 0 < sampler.n_grad_evals_ < sampler.n_energy_evals_
         assert sampler.n_network_evals_ > 20 * (sampler.batch_size or 512)
+        calls.clear()
+        assert sampler.sample_weighted(100, random_state=0).n_energy_evals == sum(calls) > 0
 
     def test_two_fits_agree(self, kind):
-        first, second = make(kind).fit(quadratic), fitted(kind)
+        """And leave the global random states alone."""
+        second = fitted(kind)
+        np.random.seed(7)
+        torch.manual_seed(7)
+        before = joblib.hash(np.random.get_state()), torch.get_rng_state()
+        first = make(kind).fit(quadratic)
+        first.sample(10, random_state=0)
+        assert joblib.hash(np.random.get_state()) == before[0]
+        assert torch.equal(torch.get_rng_state(), before[1])
         assert state_hash(first) == state_hash(second)
         assert joblib.hash(first) == joblib.hash(second)
         assert state_hash(make(kind, random_state=1).fit(quadratic)) != state_hash(second)
@@ -72,16 +91,8 @@ class TestFit:
         first, second = (make(kind, random_state=rng).fit(quadratic).sample(5, random_state=0) for _ in range(2))
         assert not np.array_equal(first, second)
 
-    def test_global_random_states_are_left_alone(self, kind):
-        np.random.seed(7)
-        torch.manual_seed(7)
-        before = joblib.hash(np.random.get_state()), torch.get_rng_state()
-        make(kind).fit(quadratic).sample(10, random_state=0)
-        assert joblib.hash(np.random.get_state()) == before[0]
-        assert torch.equal(torch.get_rng_state(), before[1])
-
     def test_a_failed_fit_keeps_the_earlier_one(self, kind):
-        sampler = make(kind).fit(quadratic)
+        sampler = copy.deepcopy(fitted(kind))
         before = state_hash(sampler)
         failing = iter([False] * 40)
 
@@ -96,7 +107,7 @@ class TestFit:
         assert sampler.sample(3).shape == (3, D)
 
     def test_warm_start_goes_on(self, kind):
-        sampler = make(kind, warm_start=True).fit(quadratic)
+        sampler = copy.deepcopy(fitted(kind)).set_params(warm_start=True)
         before = sampler.sample(500, random_state=0)
         sampler.set_params(max_iter=1, learning_rate=1e-9).fit(quadratic)
         assert np.allclose(sampler.sample(500, random_state=0), before, atol=1e-3)
@@ -278,12 +289,6 @@ class TestWeights:
         assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se
         assert W.is_bound and W.elbo < LOG_Z + 5.6 * W.elbo_se
 
-    def test_energy_evaluations(self, kind):
-        energy, calls = counted(quadratic)
-        sampler = make(kind).fit(energy)
-        calls.clear()
-        assert sampler.sample_weighted(100, random_state=0).n_energy_evals == sum(calls) > 0
-
 
 def test_energy_shift_moves_log_evidence_alone():
     """From a start that is wider than the density: from its own Gaussian the least rounding decides about particles."""
@@ -351,7 +356,7 @@ class TestPickle:
         assert not hasattr(loaded, "fit_time_")
 
     def test_lambda_as_energy(self, kind, tmp_path):
-        sampler = make(kind).fit(lambda x: 0.5 * (x**2).sum(1))
+        sampler = of_a_lambda(kind)
         joblib.dump(sampler, tmp_path / "sampler.joblib")
         loaded = joblib.load(tmp_path / "sampler.joblib")
         with pytest.raises(ValueError, match="energy_fn="):
@@ -400,9 +405,8 @@ class TestOneStep:
         )
 
     def test_draws_survive_without_energy(self, kind):
-        sampler = make(kind).fit(lambda x: 0.5 * (x**2).sum(1))
-        loaded = pickle.loads(pickle.dumps(sampler))
-        assert np.array_equal(loaded.sample(20, random_state=0), sampler.sample(20, random_state=0))
+        loaded = pickle.loads(pickle.dumps(of_a_lambda(kind)))
+        assert np.array_equal(loaded.sample(20, random_state=0), of_a_lambda(kind).sample(20, random_state=0))
 
 
 class TestDiffusionSampler:
@@ -429,17 +433,23 @@ class TestDiffusionSampler:
         )
         assert len(sampler.loss_curve_) > 600
 
+    READS = [
+        ({}, True), ({"max_energy_evals": 50_000}, False), ({"max_energy_evals": 10**7}, True),
+        ({"max_energy_evals": 50_000, "network__langevin": True}, True), ({"network__langevin": False}, False),
+        ({"start": "prior", "max_energy_evals": 1000}, False),
+        ({"start": "prior", "max_energy_evals": 10**7}, True),
+    ]  # fmt: skip
+
     @pytest.mark.parametrize(
-        "options, reads",
-        [
-            ({}, True), ({"max_energy_evals": 50_000}, False), ({"max_energy_evals": 10**7}, True),
-            ({"max_energy_evals": 50_000, "network__langevin": True}, True), ({"network__langevin": False}, False),
-            ({"start": "prior", "max_energy_evals": 1000}, False),
-            ({"start": "prior", "max_energy_evals": 10**7}, True),
-        ],
-    )  # fmt: skip
-    @pytest.mark.parametrize("kind", ["DiffusionSampler", "ConsistentSamplerScratch"])
-    def test_score_is_read_where_evaluations_allow(self, kind, options, reads):
+        "kind, case",
+        crossed(
+            [*(("DiffusionSampler", case) for case in range(7)), *(("ConsistentSamplerScratch", k) for k in (1, 5, 6))],
+            ["DiffusionSampler", "ConsistentSamplerScratch"],
+            range(7),
+        ),
+    )
+    def test_score_is_read_where_evaluations_allow(self, kind, case):
+        options, reads = self.READS[case]
         assert make(kind, max_iter=1, **options).fit(quadratic)._model.needs_score == reads
 
     @pytest.mark.parametrize("langevin", [True, False])
@@ -481,7 +491,7 @@ class TestDiffusionSampler:
         assert abs(W.log_evidence - LOG_Z) < 5.6 * W.log_evidence_se  # false alarms: 1e-8
 
     def test_warm_start_in_another_dimension(self):
-        sampler = make("DiffusionSampler", warm_start=True).fit(quadratic)
+        sampler = copy.deepcopy(fitted("DiffusionSampler")).set_params(warm_start=True)
         with pytest.raises(ValueError, match="3 dimensions"):
             sampler.set_params(n_features=2).fit(quadratic)
 
@@ -586,7 +596,7 @@ class TestScratch:
         assert np.array_equal(draws[None], draws["chain"]) and not np.allclose(draws[None], draws["map"])
 
     def test_no_chain_for_a_residual_map(self):
-        sampler = make("ConsistentSamplerScratch", network="residual").fit(quadratic)
+        sampler = fitted("ConsistentSamplerScratch", "residual")
         with pytest.raises(ValueError, match="network='coupling'"):
             sampler.sample(5, n_steps=2, method="chain")
 
@@ -604,7 +614,7 @@ class TestScratch:
             ConsistentSamplerScratch(n_features=2, n_steps=48).fit(quadratic)
 
     def test_warm_start_on_another_grid(self):
-        sampler = make("ConsistentSamplerScratch", warm_start=True).fit(quadratic)
+        sampler = copy.deepcopy(fitted("ConsistentSamplerScratch")).set_params(warm_start=True)
         with pytest.raises(ValueError, match="n_steps=8, and n_steps=16"):
             sampler.set_params(n_steps=16).fit(quadratic)
 

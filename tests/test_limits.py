@@ -9,9 +9,9 @@ import pytest
 from cases import crossed
 
 import skcds
-from skcds import Control, Pilot
+from skcds import Control, Coupling, Pilot
 from skcds._support.errors import Spent
-from skcds._support.progress import Progress
+from skcds._support.progress import Progress, _count
 from skcds.train.budget import Budget
 
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
@@ -22,6 +22,16 @@ def make(kind, d=2, **options):
     if kind == "ConsistentSamplerDistiller" and "max_energy_evals" in options:
         options["teacher"] = skcds.DiffusionSampler(d, max_iter=20, random_state=0)
     return getattr(skcds, kind)(n_features=d).set_params(**options)
+
+
+TINY, TWO = Control(hidden_features=16, n_layers=1), Coupling(n_transforms=2)
+SMALL = {
+    "DiffusionSampler": {"n_steps": 16, "network": TINY},
+    "ConsistentSamplerDistiller": {
+        "teacher": skcds.DiffusionSampler(2, max_iter=20, random_state=0, n_steps=16, network=TINY), "network": TWO,
+    },
+    "ConsistentSamplerScratch": {"n_steps": 16, "control": TINY, "network": TWO},
+}  # fmt: skip
 
 
 def normal(x):
@@ -136,7 +146,7 @@ class TestFits:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sampler = make(kind, max_energy_evals=limit, max_iter=5).fit(counted)
+            sampler = make(kind, max_energy_evals=limit, max_iter=5, **SMALL[kind]).fit(counted)
         assert count[0] == sampler.n_energy_evals_ <= limit and sampler.n_iter_ >= 1
 
 
@@ -180,7 +190,7 @@ class TestInterruption:
             return normal(x)
 
         with pytest.warns(UserWarning, match="was interrupted after 0 iterations"):
-            sampler = make(kind).fit(pressed)
+            sampler = make(kind, **SMALL[kind] | {"n_steps": 8}).fit(pressed)
         assert sampler.interrupted_ and sampler.n_iter_ == 0
         x = sampler.sample(500, random_state=0)
         assert np.abs(x.mean(0) - 3).max() < 1 and np.abs(np.log(x.std(0))).max() < 1
@@ -214,7 +224,8 @@ class TestProgress:
     def test_phases_and_figures(self, capsys):
         sizes = {"start": Pilot(n_particles=300), "n_steps": 8, "network": Control(16, 1), "batch_size": 100}
         teacher = skcds.DiffusionSampler(2, **sizes, max_iter=200, random_state=0)
-        make("ConsistentSamplerDistiller", verbose=2, max_iter=5, teacher=teacher).fit(normal)
+        small = {"network": Coupling(16, 1, 2), "batch_size": 100}
+        make("ConsistentSamplerDistiller", verbose=2, max_iter=5, teacher=teacher, **small).fit(normal)
         text = capsys.readouterr().err
         for phase in ("first look", "climbs", "race of starting scales", "tempering", "score matching", "judgement",
                       "ConsistentSamplerDistiller, distillation"):  # fmt: skip
@@ -222,8 +233,21 @@ class TestProgress:
         assert "log Z" in text and "ESS/n" in text and "loss" in text
 
     def test_silence(self, capsys):
-        make("DiffusionSampler", start__n_particles=300, n_steps=8, max_iter=5).fit(normal)
+        small = {"start": Pilot((3.0, 2.0), 300), "network": Control(16, 1), "n_steps": 8, "batch_size": 100}
+        make("DiffusionSampler", max_iter=5, **small).fit(normal)
         assert capsys.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("verbose, kept", [(1, 0), (2, 1)])
+    def test_lines_of_phases(self, verbose, kept, capsys):
+        """One line for all of them, or one for each."""
+        progress = Progress(verbose, "fit")
+        for name in ("one", "two"):
+            progress.phase(name)
+        assert capsys.readouterr().err.count("\n") == kept
+        progress.close()
+
+    def test_counts(self):
+        assert [_count(n) for n in (7, 9999, 25_000)] == ["7", "9999", "2.5e4"]
 
     def test_time_left(self, monkeypatch):
         progress = Progress(1, "fit")

@@ -408,3 +408,14 @@ class TestInParts:
         sizes = []
         in_parts(lambda part: sizes.append(len(part)) or part, torch.zeros(10_000, d))
         assert max(sizes) == min(rows * torch.get_num_threads(), 10_000) and sum(sizes) == 10_000
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_the_score_is_read_as_the_difference_from_a_standard_normal(factor):
+    """Nothing for its own score, and of the sign of the noise otherwise."""
+    network, seen = NoiseNetwork(2, 6.0, 8, 1, True, False), []
+    network.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x, log_snr = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), torch.linspace(-2, 3, 9)
+    network(x, log_snr, -factor * x)
+    s = noise_levels(log_snr)[1][:, None]
+    torch.testing.assert_close(seen[0], torch.cat([x, (factor - 1) * s * x], 1))

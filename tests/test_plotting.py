@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import crossed, slow
 from samplers import KINDS, fitted, make, quadratic
 from scipy import stats
 from sklearn.exceptions import NotFittedError
@@ -23,7 +24,14 @@ from skcds import (
 )
 from skcds.plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from skcds.plotting._evidence import _tail_counts
-from skcds.plotting._grids import hdr_levels, pair_bins, smooth_histogram, weighted_quantile, window
+from skcds.plotting._grids import (
+    effective_number,
+    hdr_levels,
+    pair_bins,
+    smooth_histogram,
+    weighted_quantile,
+    window,
+)
 from skcds.plotting._style import number
 from skcds.plotting._training import smoothed
 from skcds.train.phases import PhaseRecord
@@ -74,6 +82,18 @@ def test_regions_of_a_gaussian_hold_the_stated_mass(d):
 def test_regions_of_two_modes_of_unequal_height():
     density = np.array([0.0, 4.0, 0.0, 3.0, 2.0, 1.0])
     assert hdr_levels(density, [0.3, 0.5, 0.69, 0.95]).tolist() == [4.0, 3.0, 3.0, 1.0]
+
+
+def test_effective_number_of_draws():
+    assert effective_number(7, None) == 7 and effective_number(4, np.full(4, 0.25)) == 4
+    assert effective_number(4, np.array([0.5, 0.5, 0, 0])) == 2
+
+
+def test_smooth_histogram_knows_of_nothing_beyond_its_edges():
+    """In a corner the draws do not count for more than in the middle, as if they were there on both sides of it."""
+    edges = [np.linspace(0, 1, 21)] * 2
+    peaks = [smooth_histogram(np.full((100, 2), place), edges, None).max() for place in (0.01, 0.51)]
+    assert peaks[0] == pytest.approx(peaks[1])
 
 
 def test_smooth_histogram_keeps_the_mass_and_the_weights():
@@ -225,6 +245,8 @@ def test_no_contours_where_the_energy_is_not_known():
 def test_many_draws_are_a_histogram():
     kinds = [type(SamplerDisplay.from_samples(normal(n)).draws_[0]).__name__ for n in (1000, 30_000)]
     assert kinds == ["PathCollection", "QuadMesh"]
+    drawn = [SamplerDisplay.from_samples(normal(n), kind="scatter").draws_[0].get_rasterized() for n in (1000, 3000)]
+    assert drawn == [False, True]  # thousands of points make a file of vectors slow
     mesh = SamplerDisplay.from_samples(normal(), kind="histogram", bins=30).draws_[0]
     assert mesh.get_array().sum() == pytest.approx(4000, abs=12)
 
@@ -238,6 +260,9 @@ def test_corner_plot_of_every_sampler(kind):
     np.testing.assert_allclose(display.weights.sum(), 1)
     particles = getattr(sampler, "teacher_", sampler).particles_
     np.testing.assert_allclose(display.reference, particles)
+    regions = [artist for artist in display.draws_ if type(artist).__name__ == "QuadContourSet"]
+    assert len(regions) == 2 * 3 and all(paths.get_paths() for paths in regions)  # filled and with a line, in each pair
+    assert len(display.reference_) == 3 + 3
     heights, edges, _ = display.axes_[1, 1].patches[0].get_data()
     expected, _ = np.histogram(display.samples[:, 1], edges, weights=display.weights)
     np.testing.assert_allclose(heights, expected / np.diff(edges))
@@ -607,8 +632,10 @@ DISPLAYS = {
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
-@pytest.mark.parametrize("n_features", [1, 2, 3])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "n_features, fault",
+    crossed([*((2, fault) for fault in FAULTS), (1, "both"), (3, "both")], [1, 2, 3], FAULTS),
+)
 def test_a_fit_that_went_wrong_is_marked(display, n_features, fault):
     estimator = copy.copy(small(n_features))
     changes, note = FAULTS[fault]
@@ -616,6 +643,10 @@ def test_a_fit_that_went_wrong_is_marked(display, n_features, fault):
     shown = DISPLAYS[display](estimator)
     assert shown.note_.get_text() == note and shown.note_.get_visible()
     assert note in [text.get_text() for text in texts(shown)]
+    if shown.ax_ is None:  # above the first of several axes
+        assert shown.note_.get_position()[1] >= 1 and shown.note_ not in shown.axes_[0, 0].texts
+    else:  # in the upper left corner
+        assert shown.note_ in shown.ax_.texts and max(abs(shown.note_.get_position() - np.array([0, 1]))) < 0.1
     assert shown.figure_.bbox.contains(*shown.note_.get_window_extent().min)
     assert shown.figure_.bbox.contains(*shown.note_.get_window_extent().max)
 
@@ -632,10 +663,9 @@ def test_a_fit_that_went_well_is_not_marked(display, n_features):
 
 
 @pytest.mark.parametrize("kind, bounds", [
-    *((KINDS[0], bounds) for bounds in [
-        (100, 101), (0, 1), (100, None), (None, -100), (-1e6, 1e6), (None, None), [(100, 101), (None, None)],
-        [(100, None), (None, -100)],
-    ]), *((kind, (100, 101)) for kind in KINDS[1:]),
+    *((kind, (100, 101)) for kind in KINDS),
+    *((KINDS[0], bounds) for bounds in [(-1e6, 1e6), [(100, 101), (None, None)], [(100, None), (None, -100)]]),
+    *slow(*((KINDS[0], bounds) for bounds in [(0, 1), (100, None), (None, -100), (None, None)])),
 ], ids=str)  # fmt: skip
 def test_particles_are_shown_in_the_coordinates_of_the_draws(kind, bounds):
     """Between the bounds, and about where the draws are: within as much as ten deviations of these for any fit."""

@@ -4,11 +4,12 @@ Bounds of means over 5000 independent draws are 5.6 standard errors: false alarm
 """
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from samplers import ONE_STEP, D, fitted, quadratic
+from samplers import ONE_STEP, D, fitted, make, quadratic
 
 import skcds
 from skcds.density.energy import Energy
@@ -114,6 +115,24 @@ class TestManners:
             fitted(kind).sample(5, polish=-1)
         with pytest.raises(ValueError, match="residual"):
             fitted(kind, "residual").sample(5, polish=1)
+
+
+def test_an_energy_that_differentiates_something_itself():
+    """From the fit to the verdict: an energy that needs autograd had passed the probe, and failed in what followed."""
+
+    def energy_fn(x):
+        (slope,) = torch.autograd.grad((0.5 * (x - 1.0) ** 2).sum(), x, create_graph=True)
+        return 0.5 * (slope**2).sum(1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = make("ConsistentSamplerScratch", max_iter=2).fit(energy_fn)
+        weighted = sampler.sample_weighted(100, random_state=0)
+        polished = sampler.sample_polished(100, 4, random_state=0)
+        found = sampler.diagnose(200, random_state=0)
+        plainly = sampler.sample_weighted(100, random_state=0, energy_fn=quadratic)
+    np.testing.assert_allclose(weighted.log_weights, plainly.log_weights, atol=1e-5)
+    assert polished.langevin_acceptance > 0 and found.n_draws == 200
 
 
 def test_gradient_of_the_latent_density():

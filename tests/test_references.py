@@ -118,6 +118,11 @@ class TestGrids:
         phase = 0.5 * np.pi * (np.arange(n_steps) / n_steps + 0.008) / 1.008
         np.testing.assert_allclose((grid.v / grid.v[0]).numpy(), (np.cos(phase) / np.cos(phase[0])) ** 4, rtol=1e-4)
 
+    @pytest.mark.parametrize("name", GRIDS)
+    def test_levels_are_computed_in_double_precision(self, name):
+        """Of which differences are taken, and products over all steps."""
+        assert GRIDS[name](8, 3.0)._log_snr.dtype == torch.float64
+
     def test_dds_is_not_the_time_reversal(self):  # negative control
         reversal, integrator = GRIDS["dis"](8, 3.0), GRIDS["dds"](8, 3.0)
         assert torch.allclose(reversal.keep, 1 / reversal.b) and not torch.allclose(integrator.keep, 1 / integrator.b)

@@ -189,3 +189,16 @@ class TestSelfConsistencyLoss:
         for k in (0, 5, N - 1):
             level, to = (model.steps.log_snr[i].expand(30) for i in (k, k + 1))
             torch.testing.assert_close(loss._heun_step(flow[k], level, to), flow[k + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_goals_come_from_an_exponential_average():
+    """The latest weights count for a twentieth; in a plain mean of two they would for a half."""
+    model = make_model()
+    loss = SelfConsistencyLoss(model, None, None, 1, None)
+    first = [parameter.clone() for parameter in model.map.parameters()]
+    loss.averaged.update_parameters(model.map)
+    for parameter in model.map.parameters():
+        parameter.data += 1
+    loss.averaged.update_parameters(model.map)
+    for averaged, parameter in zip(loss.averaged.parameters(), first, strict=True):
+        torch.testing.assert_close(averaged, parameter + 0.05)

@@ -12,6 +12,7 @@ import skcds
 from skcds import Control, Pilot
 from skcds.density.bounds import Bounds
 from skcds.density.energy import Energy, InvalidEnergyError
+from skcds.density.support import candidates
 from skcds.explore.pilot import run_pilot
 from skcds.explore.start import Start
 
@@ -65,12 +66,18 @@ class TestParameter:
         assert Start.from_parameter(points[:3], 2).gaussian is None
 
 
-@pytest.mark.parametrize("start", [([40, -70, 200], 1e-3), "points"])
+@pytest.mark.parametrize("start", [([40, -70, 200], 1e-3), "points", "a point"])
 def test_is_where_the_pilot_looks(start):
-    """log Z is 3 log(1e-3); standard deviations are below .1 with 500 particles."""
+    """log Z is 3 log(1e-3); standard deviations are .1 with 500 particles.
+
+    One point says nothing of the scale, and the box is flat: the first moves from there all fail. The spread of no
+    particle had then become the scale, and the box was refused as a density of infinite mass.
+    """
     center = np.array([40.0, -70.0, 200.0])
     if start == "points":
         start = center + np.random.default_rng(0).uniform(-4e-4, 4e-4, (50, 3))
+    elif start == "a point":
+        start = center[None] + 3e-4
     else:
         start = (np.array(start[0], float), start[1])
     found = Start.from_parameter(start, 3)
@@ -135,6 +142,11 @@ LOG_Z = {
     simplex: lambda d: -math.lgamma(2 * (d + 1)),
     positive: lambda d: 0.0,
 }
+
+
+def test_candidates_are_in_double_precision():
+    """As all points are: singles would be evaluated in single precision."""
+    assert {points.dtype for points in candidates(seeded(0), 3, 5)} == {torch.float64}
 
 
 SUPPORTS = [(ordered, 3), (ordered, 7), (simplex, 3), (simplex, 10), (positive, 8)]

@@ -217,12 +217,15 @@ class Energy:
         return rows.to(self.call_device)
 
     def _value(self, x: Tensor) -> tuple[Tensor]:
-        with torch.enable_grad() if self.needs_grad_mode else contextlib.nullcontext():
+        if self.framework == "torch" and not self.needs_grad_mode:
             return (self._call(x).detach(),)
+        with torch.enable_grad():  # a NumPy function may differentiate something in PyTorch, too
+            return (self._call(x.clone().requires_grad_(self.needs_grad_mode)).detach(),)
 
     def _value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.grad_fn is not None:
-            return self._call(x).detach(), self._user_gradient(self.grad_fn, x).detach()
+            (value,) = self._value(x)
+            return value, self._user_gradient(self.grad_fn, x).detach()
         with torch.enable_grad():
             x = x.clone().requires_grad_()
             value = self._call(x)
@@ -265,7 +268,7 @@ class Energy:
         return np.errstate(divide="call", over="call", invalid="call", under="ignore", call=count)
 
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
-        with self._silenced():
+        with self._silenced(), torch.enable_grad():
             value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x.clone())
         return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
 
@@ -372,7 +375,8 @@ class Energy:
             return self.dtype
         finite = values.isfinite()
         try:
-            fast = self._call(points.to(self.call_device, torch.float32)).detach().to(points.device, torch.float64)
+            (fast,) = self._value(points.to(self.call_device, torch.float32))
+            fast = fast.to(points.device, torch.float64)
         except Spent:
             raise
         except Exception:

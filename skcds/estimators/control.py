@@ -18,7 +18,7 @@ from .._support.settings import FLOAT
 from .._support.warnings import note
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import Standardization, StandardizedTarget
-from ..explore.pilot import run_pilot
+from ..explore.pilot import MAX_NUMBERS, MIN_PARTICLES, run_pilot
 from ..explore.result import PilotResult
 from ..explore.specifications import Pilot
 from ..explore.store import Store
@@ -163,17 +163,30 @@ class ControlStart:
         energy.bounds = known and known.to(energy.device)
         run.model = copy.deepcopy(self.sampler._model).to(energy.device)
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
-        x = torch.from_numpy(self.sampler.particles_).to(energy.device)
-        run.population = population_of(run, run.model.standardization.inverse(x).float())
+        x = torch.from_numpy(self.sampler.particles_)
+        n = n_looked_at(min(len(x), self.sampler.n_particles), run)
+        rows = torch.arange(n) * len(x) // n  # not the first ones, which descend from few
+        z = run.model.standardization.inverse(x[rows].to(energy.device)).float()
+        run.population = population_of(run, z)
         old = getattr(self.sampler, "_particles_log_prob", None)  # which files do not hold
-        if not serve(run.population, None if old is None else torch.from_numpy(old)):
+        if not serve(run.population, None if old is None else torch.from_numpy(old)[rows]):
             warn_of_a_cold_start(type(self.sampler).__name__)
             run.model = run.target = run.population = None
             return False
         run.pilot = self.sampler.pilot_
         if not self.with_pilot:
             run.population = None
+        elif self.start.n_particles > len(x):
+            self._grow(run)
         return True
+
+    def _grow(self, run):
+        """As many particles as are asked for now, if the limits allow: copies that moves part."""
+        n = min(self.start.n_particles, max(MIN_PARTICLES, MAX_NUMBERS // run.energy.n_features))
+        if len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
+            rows = torch.arange(n, device=run.population.x.device) % len(run.population)
+            run.population.replace(run.population.x[rows])
+            run.population.move(CORRECTION_MOVES)
 
     def _check_continued(self, energy):
         """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
@@ -282,11 +295,15 @@ def _as_array(value):
 
 def population_of(run, x: Tensor) -> Population:
     """A population of particles (n, d), or of as many of them as the limits allow to look at."""
+    few = POPULATION_SHARE * run.budget.energy_evals_left() < FEWEST_PARTICLES
+    with run.budget.judgement() if few else contextlib.nullcontext():
+        return Population(run.target, x[: n_looked_at(len(x), run)], run.generator)
+
+
+def n_looked_at(n: int, run) -> int:
+    """Of n particles those that the limits allow to look at once, or the fewest that there have to be."""
     affordable = POPULATION_SHARE * run.budget.energy_evals_left()
-    if affordable < len(x):
-        x = x[: max(FEWEST_PARTICLES, int(affordable))]
-    with run.budget.judgement() if affordable < FEWEST_PARTICLES else contextlib.nullcontext():
-        return Population(run.target, x, run.generator)
+    return n if affordable >= n else min(n, max(FEWEST_PARTICLES, int(affordable)))
 
 
 def affordable_paths(n: int, run) -> int:

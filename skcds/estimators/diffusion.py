@@ -103,8 +103,9 @@ class DiffusionSampler(BaseSampler):
     {n_jobs}
     {device}
     warm_start : bool, default=False
-        Whether to go on from the earlier fit's network and particles, which must not have another size. Where its
-        particles are of no use to the energy, the fit starts anew and says so.
+        Whether to go on from the earlier fit's network, of the same size, and from its particles. Of these some are
+        left out or copied where their number has changed; where they are of no use to the energy, the fit starts anew
+        and says so.
     {verbose}
     {random_state}
 

@@ -95,8 +95,9 @@ class ConsistentSamplerScratch(OneStepSampler):
     {n_jobs}
     {device}
     warm_start : bool, default=False
-        Whether to go on from the earlier fit's networks and particles, which must not have another size. Where its
-        particles are of no use to the energy, the fit starts anew and says so.
+        Whether to go on from the earlier fit's networks, of the same size, and from its particles. Of these some are
+        left out or copied where their number has changed; where they are of no use to the energy, the fit starts anew
+        and says so.
     {verbose}
     {random_state}
 

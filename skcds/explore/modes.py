@@ -127,7 +127,9 @@ def find_lost_modes(
         How many were added.
     """
     found = 0
-    points = torch.cat([_points_around(energy, x, n_climbs, generator), _far_around(x, len(WIDE_STARTS) * n_climbs, generator)])
+    points = torch.cat(
+        [_points_around(energy, x, n_climbs, generator), _far_around(x, len(WIDE_STARTS) * n_climbs, generator)]
+    )
     for mode in [*modes, *climbs_from(energy, points, modes)]:
         if mode.log_mass < log_evidence + math.log(MIN_SHARE):
             continue

@@ -37,6 +37,7 @@ NOISE_ROWS, FEW_NOISE_ROWS = (
 LARGEST_NOISE = 1.0  # nats that the energy may jump by between neighbouring points
 MAX_TEMPERATURES, MAX_TEMPERATURES_BESIDE = 1000, 150  # of a run, and of one beside a run that found something
 MAX_RAISED = 0.1  # of a run's first particles, at which the function may raise: every one of them costs calls
+FIRST_STEP = 1e-3  # of moves from points of the support, in units of ten times their spread, or about one
 ANNEALING = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse temperatures on the way from points of the support
 
 
@@ -294,17 +295,19 @@ class Race:
         target = StandardizedTarget(self.energy, standardization)
         path = TemperedTarget(target, 1.0)
         z = standardization.inverse(seeds)[torch.arange(self.n_particles, device=seeds.device) % len(seeds)]
-        step = 1e-3
+        step = FIRST_STEP
         for beta in ANNEALING:
             path.beta = max(beta, 1e-9)
-            population = Population(path, path.standardization.inverse(z), self.generator, step=step, decades=2.0)
             for _ in range(10):
+                before = path.standardization.inverse(z)
+                population = Population(path, before, self.generator, step=min(step, 1.0), decades=2.0)
                 population.move(self.n_moves)
-                z, step = path.standardization(population.x), population.step
-                path.standardization = Standardization.from_moments(*moments(z))
-                population = Population(
-                    path, path.standardization.inverse(z), self.generator, step=min(step, 1.0), decades=2.0
-                )
+                if torch.equal(population.x, before):  # no spread to go by: the support is narrower than the moves
+                    loc, covariance = path.standardization.loc, path.standardization.covariance
+                    path.standardization, step = Standardization.from_moments(loc, covariance / 100), FIRST_STEP
+                else:
+                    z, step = path.standardization(population.x), population.step
+                    path.standardization = Standardization.from_moments(*moments(z))
         around = Standardization.from_moments(*moments(standardization(z)))
         for widening in (1.0, 1.5):
             self.enter(widening, around)
