@@ -203,7 +203,7 @@ class TestExplore:
         monkeypatch.setattr(adaptive, "MapProposal", Known)
         monkeypatch.setattr(adaptive, "fit_map", lambda *args: True)
         energy, store = Energy(wells, 2, generator=seeded(0)), Store(2)
-        explorer = _Explorer(energy, store, first_proposal(energy, []), seeded(0), lambda: False)
+        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False)
         explorer._draw(explorer.first, 2000)
         explorer._propose(100)
         assert isinstance(explorer.proposal, TMixture)  # the first round has no map yet
@@ -243,7 +243,7 @@ class TestExplore:
     def test_a_round_from_few_points(self):
         """Nothing breaks where hardly a point has any weight."""
         energy, store = Energy(lambda x: 0.5 * 1e4 * (x - 50).square().sum(1), 2, generator=seeded(0)), Store(2)
-        explorer = _Explorer(energy, store, first_proposal(energy, []), seeded(0), lambda: False)
+        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False)
         for _ in range(3):
             explorer.step(60)
         assert len(store) >= 150

@@ -30,12 +30,13 @@ FEWEST_DRAWS, MOST_DRAWS = 50, 4000  # of a round
 EFFECTIVE = 0.4  # of a round's draws, that the tempered weights leave effective
 EFFECTIVE_A_FEATURE = 10  # at least
 MAX_COMPONENTS, POINTS_A_COMPONENT = 50, 4  # of a mixture; effective points for each coordinate of one
+FEWEST_COMPONENTS, USED = 8, 0.8  # beside two a mode to begin with; share of them in use with which there may be more
 MAX_FITTED = 4000  # points that a mixture is fitted to
 SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)  # of round parts of the first proposal
 LAPLACE_SPREAD = 1.2  # of its parts at modes
 DEFENSIVE = 0.15  # of a round's draws, from broader proposals, which keep weights bounded
 WIDE = 1.6  # width of the broader ones, in units of the mixture's
-GOOD_MIXTURE, GOOD_MAP = 0.65, 0.8  # normalised ESS of a round, above which a map is not tried, or not fitted anew
+GOOD_MIXTURE, GOOD_PROPOSAL = 0.65, 0.8  # normalised ESS of a round, above which no map is tried, nor anything fitted
 GROWTH = 1.5  # of the store, after which it is all the same
 ENOUGH = 0.9, 5000  # normalised ESS of a round, and effective points, after which no more is explored
 MAP_ITERATIONS = 200
@@ -102,7 +103,7 @@ def explore(
     stopped : BaseException or None
         What ended it early: `Spent`, or KeyboardInterrupt.
     """
-    explorer = _Explorer(energy, store, first_proposal(energy, modes, gaussian), generator, ended)
+    explorer = _Explorer(energy, store, modes, first_proposal(energy, modes, gaussian), generator, ended)
     total = left()
     size = int(min(MOST_DRAWS, max(FEWEST_DRAWS, total / ROUNDS)))
     try:
@@ -141,12 +142,15 @@ def first_proposal(energy: Energy, modes: list[Mode], gaussian: Standardization 
 class _Explorer:
     """The proposals of an exploration, and how well the last of them did."""
 
-    def __init__(self, energy: Energy, store: Store, first: TMixture, generator, ended: Callable[[], bool]):
+    def __init__(
+        self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, ended: Callable[[], bool]
+    ):  # fmt: skip
         self.energy, self.store, self.first, self.generator, self.ended = energy, store, first, generator, ended
         self.proposal: Proposal = first
         self.broad = first
         self.model: OneStepModel | None = None
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
+        self.most = 2 * len(modes) + FEWEST_COMPONENTS  # of a mixture; more where these are used
 
     def is_enough(self) -> bool:
         """Whether another round would tell nothing new."""
@@ -155,7 +159,7 @@ class _Explorer:
     def step(self, n: int) -> None:
         """A round of n draws, from a new proposal unless the last is good enough."""
         if len(self.store):
-            settled = isinstance(self.proposal, MapProposal) and self.ess > GOOD_MAP
+            settled = self.proposal is not self.first and self.ess > GOOD_PROPOSAL
             if not settled or len(self.store) > GROWTH * self.fitted_at:
                 self._propose(n)
         n_broad = 0 if self.proposal is self.first else int(DEFENSIVE * n)
@@ -184,8 +188,10 @@ class _Explorer:
         if n_effective(training) == 0 or not (hot[held] > -torch.inf).any():
             return
         points = store.x[systematic_index(training, min(MAX_FITTED, 2 * len(store)), self.generator)]
-        k = int(min(MAX_COMPONENTS, max(1, n_effective(training) / (POINTS_A_COMPONENT * d))))
+        k = int(min(self.most, MAX_COMPONENTS, max(1, n_effective(training) / (POINTS_A_COMPONENT * d))))
         mixture = TMixture.fitted(points, k, int(randint(self.generator, 0, 2**31 - 1)))
+        if len(mixture) > USED * k:
+            self.most *= 2
         is_map = isinstance(self.proposal, MapProposal)
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
         self.broad = TMixture.joined([(0.7, mixture.broadened(WIDE)), (0.3, self.first)])
