@@ -4,7 +4,7 @@ Rows of points and contexts go together: with contexts (m, k), points (m r, d) a
 second, and so on.
 """
 
-__all__ = ["FamilyDensity", "FamilyEnergy", "FamilyTarget", "GivenEnergy", "check_signature", "repeated"]
+__all__ = ["FamilyDensity", "FamilyEnergy", "FamilyTarget", "GivenEnergy", "check_signature", "open_energy"]
 
 import copy
 import inspect
@@ -36,15 +36,29 @@ class FamilyDensity(Density):
         See `BaseSampler.fit`.
     draws : array-like or None
         Exact draws, one a context.
+    context_names : sequence of str or None
+        Names of the numbers of a context.
     """
 
     contexts: Any = None
     draws: Any = None
+    context_names: Any = None
 
     @property
     def about_contexts(self) -> dict:
         """Arguments of `fit` beside the functions."""
-        return {"contexts": self.contexts, "draws": self.draws}
+        return {"contexts": self.contexts, "draws": self.draws, "context_names": self.context_names}
+
+
+def open_energy(
+    density: Density, n_features: int, generator, bounds: Bounds | None = None, monitor: Any = None,
+    start: Tensor | None = None,
+) -> Energy:  # fmt: skip
+    """The `Energy` of a density, or the `FamilyEnergy` of a family."""
+    if not isinstance(density, FamilyDensity):
+        return Energy.of(density, n_features, generator, bounds, monitor, start)
+    source = ContextSource(density.contexts, generator)
+    return FamilyEnergy(density, n_features, source, generator, bounds, monitor, start)
 
 
 def repeated(contexts: Tensor, n_rows: int) -> Tensor:

@@ -170,6 +170,10 @@ class DiffusionSampler(BaseSampler):
         Whether the user ended the training.
     n_rollbacks_ : int
         How often training diverged and went back to an earlier state.
+    n_contexts_in_ : int
+        Numbers of a context: 0, as this sampler learns single densities.
+    context_names_in_, contexts_ : None
+        Of the samplers of families, of which there is none here.
     fit_time_ : float
         Seconds; not part of a pickle.
 
@@ -238,6 +242,12 @@ class DiffusionSampler(BaseSampler):
         self.random_state = random_state
 
     # ---------------------------------------------------------------- training
+
+    def _check_family(self):
+        raise ValueError(
+            "DiffusionSampler learns a single density and takes no contexts: fit a ConsistentSamplerScratch or a "
+            "ConsistentSamplerDistiller to a family."
+        )
 
     def _build_model(self, standardization, log_snr_max, langevin):
         grid = GRIDS[self.reference](self.n_steps, log_snr_max)

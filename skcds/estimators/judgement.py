@@ -15,7 +15,6 @@ from .._support.devices import generator_on, to_numpy
 from .._support.forks import seed_of
 from .._support.validation import check_count
 from .._support.warnings import muted, warn_user
-from ..density.bounds import Bounds
 from ..density.energy import Energy
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
@@ -23,6 +22,7 @@ from ..train.budget import Budget
 from ..train.loop import MAX_ROLLBACKS
 from ..weights.diagnosis import diagnose, energies_at, subset
 from ..weights.sample import WeightedSample
+from .given import energy_of
 from .sampling import MIN_JUDGED
 
 
@@ -170,8 +170,7 @@ class Judged:
     def _target(self, density: Density | None, what: str) -> StandardizedTarget:
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
         if density is not None:
-            bounds = Bounds.from_fitted(self)
-            energy = Energy.of(density, self.n_features_in_, generator_on(self._model.device, 0), bounds)
+            energy = energy_of(self, density)
         else:
             energy = self._kept_energy(what)
         return StandardizedTarget.reported(energy, self._model.standardization)

@@ -38,6 +38,7 @@ from .control import (
     population_of,
     weighted_paths,
 )
+from .given import draws_given, is_given, weighted_given
 from .onestep import OneStepSampler
 
 CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
@@ -167,6 +168,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         Whether the user ended the training.
     n_rollbacks_ : int
         How often training diverged and went back to an earlier state.
+    n_contexts_in_ : int
+        Numbers of a context; 0 for a single density.
+    context_names_in_ : ndarray of shape (n_contexts_in_,) or None
+        Their names; None for a single density.
+    contexts_ : ndarray of shape (m, n_contexts_in_) or None
+        Up to 1000 contexts, of which a hundred were held out to judge the fit of a family; for one, `log_evidence_`,
+        `elbo_` and `ess_` are means over these, and `converged_` says that the weights of nine of ten are reliable.
     fit_time_ : float
         Seconds; not part of a pickle.
 
@@ -372,8 +380,8 @@ class ConsistentSamplerScratch(OneStepSampler):
     # ---------------------------------------------------------------- sampling
 
     def sample(
-        self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None,
-        as_frame=False,
+        self, n, n_steps=1, random_state=None, *, context=None, method=None, polish=0, energy_fn=None, grad_fn=None,
+        out=None, as_frame=False,
     ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
@@ -385,6 +393,9 @@ class ConsistentSamplerScratch(OneStepSampler):
             A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one, to single precision.
+        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+            A family is sampled in one step.
         method : {"map", "chain"}, default=None
             How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
             map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
@@ -403,12 +414,15 @@ class ConsistentSamplerScratch(OneStepSampler):
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`, or a data frame.
+            Draws, float64, or `out`, or a data frame. For many contexts (m, n, n_features), or a data frame with one
+            more column, ``context``, of their numbers.
         """
         check_is_fitted(self)
         options = {
             "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn
         }  # fmt: skip
+        if is_given(self, context):
+            return draws_given(self, context, n, random_state, options, out, as_frame)
         return self._sample(n, random_state, options, out, as_frame)
 
     def _plan(self, *, n_steps=1, method=None, polish=0, density=None):
@@ -423,7 +437,9 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
         return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
 
-    def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
+    def sample_weighted(
+        self, n, n_steps=1, random_state=None, *, context=None, method=None, energy_fn=None, grad_fn=None
+    ):  # fmt: skip
         """Draw with exact weights.
 
         Parameters
@@ -434,6 +450,8 @@ class ConsistentSamplerScratch(OneStepSampler):
             A power of two, at most the `n_steps` of the fit.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of `sample` with the same arguments.
+        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
         method : {"map", "chain"}, default=None
             As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the
             chain are path weights with the exact density of the leap.
@@ -443,10 +461,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         Returns
         -------
         WeightedSample
-            Its ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
+            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
             coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            options = {"n_steps": n_steps, "method": method, "energy_fn": energy_fn, "grad_fn": grad_fn}
+            return weighted_given(self, context, n, random_state, options)
         n, n_steps, method = check_count(n, "n", 1), self._check_steps(n_steps), self._method(method)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         if n_steps == 1 or method == "map":

@@ -22,7 +22,7 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 4  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 5  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
@@ -34,6 +34,7 @@ ARRAYS: dict[str, Any] = {
     "vector": (("d",), "f8"),
     "bounds": (("d", 2), "f8"),
     "particles": ((None, "d"), "f4", "f8"),
+    "contexts": ((None, None), "f8"),
 }
 
 
@@ -262,6 +263,8 @@ class _Reader:
             return self._array(value, name, (d, d) if full else (d,))
         if kind == "names":
             return checked_names(value["list"], d, name)
+        if kind == "context names":
+            return checked_names(value["list"], len(value["list"]), name)
         if kind == "sampler":
             return self._sampler(value["sampler"], below=place)
         _require(kind == "model", f"{name} is of an unknown kind {kind!r}.")

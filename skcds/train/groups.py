@@ -68,6 +68,14 @@ class ParticleGroups:
         self.anchors = self.moved(contexts, z, CORRECTION_MOVES)
         self.fresh = self.anchors[:0]
 
+    @classmethod
+    def of_state(cls, target, state: dict, generator, n_fresh: int) -> "ParticleGroups":
+        """What `state_dict` gave."""
+        self = object.__new__(cls)
+        self.target, self.generator, self.n_fresh = target, generator, n_fresh
+        self.load_state_dict(state)
+        return self
+
     def __len__(self) -> int:
         """How many particles."""
         return (len(self.anchors) + len(self.fresh)) * self.n_each
