@@ -1,6 +1,7 @@
 """One-step samplers of unnormalised densities, with scikit-learn manners."""
 
 __all__ = [
+    "Calibration",
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
     "Coupling",
@@ -17,16 +18,19 @@ __all__ = [
     "load",
     "metrics",
     "targets",
+    "tempered",
 ]
 
 from . import adapters, metrics, targets
 from ._version import __version__ as __version__
+from .density.tempered import tempered
 from .estimators.diffusion import DiffusionSampler
 from .estimators.distiller import ConsistentSamplerDistiller
 from .estimators.scratch import ConsistentSamplerScratch
 from .io import ModelFileError, load
 from .models.specifications import Coupling, Residual
 from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
+from .weights.calibration import Calibration
 from .weights.diagnosis import Diagnosis
 from .weights.polish import PolishedSample
 from .weights.sample import WeightedSample

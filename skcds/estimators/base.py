@@ -106,9 +106,9 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         "feature_names_out_": Fitted(
             "names", since=2, before=lambda sampler: checked_names(None, sampler.n_features_in_, "")
         ),
-        "n_contexts_in_": Fitted("count", since=5, before=lambda sampler: 0),
-        "context_names_in_": Fitted("context names or None", since=5, before=lambda sampler: None),
-        "contexts_": Fitted("contexts or None", since=5, before=lambda sampler: None),
+        "n_contexts_in_": Fitted("count", since=6, before=lambda sampler: 0),
+        "context_names_in_": Fitted("context names or None", since=6, before=lambda sampler: None),
+        "contexts_": Fitted("contexts or None", since=6, before=lambda sampler: None),
         "fit_time_": "clock",
     }
 

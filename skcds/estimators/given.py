@@ -5,6 +5,7 @@ __all__ = [
 ]  # fmt: skip
 
 import hashlib
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,20 +126,20 @@ def stream_key(context: np.ndarray) -> tuple[int, ...]:
 
 def draws_given(sampler, context, n: int, random_state, options: dict, out=None, as_frame: bool = False):
     """What `sample` gives for a context (k,), draws (n, d), or for many (m, k), draws (m, n, d)."""
-    seed, options = seed_of(random_state), dict(options)
+    random_state, options = _fixed(random_state), dict(options)
     energy = _energy_passed(sampler, options)
     contexts, many = checked(sampler, context)
     if not many:
-        return given(sampler, contexts[0], energy)._sample(n, seed, options, out, as_frame)
+        return given(sampler, contexts[0], energy)._sample(n, random_state, options, out, as_frame)
     n = check_count(n, "n", 0)
     X = _checked_out(out, (len(contexts), n, sampler.n_features_in_))
     if len(contexts):
         given(sampler, contexts[0], energy)._plan(**Density.in_options(options))  # which checks the options
     if options.get("polish") or n > CHUNK_ROWS:
         for row, one in zip(X, contexts, strict=True):
-            row[...] = given(sampler, one, energy)._sample(n, seed, options)
+            row[...] = given(sampler, one, energy)._sample(n, random_state, options)
     elif n:
-        for rows, model, latent in _blocks(sampler, contexts, n, seed):
+        for rows, model, latent in _blocks(sampler, contexts, n, seed_of(random_state)):
             with torch.no_grad(), few_threads():
                 X[rows] = _in_user_coordinates(sampler, model, model.mapped(latent)[0]).reshape(X[rows].shape)
     if not as_frame:
@@ -149,22 +150,22 @@ def draws_given(sampler, context, n: int, random_state, options: dict, out=None,
 
 def weighted_given(sampler, context, n: int, random_state, options: dict):
     """What `sample_weighted` gives for a context: a `WeightedSample`, or a list of them for many."""
-    seed, options = seed_of(random_state), dict(options)
+    random_state, options = _fixed(random_state), dict(options)
     energy = _energy_passed(sampler, options)
     contexts, many = checked(sampler, context)
     n = check_count(n, "n", 1)
     if not many:
-        return given(sampler, contexts[0], energy).sample_weighted(n, random_state=seed, **options)
+        return given(sampler, contexts[0], energy).sample_weighted(n, random_state=random_state, **options)
     given(sampler, contexts[0], energy)._plan(**Density.in_options(options))  # which checks the options
     energy = sampler._kept_energy("sample_weighted") if energy is None else energy
     found: list[WeightedSample] = []
     if n > CHUNK_ROWS:
         with muted(ConvergenceWarning):
-            found = [given(sampler, one, energy).sample_weighted(n, random_state=seed) for one in contexts]
+            found = [given(sampler, one, energy).sample_weighted(n, random_state=random_state) for one in contexts]
     else:
         target = FamilyTarget(energy, sampler._model.standardization)
         details = {"n_energy_evals": n, "feature_names": sampler.feature_names_out_}
-        for rows, model, latent in _blocks(sampler, contexts, n, seed):
+        for rows, model, latent in _blocks(sampler, contexts, n, seed_of(random_state)):
             with torch.no_grad(), few_threads():
                 z, log_weights = model.call_and_log_weight(latent, target.given(_on(sampler, contexts[rows])))
                 X = _in_user_coordinates(sampler, model, z).reshape(-1, n, sampler.n_features_in_)
@@ -172,6 +173,11 @@ def weighted_given(sampler, context, n: int, random_state, options: dict):
             found += [WeightedSample(x, row, True, **details) for x, row in pairs]
     _warn_of_unreliable(found, n)
     return found
+
+
+def _fixed(random_state) -> int:
+    """A random state that every context can be drawn with."""
+    return int(random_state) if isinstance(random_state, numbers.Integral) else seed_of(random_state)
 
 
 def _checked_out(out, shape: tuple) -> np.ndarray:

@@ -17,6 +17,7 @@ from ..weights.injectivity import check_injectivity
 from ..weights.polish import Acceptance, PolishedSample, polish
 from ..weights.sample import WeightedSample
 from .base import BaseSampler
+from .family_methods import OfFamilies
 from .given import is_given, one_given
 
 N_HELD_OUT = 10_000
@@ -25,7 +26,7 @@ FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held
 GAUGED = 40  # draws by which the time of the check for folds is measured
 
 
-class OneStepSampler(BaseSampler):
+class OneStepSampler(OfFamilies, BaseSampler):
     """Samplers whose ``_model`` has a ``map`` from the prior to the target, and its exact weights."""
 
     violation_share_: float

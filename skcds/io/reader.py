@@ -22,7 +22,7 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 5  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 6  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
