@@ -48,7 +48,7 @@ class ContextSource:
         self.n_contexts = first.shape[1]
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Contexts (n, k), float64, on the device of the generator; of an array none twice as long as there are enough."""
+        """Contexts (n, k), float64, on the device of the generator; rows of an array repeat only where they have to."""
         if self.rows is None:
             found = self._drawn(n, generator)
             if found.shape[1] != self.n_contexts:

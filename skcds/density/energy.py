@@ -252,7 +252,9 @@ class Energy:
         start = time.perf_counter()
         try:
             with self._silenced():
-                value = self._apply(self.energy_fn, x.detach().numpy().copy() if self.framework == "numpy" else x.clone())
+                value = self._apply(
+                    self.energy_fn, x.detach().numpy().copy() if self.framework == "numpy" else x.clone()
+                )
         except Exception as error:
             note(error, f"energy_fn was given {self.framework} points of shape {tuple(x.shape)} and dtype {x.dtype}.")
             raise

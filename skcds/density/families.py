@@ -1,4 +1,4 @@
-"""Families of densities p(x | c): an energy of points and contexts, which becomes one of points where contexts are given.
+"""Families of densities p(x | c): an energy of points and contexts, and of points alone where contexts are given.
 
 Rows of points and contexts go together: with contexts (m, k), points (m r, d) are r of the first context, then r of the
 second, and so on.
@@ -191,7 +191,7 @@ class GivenEnergy(Energy):
         return GivenEnergy(copy.copy(self.family), self.contexts)
 
     @property
-    def valid(self) -> Tensor:
+    def valid(self) -> Tensor:  # type: ignore[override]
         """Unconstrained points of the probe at which the density is positive for some context."""
         return self.family.valid[:, : self.n_features]
 
@@ -238,5 +238,3 @@ class FamilyTarget:
     def given(self, contexts: Tensor) -> StandardizedTarget:
         """The target of points (m r, d) with contexts (m, k)."""
         return StandardizedTarget(self.energy.given(contexts), self.standardization.given(contexts), self.dtype)
-
-

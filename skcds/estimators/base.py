@@ -24,7 +24,7 @@ from .._version import DOCUMENTATION
 from ..density.bounds import Bounds
 from ..density.contexts import context_names_of
 from ..density.energy import Energy
-from ..density.families import FamilyDensity, open_energy
+from ..density.families import FamilyDensity, FamilyEnergy, open_energy
 from ..density.function import Density
 from ..explore.start import Start
 from ..io.export import checked_names
@@ -57,12 +57,10 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     _doc_link_module = "skcds"  # of the link in the HTML that notebooks show
     _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
 
-    __metadata_request__fit = {
-        name: UNUSED for name in ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names")
-    }
-    __metadata_request__score = {
-        name: UNUSED for name in ("energy_fn", "grad_fn", "n", "random_state", "context")
-    }
+    __metadata_request__fit = dict.fromkeys(
+        ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names"), UNUSED
+    )
+    __metadata_request__score = dict.fromkeys(("energy_fn", "grad_fn", "n", "random_state", "context"), UNUSED)
 
     _parameter_constraints: dict = {
         "n_features": [positive_integer, None],
@@ -182,7 +180,9 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network, few_threads():
             budget.progress.phase("probe")
-            energy = open_energy(density, n_features, generator, bounds, budget, None if begin is None else begin.points)
+            energy = open_energy(
+                density, n_features, generator, bounds, budget, None if begin is None else begin.points
+            )
             budget.energy = energy
             if checkpoint is not None:
                 state.begin(seed, self._identity(energy, density), budget, generator, network)
@@ -223,7 +223,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         """Refuse contexts where this sampler learns no families."""
 
     def _identity(self, energy: Energy, density: Density) -> dict:
-        if isinstance(density, FamilyDensity):
+        if isinstance(energy, FamilyEnergy) and isinstance(density, FamilyDensity):
             return identity_of_family(self, energy, density)
         return identity_of(self, energy)
 

@@ -42,6 +42,15 @@ CONVERGED_SHARE = 0.9  # of the held-out contexts whose weights have to be relia
 MIN_CONTEXTS = 10  # of an array
 
 
+def settings_of(sampler) -> dict[str, int]:
+    """What a family's fit takes from the parameters of a sampler, which have other names in each."""
+    batch_size = sampler.map_batch_size if hasattr(sampler, "map_batch_size") else sampler.batch_size
+    return {
+        "n_particles": getattr(sampler, "n_particles", N_PARTICLES),
+        "batch_size": batch_size or BATCH_SIZE,
+    }
+
+
 def check_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
     """Refuse parameters that mean nothing for a family, and draws that are not those of the contexts.
 
@@ -145,10 +154,10 @@ def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
         contexts = torch.from_numpy(energy.source.rows).to(energy.device)
         x = _checked_draws(density.draws, energy.source.rows, energy)
         kept = torch.randperm(len(x), generator=generator, device=generator.device)
-        kept = kept[: 2 * getattr(sampler, "n_particles", N_PARTICLES) // TEMPERED_EACH]
+        kept = kept[: 2 * settings_of(sampler)["n_particles"] // TEMPERED_EACH]
         return contexts[kept], x[kept][:, None].expand(-1, TRAINED_EACH, -1)
     start = sampler._find_start(energy.n_features, energy.bounds)
-    n_groups = max(1, getattr(sampler, "n_particles", N_PARTICLES) // TEMPERED_EACH)
+    n_groups = max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH)
     found = explore_family(
         energy, n_groups, TEMPERED_EACH, generator, run.budget, start and start.to(energy.device)
     )  # fmt: skip
@@ -206,7 +215,7 @@ def _continue(sampler, run, earlier) -> bool:
     check_same_networks(sampler._specification().sizes(), found)
     run.model = copy.deepcopy(earlier).to(energy.device)
     _set_out(run, run.model.standardization)
-    contexts = energy.source.draw(max(1, N_PARTICLES // TEMPERED_EACH), run.generator)
+    contexts = energy.source.draw(max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH), run.generator)
     latent = randn(run.generator, TEMPERED_EACH * len(contexts), energy.n_features)
     z, log_weights = run.model.given(contexts).call_and_log_weight(latent, run.target.given(contexts))
     log_weights = log_weights.view(len(contexts), -1).nan_to_num(nan=-torch.inf)
@@ -226,10 +235,7 @@ def _continue(sampler, run, earlier) -> bool:
 
 
 def _recipe(sampler, run) -> Iterator[Phase]:
-    n_iter = sampler.max_iter
-    batch_size = getattr(sampler, "map_batch_size", None) or BATCH_SIZE
-    if not hasattr(sampler, "map_batch_size"):
-        batch_size = sampler.batch_size or BATCH_SIZE
+    n_iter, batch_size = sampler.max_iter, settings_of(sampler)["batch_size"]
     renewal = Renewal(run.population, run.energy.source, run.budget.progress)
     every = renewal_spacing(run.budget, TRAINED_EACH, n_iter, RENEWAL_SHARE)
     loss = FamilyLikelihood(run.model, run.population, max(1, batch_size // TRAINED_EACH))
@@ -250,10 +256,11 @@ def _judge(sampler, run) -> dict:
     log_weights = _held_out(run, contexts)
     each = log_weights.shape[1]
     inside = np.isfinite(log_weights).any(1)
-    shares = np.array([effective_sample_size(row) / each if ok else 0.0 for row, ok in zip(log_weights, inside)])
+    shares = np.zeros(len(log_weights))
+    shares[inside] = [effective_sample_size(row) / each for row in log_weights[inside]]
     limit = pareto_k_limit(each)
     reliable = np.array([pareto_k(row) <= limit for row in log_weights])
-    estimates = np.array([log_evidence(row) for row, ok in zip(log_weights, inside) if ok]).reshape(-1, 2)
+    estimates = np.array([log_evidence(row) for row in log_weights[inside]]).reshape(-1, 2)
     converged = bool(reliable.mean() >= CONVERGED_SHARE)
     if not converged:
         advice = advice_by_cause(budget, len(run.losses), sampler.max_iter, "Raise max_iter or the sizes of the map.")

@@ -13,7 +13,7 @@ from .._support.devices import to_numpy
 from .._support.validation import check_count
 from .._support.warnings import muted
 from ..density.bounds import Bounds
-from ..weights.calibration import Calibration, calibrated
+from ..weights.calibration import calibrated
 from .given import checked, is_given, weighted_given
 
 MOST_CONTEXTS = 100  # of those kept, for a report that is asked for without any

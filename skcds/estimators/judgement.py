@@ -26,7 +26,6 @@ from ..weights.sample import WeightedSample
 from .given import energy_of, is_given, one_given, weighted_given
 from .sampling import MIN_JUDGED
 
-
 MOST_CONTEXTS = 100  # of a family, that a score is the mean over
 
 

@@ -45,7 +45,10 @@ class Drawing:
             yield (
                 rows,
                 normal_streams(
-                    seed, int(chunk), (rows.stop - rows.start, self.n_features_in_), self._model.device,
+                    seed,
+                    int(chunk),
+                    (rows.stop - rows.start, self.n_features_in_),
+                    self._model.device,
                     self._stream_key,
                 ),
             )

@@ -461,8 +461,9 @@ class ConsistentSamplerScratch(OneStepSampler):
         Returns
         -------
         WeightedSample
-            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
-            coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
+            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in
+            expectation: always for a coupling map; for a residual one only where no violation of injectivity was
+            found, else a warning is given.
         """
         check_is_fitted(self)
         if is_given(self, context):

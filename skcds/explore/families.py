@@ -1,4 +1,4 @@
-"""Exploration of a family: a few contexts are looked at by a pilot each, and all are tempered side by side from there."""
+"""Exploration of a family: a pilot looks at a few contexts each, and all are tempered side by side from there."""
 
 __all__ = ["Explored", "explore_family", "scout", "temper_family"]
 

@@ -109,7 +109,7 @@ class ParticleGroups:
         self.anchors = Group(*(old.index_copy(0, rows, part.to(old.dtype)) for old, part in pairs))
 
     def draw(self, n: int) -> Group:
-        """n groups picked at random with replacement, a fixed share of them anchors."""
+        """N groups picked at random with replacement, a fixed share of them anchors."""
         n_anchors = round(ANCHORS_DRAWN * n) if len(self.fresh) else n
         of_anchors = self.anchors[randint(self.generator, 0, len(self.anchors), (n_anchors,))]
         if not len(self.fresh):
@@ -124,7 +124,5 @@ class ParticleGroups:
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
         device = self.generator.device
-        self.anchors, self.fresh = (
-            Group(*(part.to(device) for part in state[name])) for name in ("anchors", "fresh")
-        )
+        self.anchors, self.fresh = (Group(*(part.to(device) for part in state[name])) for name in ("anchors", "fresh"))
         self.step = state["step"]

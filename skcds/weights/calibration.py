@@ -1,4 +1,4 @@
-"""A report on a sampler of a family: how good its weights are for many contexts, and whether known draws look like its own."""
+"""A report on a sampler of a family: how good its weights are over contexts, and whether known draws fit."""
 
 __all__ = ["Calibration", "calibrated", "ranks_of"]
 
@@ -110,7 +110,9 @@ class Calibration:
             "log_evidence_se": self.log_evidence_se, "verdict": self.verdicts,
         }  # fmt: skip
         if self.ranks is not None:
-            columns |= {f"rank of {name}": column for name, column in zip(self.feature_names, self.ranks.T, strict=True)}
+            columns |= {
+                f"rank of {name}": column for name, column in zip(self.feature_names, self.ranks.T, strict=True)
+            }
         return to_frame(self.contexts, self.context_names, **columns)
 
     def __str__(self) -> str:
