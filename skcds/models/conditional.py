@@ -98,10 +98,14 @@ class ContextCoupling(nn.Module):
 class ContextAffine(nn.Module):
     """``x = loc(c) + L(c) u``, with a triangular L of positive diagonal; the identity before training."""
 
+    rows: Tensor
+    columns: Tensor
+
     def __init__(self, n_features: int, n_context: int):
         super().__init__()
         self.n_features, self.full = n_features, n_features <= FULL_MAX
-        rows, columns = torch.tril_indices(n_features, n_features, -1, device="cpu")
+        indices = torch.tril_indices(n_features, n_features, -1, device="cpu")
+        rows, columns = indices.unbind(0)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         self.output = Linear(n_context, 2 * n_features + self.full * len(rows))
@@ -115,9 +119,8 @@ class ContextAffine(nn.Module):
         points, log_det = _grouped(x, m), log_diagonal.sum(1)
         matrix = torch.diag_embed(log_diagonal.exp())
         if self.full and d > 1:
-            matrix = matrix.index_put(
-                (torch.arange(m, device=x.device)[:, None], self.rows[None], self.columns[None]), lower
-            )
+            every = torch.arange(m, device=x.device)[:, None]
+            matrix = matrix.index_put((every, self.rows[None, :], self.columns[None, :]), lower)
         if inverse:
             centred = (points - loc[:, None]).transpose(1, 2)
             y = torch.linalg.solve_triangular(matrix, centred, upper=False).transpose(1, 2)
