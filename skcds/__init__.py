@@ -2,6 +2,7 @@
 
 __all__ = [
     "Calibration",
+    "CalibrationDisplay",
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
     "Coupling",
@@ -29,7 +30,7 @@ from .estimators.distiller import ConsistentSamplerDistiller
 from .estimators.scratch import ConsistentSamplerScratch
 from .io import ModelFileError, load
 from .models.specifications import Coupling, Residual
-from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
+from .plotting import CalibrationDisplay, EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from .weights.calibration import Calibration
 from .weights.diagnosis import Diagnosis
 from .weights.polish import PolishedSample
