@@ -44,7 +44,7 @@ print(draws.shape, f"{np.mean(better > 0.95):.0%} of the studies are clear")
 # The odds that each study was simulated with are exact draws of its posterior. Their ranks among the draws are uniform
 # where the sampler is right.
 
-report = sampler.calibrate(studies, 100, truths, random_state=0)
+report = sampler.calibrate(studies[:300], 500, truths[:300], random_state=0)
 print(report)
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 CalibrationDisplay(report).plot(axes[0], ranks=False)

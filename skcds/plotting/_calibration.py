@@ -84,13 +84,13 @@ class CalibrationDisplay:
         """
         require_matplotlib("CalibrationDisplay.plot")
         found = self.calibration
-        ranks = found.ranks is not None if ranks is None else ranks
         if ranks and found.ranks is None:
             raise ValueError("There are no ranks: pass draws= to calibrate.")
+        known = None if ranks is False else found.ranks
         ax, self.figure_ = axes_for(ax, (5.2, 3.6))
         self.ax_: Any = ax
         self.band_: tuple[float, float] | None = None
-        self.lines_ = self._draw_ranks(ax, found.ranks) if ranks else self._draw_ess(ax)
+        self.lines_ = self._draw_ess(ax) if known is None else self._draw_ranks(ax, known)
         tidy(ax)
         self.caption_ = (
             f"{len(found.contexts)} contexts, {found.n_draws} draws each: {found.verdict}\n"
