@@ -152,6 +152,22 @@ def test_the_report_names_contexts():
     assert sum(found.shares.values()) == pytest.approx(1) and "worst" in str(found) and np.isnan(found.rank_p_value)
 
 
+def test_the_pictures_of_a_report():
+    """The band of counts holds all bins of exact ranks but for one picture in a hundred."""
+    pytest.importorskip("matplotlib").use("agg")
+    truths = np.concatenate([exact(1, c, k) for k, c in enumerate(contexts(100, 6))])
+    found = fitted().calibrate(contexts(100, 6), 100, truths, random_state=0)
+    ranks, shares = skcds.CalibrationDisplay(found).plot(), skcds.CalibrationDisplay(found).plot(ranks=False)
+    low, high = ranks.band_
+    counts = [patch.get_data().values for patch in ranks.lines_]
+    assert len(counts) == D and all(
+        count.sum() == 100 and low <= count.min() <= count.max() <= high for count in counts
+    )
+    assert shares.band_ is None and "100 contexts" in shares.caption_
+    with pytest.raises(ValueError, match="draws="):
+        skcds.CalibrationDisplay(fitted().calibrate(contexts(5), 50, random_state=0)).plot(ranks=True)
+
+
 def test_one_context_has_every_method():
     sampler, c = fitted(), [0.1, 0.2]
     assert sampler.diagnose(500, context=c, random_state=0).verdict == "ok"

@@ -2,8 +2,8 @@
 All temperatures of a density
 =============================
 
-A density raised to a power is sharper or flatter: the power is an inverse temperature. One fit of the family has draws at
-every temperature, and the log evidence as a curve.
+A density raised to a power is sharper or flatter: the power is an inverse temperature. One fit of the family has
+draws at every temperature, and the log evidence as a curve.
 """
 
 import matplotlib.pyplot as plt

@@ -217,6 +217,14 @@ class Energy:
         """What a function of the user's gives for rows in the user's coordinates."""
         return function(rows)
 
+    def _shape(self, rows):
+        """The shape of what the user's functions are given for rows, for messages."""
+        return tuple(rows.shape)
+
+    def _example(self, row: Tensor) -> str:
+        """A row as it is named in messages."""
+        return example_of(row)
+
     def _inside(self, rows: Tensor) -> Tensor:
         """Rows in the user's coordinates, moved inside the bounds where rounding has left them."""
         return rows if self.bounds is None else self.bounds.inside(rows)
@@ -256,10 +264,10 @@ class Energy:
                     self.energy_fn, x.detach().numpy().copy() if self.framework == "numpy" else x.clone()
                 )
         except Exception as error:
-            note(error, f"energy_fn was given {self.framework} points of shape {tuple(x.shape)} and dtype {x.dtype}.")
+            note(error, f"energy_fn was given {self.framework} points of shape {self._shape(x)} and dtype {x.dtype}.")
             raise
         self._clock(time.perf_counter() - start, len(x))
-        return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
+        return _checked_shape(value, (len(x),), "energy_fn", self._shape(x))
 
     def _clock(self, seconds: float, rows: int) -> None:
         """Keep the rate of evaluations and, under a limit of time, the rows of a call."""
@@ -313,8 +321,8 @@ class Energy:
         if not self.n_invalid:
             hint = " Did you pass a log density? An energy is its negative." if infinite else ""
             warn_user(
-                f"energy_fn {what}, for example at x = {example_of(rows[0])}; such points are treated as outside the "
-                f"support, here and in what follows. Return +inf there to say so.{hint}",
+                f"energy_fn {what}, for example at x = {self._example(rows[0])}; such points are treated as outside "
+                f"the support, here and in what follows. Return +inf there to say so.{hint}",
                 RuntimeWarning,
             )
         self.n_invalid += count
@@ -429,7 +437,7 @@ class Energy:
                 raw = self._apply(self.energy_fn, x.requires_grad_(self.grad_fn is None).clone())
             if isinstance(raw, Tensor) != (self.framework == "torch"):
                 raise TypeError(f"energy_fn returned {type(raw).__name__} for a {self.framework} input")
-            return _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
+            return _checked_shape(raw, (len(x),), "energy_fn", self._shape(x))
 
     def _first_of(self, errors: list[Exception], shape: tuple) -> Exception:
         """The error to raise where no framework worked, the user's own one chained to it."""
@@ -456,7 +464,7 @@ def _close(fast: Tensor, exact: Tensor) -> bool:
     return torch.allclose(fast, exact, rtol=0, atol=FAST_TOLERANCE)
 
 
-def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
+def _checked_shape(value, shape: tuple, name: str, shape_in) -> Tensor:
     expected = f"{name} has to return real numbers of shape {shape} for an input of shape {shape_in}"
     if not isinstance(value, Tensor):
         try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from .._support.devices import randn
 from .bounds import Bounds
 from .contexts import ContextSource
-from .energy import PROBE_SIZES, Energy, _checked_shape
+from .energy import PROBE_SIZES, Energy, _checked_shape, example_of
 from .function import Density
 from .standardize import StandardizedTarget
 from .support import candidates
@@ -137,10 +137,17 @@ class FamilyEnergy(Energy):
         x, contexts = self._split(rows)
         return function(x, contexts.detach() if isinstance(contexts, Tensor) else contexts)
 
+    def _shape(self, rows):
+        return f"({len(rows)}, {self.n_features}) and contexts of shape ({len(rows)}, {self.n_contexts})"
+
+    def _example(self, row: Tensor) -> str:
+        x, context = (part[0] for part in self._split(row[None]))
+        return f"{example_of(x)} with context {example_of(context)}"
+
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
         with self._silenced():
             value = self._apply(grad_fn, x.numpy().copy() if self.framework == "numpy" else x.clone())
-        value = _checked_shape(value, (len(x), self.n_features), "grad_fn", tuple(x.shape))
+        value = _checked_shape(value, (len(x), self.n_features), "grad_fn", self._shape(x))
         return torch.cat([value, value.new_zeros(len(x), self.n_contexts)], 1)
 
     def _inside(self, rows: Tensor) -> Tensor:
@@ -209,6 +216,12 @@ class GivenEnergy(Energy):
 
     def _apply(self, function: Callable, rows):
         return self.family._apply(function, rows)
+
+    def _shape(self, rows):
+        return self.family._shape(rows)
+
+    def _example(self, row: Tensor) -> str:
+        return self.family._example(row)
 
     def _joined(self, x: Tensor) -> Tensor:
         return torch.cat([x.double(), repeated(self.contexts.to(x.device), len(x))], 1)

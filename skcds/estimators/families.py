@@ -4,6 +4,7 @@ __all__ = ["check_family", "fit_family", "identity_of_family"]
 
 import copy
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -287,13 +288,22 @@ def _judge(sampler, run) -> dict:
 
 def _held_out(run, contexts: Tensor) -> np.ndarray:
     """Log weights (m, r) of draws for held-out contexts, as many as the limits allow."""
-    budget, energy = run.budget, run.energy
-    target = FamilyTarget(energy, run.model.standardization)
+    budget, model = run.budget, run.model
+    target, contexts = FamilyTarget(run.energy, model.standardization), contexts[:HELD_OUT]
+
+    def weigh(contexts: Tensor, each: int) -> np.ndarray:
+        latent = randn(run.generator, len(contexts) * each, model.n_features)
+        _, log_weights = model.given(contexts).call_and_log_weight(latent, target.given(contexts))
+        return to_numpy(log_weights).reshape(len(contexts), each)
+
     with budget.judgement():
-        wanted = HELD_OUT * HELD_OUT_EACH
-        n = budget.n_affordable(wanted, 1 / min(energy.evals_per_second, 1e9), 1, FEWEST_EACH)
-        each = min(HELD_OUT_EACH, max(FEWEST_EACH, n // HELD_OUT))
-        contexts = contexts[: max(1, min(HELD_OUT, n // each))]
-        latent = randn(run.generator, len(contexts) * each, run.model.n_features)
-        _, log_weights = run.model.given(contexts).call_and_log_weight(latent, target.given(contexts))
-    return to_numpy(log_weights).reshape(len(contexts), each)
+        start = time.perf_counter()
+        weigh(contexts[:1], FEWEST_EACH)
+        a_row = (time.perf_counter() - start) / FEWEST_EACH
+        n = budget.n_affordable(FEWEST_EACH * len(contexts), a_row, 1, FEWEST_EACH)
+        contexts = contexts[: max(1, n // FEWEST_EACH)]
+        start = time.perf_counter()
+        first = weigh(contexts, FEWEST_EACH)
+        a_row = (time.perf_counter() - start) / first.size
+        more = budget.n_affordable((HELD_OUT_EACH - FEWEST_EACH) * len(contexts), a_row, 1, 0) // len(contexts)
+        return np.concatenate([first, weigh(contexts, more)], 1) if more else first
