@@ -163,4 +163,4 @@ def ranks_of(x: np.ndarray, weighted: WeightedSample) -> np.ndarray:
     """Share (d,) of weighted draws below a point (d,) in each coordinate; NaN where no draw has a weight."""
     if not weighted.ess:
         return np.full(len(x), np.nan)
-    return weighted.weights @ (weighted.samples < x)
+    return np.clip(weighted.weights @ (weighted.samples < x), 0.0, 1.0)
