@@ -227,6 +227,7 @@ def test_the_map_is_inverted_and_its_jacobian_exact(d):
     y, log_det = given.map.call_and_log_det(z)
     back, log_det_back = given.map.inverse_and_log_det(y)
     assert torch.allclose(back, z, atol=1e-4) and torch.allclose(log_det, -log_det_back, atol=1e-3)
+    assert torch.allclose(given.map.double().inverse_and_log_det(y.double())[0], z.double(), atol=1e-4)
     jacobian = torch.autograd.functional.jacobian(lambda u: found.given(C[1:2]).map(u[None])[0], z[2])
     assert torch.allclose(torch.linalg.slogdet(jacobian)[1], log_det[2], atol=1e-4)
 

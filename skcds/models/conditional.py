@@ -2,6 +2,7 @@
 
 __all__ = ["ConditionalCouplingMap", "ConditionalModel", "GivenModel", "conditional_sizes"]
 
+import copy
 from types import SimpleNamespace
 
 import torch
@@ -167,6 +168,10 @@ class GivenMap:
 
     def __init__(self, conditional: ConditionalCouplingMap, features: Tensor):
         self.conditional, self.features = conditional, features
+
+    def double(self) -> "GivenMap":
+        """The same in double precision."""
+        return GivenMap(copy.deepcopy(self.conditional).double(), self.features.double())
 
     def call_and_log_det(self, x: Tensor, log_snr=None, to=None) -> tuple[Tensor, Tensor]:
         """Latents (m r, d) to standardised points, and log |det J| (m r,)."""
