@@ -1,6 +1,8 @@
 """One-step samplers of unnormalised densities, with scikit-learn manners."""
 
 __all__ = [
+    "Calibration",
+    "CalibrationDisplay",
     "Consistency",
     "ConsistentSamplerDistiller",
     "ConsistentSamplerScratch",
@@ -23,18 +25,21 @@ __all__ = [
     "load",
     "metrics",
     "targets",
+    "tempered",
 ]
 
 from . import adapters, metrics, targets
 from ._version import __version__ as __version__
+from .density.tempered import tempered
 from .estimators.diffusion import DiffusionSampler
 from .estimators.distiller import ConsistentSamplerDistiller
 from .estimators.scratch import ConsistentSamplerScratch
 from .explore.specifications import Pilot, Prior
 from .io import ModelFileError, load
 from .models.specifications import Control, Coupling, Residual
-from .plotting import EvidenceDisplay, SamplerDisplay, TrainingDisplay
+from .plotting import CalibrationDisplay, EvidenceDisplay, SamplerDisplay, TrainingDisplay
 from .train.objectives.specifications import Consistency, PathLoss, SelfConsistency
+from .weights.calibration import Calibration
 from .weights.diagnosis import Diagnosis
 from .weights.polish import PolishedSample
 from .weights.sample import WeightedSample

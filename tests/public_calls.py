@@ -29,7 +29,7 @@ matplotlib.use("Agg")
 D = samplers.D
 POINTS = np.random.RandomState(0).normal(1.0, 1.0, (50, D))
 ARGUMENTS = {"energy_fn": quadratic, "n": 200, "X": POINTS, "random_state": 0}  # by name, where a method has them
-SKIPPED = {"get_metadata_routing", "set_params", "set_fit_request", "set_score_request"}  # of scikit-learn
+SKIPPED = {"calibrate", "get_metadata_routing", "set_params", "set_fit_request", "set_score_request"}  # of scikit-learn
 # More of a method's options than its defaults; those that it does not have are left out.
 OPTIONS = {
     "sample": [{"polish": 3}, {"n_steps": 4}, {"n_steps": 4, "method": "map"}, {"method": "ode"}, {"as_frame": True}],

@@ -31,6 +31,7 @@ def random_sampler(kind, seed, n_features=2, bounds=None, tails=False, network="
     box = box and box.scaled(1 + torch.rand(n_features, generator=generator))
     sampler.__dict__ |= {
         "_model": model.requires_grad_(False).eval(), "n_features_in_": n_features, "violation_share_": 0.0,
+        "n_contexts_in_": 0,
         "feature_names_out_": np.array([f"x{j}" for j in range(n_features)], dtype=object), "_energy": None,
         "_energy_name": None, "_lost_energy": None, **Bounds.as_fitted(box),
     }  # fmt: skip

@@ -12,7 +12,18 @@ from skcds.io.reader import ARRAYS
 from skcds.io.registry import RECORDS
 from skcds.io.schema import UNSAVED, fitted_attributes, in_files, undeclared
 
-KNOWN = {"model", "count", "flag", "number", "numbers", "covariance", "names", "sampler", "list of phase"}
+KNOWN = {
+    "context names",
+    "model",
+    "count",
+    "flag",
+    "number",
+    "numbers",
+    "covariance",
+    "names",
+    "sampler",
+    "list of phase",
+}
 
 
 def documented(cls):

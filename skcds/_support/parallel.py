@@ -74,7 +74,7 @@ def _merit(fit) -> tuple:
 
 def _fit_one(sampler, density, checkpoint, n_workers):
     with muted(ConvergenceWarning), few_threads(n_workers):  # of one of several; of the best the caller warns
-        return sampler.fit(density.energy_fn, grad_fn=density.grad_fn, checkpoint=checkpoint)
+        return sampler.fit(density.energy_fn, grad_fn=density.grad_fn, checkpoint=checkpoint, **density.about_contexts)
 
 
 def drawn_in_parallel(sampler, n: int, seed: int, options: dict, n_chunks: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -120,7 +120,7 @@ class Energy:
         self._fewest_rows = min(CHUNK_ROWS, getattr(energy_fn, "fewest_rows", 1))  # one for each worker that it has
         self._canary: Tensor | None = None  # a row at which the callable has worked
         with contextlib.nullcontext() if monitor is None else monitor.untimed():
-            self._probe(randn(generator, max(PROBE_SIZES), n_features, dtype=torch.float64), generator, start)
+            self._probe(self._first_points(generator), generator, start)
         if monitor is not None and monitor.max_time is not None:
             self.rows = int(min(CHUNK_ROWS, max(self._fewest_rows, self.evals_per_second * CALL_SECONDS)))
 
@@ -204,6 +204,32 @@ class Energy:
             value = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
             return (value, torch.zeros_like(rows)) if function == self._value_and_gradient else (value,)
 
+    # ---------------------------------------------------------------- what a family of densities does otherwise
+
+    def _first_points(self, generator) -> Tensor:
+        """Unconstrained points that the callable is probed at."""
+        return randn(generator, max(PROBE_SIZES), self.n_features, dtype=torch.float64)
+
+    def _candidates(self, generator, n: int):
+        """Batches of unconstrained points at which the density may be positive."""
+        return candidates(generator, self.n_features, n)
+
+    def _apply(self, function: Callable, rows):
+        """What a function of the user's gives for rows in the user's coordinates."""
+        return function(rows)
+
+    def _shape(self, rows):
+        """The shape of what the user's functions are given for rows, for messages."""
+        return tuple(rows.shape)
+
+    def _example(self, row: Tensor) -> str:
+        """A row as it is named in messages."""
+        return example_of(row)
+
+    def _inside(self, rows: Tensor) -> Tensor:
+        """Rows in the user's coordinates, moved inside the bounds where rounding has left them."""
+        return rows if self.bounds is None else self.bounds.inside(rows)
+
     def _locate(self, x: Tensor):
         """Points in the user's coordinates, the log determinant of the Jacobian there, and what it does to scores."""
         if self.bounds is None:
@@ -212,9 +238,7 @@ class Energy:
 
     def _rows(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
         """Points in the user's coordinates as the callables take them, inside the bounds still."""
-        rows = x.to(dtype or self.dtype)
-        rows = rows if self.bounds is None else self.bounds.inside(rows)
-        return rows.to(self.call_device)
+        return self._inside(x.to(dtype or self.dtype)).to(self.call_device)
 
     def _value(self, x: Tensor) -> tuple[Tensor]:
         if self.framework == "torch" and not self.needs_grad_mode:
@@ -240,12 +264,14 @@ class Energy:
         start = time.perf_counter()
         try:
             with self._silenced():
-                value = self.energy_fn(x.detach().numpy().copy() if self.framework == "numpy" else x.clone())
+                value = self._apply(
+                    self.energy_fn, x.detach().numpy().copy() if self.framework == "numpy" else x.clone()
+                )
         except Exception as error:
-            note(error, f"energy_fn was given {self.framework} points of shape {tuple(x.shape)} and dtype {x.dtype}.")
+            note(error, f"energy_fn was given {self.framework} points of shape {self._shape(x)} and dtype {x.dtype}.")
             raise
         self._clock(time.perf_counter() - start, len(x))
-        return _checked_shape(value, (len(x),), "energy_fn", tuple(x.shape))
+        return _checked_shape(value, (len(x),), "energy_fn", self._shape(x))
 
     def _clock(self, seconds: float, rows: int) -> None:
         """Keep the rate of evaluations and, under a limit of time, the rows of a call."""
@@ -269,7 +295,7 @@ class Energy:
 
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
         with self._silenced(), torch.enable_grad():
-            value = grad_fn(x.numpy().copy() if self.framework == "numpy" else x.clone())
+            value = self._apply(grad_fn, x.numpy().copy() if self.framework == "numpy" else x.clone())
         return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
 
     def cut(self, j: int, threshold: float, above: bool) -> None:
@@ -299,8 +325,8 @@ class Energy:
         if not self.n_invalid:
             hint = " Did you pass a log density? An energy is its negative." if infinite else ""
             warn_user(
-                f"energy_fn {what}, for example at x = {example_of(rows[0])}; such points are treated as outside the "
-                f"support, here and in what follows. Return +inf there to say so.{hint}",
+                f"energy_fn {what}, for example at x = {self._example(rows[0])}; such points are treated as outside "
+                f"the support, here and in what follows. Return +inf there to say so.{hint}",
                 RuntimeWarning,
             )
         self.n_invalid += count
@@ -350,7 +376,7 @@ class Energy:
         """Points, in both coordinates, with their energies, some of them finite if any of many kinds of points is."""
         n = len(points)
         spare = self.monitor is None or self.monitor.max_energy_evals is None
-        batches = candidates(generator, self.n_features, 200 if spare else n)
+        batches = self._candidates(generator, 200 if spare else n)
         for batch in [start, *batches] if start is not None else batches:
             rows = self._locate(batch)[0]
             found = self._quietly(rows).to(points.device, torch.float64)
@@ -411,12 +437,12 @@ class Energy:
         self.n_energy_evals += len(x)
         with self._silenced(), torch.enable_grad():
             if self.framework == "numpy":
-                raw = self.energy_fn(x.numpy())
+                raw = self._apply(self.energy_fn, x.numpy())
             else:
-                raw = self.energy_fn(x.requires_grad_(self.grad_fn is None).clone())
+                raw = self._apply(self.energy_fn, x.requires_grad_(self.grad_fn is None).clone())
             if isinstance(raw, Tensor) != (self.framework == "torch"):
                 raise TypeError(f"energy_fn returned {type(raw).__name__} for a {self.framework} input")
-            return _checked_shape(raw, (len(x),), "energy_fn", tuple(x.shape))
+            return _checked_shape(raw, (len(x),), "energy_fn", self._shape(x))
 
     def _first_of(self, errors: list[Exception], shape: tuple) -> Exception:
         """The error to raise where no framework worked, the user's own one chained to it."""
@@ -443,7 +469,7 @@ def _close(fast: Tensor, exact: Tensor) -> bool:
     return torch.allclose(fast, exact, rtol=0, atol=FAST_TOLERANCE)
 
 
-def _checked_shape(value, shape: tuple, name: str, shape_in: tuple) -> Tensor:
+def _checked_shape(value, shape: tuple, name: str, shape_in) -> Tensor:
     expected = f"{name} has to return real numbers of shape {shape} for an input of shape {shape_in}"
     if not isinstance(value, Tensor):
         try:

@@ -28,6 +28,11 @@ class Density:
             return energy_fn
         return cls(energy_fn, grad_fn)
 
+    @property
+    def about_contexts(self) -> dict:
+        """Arguments of `fit` beside the functions."""
+        return {}
+
     @classmethod
     def in_options(cls, options: dict) -> dict:
         """Options of `sample` with the density in place of its functions."""

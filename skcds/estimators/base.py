@@ -23,7 +23,9 @@ from .._support.settings import guest
 from .._support.warnings import warn_user
 from .._version import DOCUMENTATION
 from ..density.bounds import Bounds
+from ..density.contexts import context_names_of
 from ..density.energy import Energy
+from ..density.families import FamilyDensity, FamilyEnergy, open_energy
 from ..density.function import Density
 from ..explore.specifications import Pilot, as_start
 from ..explore.start import Start
@@ -39,6 +41,8 @@ from ..train.run import Run
 from ..weights.sample import WeightedSample
 from .copies import with_energy
 from .documentation import filled
+from .families import fit_family, identity_of_family
+from .given import is_given, one_given
 from .judgement import Judged, advice_by_cause, judge_fit
 from .pickling import Persistent
 from .sampling import Drawing
@@ -56,8 +60,10 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     _doc_link_module = "skcds"  # of the link in the HTML that notebooks show
     _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
 
-    __metadata_request__fit = {"energy_fn": UNUSED, "grad_fn": UNUSED, "checkpoint": UNUSED}
-    __metadata_request__score = {"energy_fn": UNUSED, "grad_fn": UNUSED, "n": UNUSED, "random_state": UNUSED}
+    __metadata_request__fit = dict.fromkeys(
+        ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names"), UNUSED
+    )
+    __metadata_request__score = dict.fromkeys(("energy_fn", "grad_fn", "n", "random_state", "context"), UNUSED)
 
     _parameter_constraints: dict = {
         "n_features": [positive_integer, None],
@@ -103,6 +109,9 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         "feature_names_out_": Fitted(
             "names", since=2, before=lambda sampler: checked_names(None, sampler.n_features_in_, "")
         ),
+        "n_contexts_in_": Fitted("count", since=5, before=lambda sampler: 0),
+        "context_names_in_": Fitted("context names or None", since=5, before=lambda sampler: None),
+        "contexts_": Fitted("contexts or None", since=5, before=lambda sampler: None),
         "fit_time_": "clock",
     }
 
@@ -112,8 +121,10 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         register_sampler(cls)
 
     @guest
-    def fit(self, energy_fn, y=None, *, grad_fn=None, checkpoint=None):
-        """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``.
+    def fit(
+        self, energy_fn, y=None, *, grad_fn=None, checkpoint=None, contexts=None, draws=None, context_names=None
+    ):  # fmt: skip
+        """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``, or a family ``exp(-energy_fn(x, c))``.
 
         Parameters
         ----------
@@ -133,6 +144,17 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             `random_state` is no integer, the seed is that of the file.
             A student keeps that of the teacher that it fits in a second file, of the same name with ``.teacher`` at its
             end; of several fits (`n_init`) each has its own, with ``.0``, ``.1`` and so on at their ends.
+        contexts : array-like of shape (m, n_contexts) or callable, optional
+            Contexts of a family of densities, of which one fit learns all. `energy_fn` then takes points
+            (n, n_features) and contexts (n, n_contexts), a context for each point, and so does `grad_fn`. A callable
+            ``contexts(n, rng)`` draws n of them by a `numpy.random.Generator`; of an array rows are picked. The fit is
+            good where they are many. Draws are then asked for by ``sample(n, context=c)``.
+        draws : array-like of shape (m, n_features), optional
+            Simulated pairs: for each row of `contexts` an exact draw of its density, as parameters from the prior that
+            data were simulated with. The fit starts from these in the place of an exploration.
+        context_names : array-like of str, optional
+            Names of the numbers of a context; by default the columns of a data frame of contexts, or
+            ``energy_fn.context_names``, or c0, c1 and so on.
 
         Returns
         -------
@@ -147,12 +169,13 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             When a parameter is out of its range, the dimension is unknown, the energy is not one of a density, or the
             checkpoint is that of another fit.
         TypeError
-            When `energy_fn` is not callable.
+            When `energy_fn` is not callable, or takes other arguments.
         """
         start = time.perf_counter()
         self._validate_params()
+        density = self._find_density(energy_fn, grad_fn, contexts, draws, context_names)
         if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
-            return self._fit_several(Density(energy_fn, grad_fn), checkpoint, start)
+            return self._fit_several(density, checkpoint, start)
         state = Checkpoint(checkpoint)
         seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
@@ -164,16 +187,16 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network:
             budget.progress.phase("probe")
-            energy = Energy(
-                energy_fn, n_features, grad_fn, generator, bounds, budget, None if begin is None else begin.points
+            energy = open_energy(
+                density, n_features, generator, bounds, budget, None if begin is None else begin.points
             )
             budget.energy = energy
             if checkpoint is not None:
-                state.begin(seed, identity_of(self, energy), budget, generator, network)
+                state.begin(seed, self._identity(energy, density), budget, generator, network)
             try:
-                fitted = self._fit(Run(energy, budget, generator))
+                fitted = self._fit_density(Run(energy, budget, generator), density)
             except Spent:
-                raise ValueError(budget.too_little(type(self).__name__)) from None
+                raise ValueError(budget.too_little(type(self).__name__, contexts is not None)) from None
         energy.release()
         self._warn_of_an_early_end(budget, fitted["n_iter_"])
         self.__dict__.update(
@@ -184,6 +207,43 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             fit_time_=time.perf_counter() - start,
         )
         return self
+
+    def _find_density(self, energy_fn, grad_fn, contexts, draws, context_names) -> Density:
+        """What was passed to `fit`, as one."""
+        if contexts is not None:
+            self._check_family()
+            found: Density = FamilyDensity(energy_fn, grad_fn, contexts, draws, context_names)
+        elif draws is not None or context_names is not None:
+            name = "draws" if draws is not None else "context_names"
+            raise ValueError(f"{name}= belongs to a family of densities: pass contexts=, too.")
+        else:
+            found = Density(energy_fn, grad_fn)
+        earlier = getattr(self, "n_contexts_in_", 0) > 0
+        if self.warm_start and hasattr(self, "_model") and earlier != (contexts is not None):
+            raise ValueError(
+                f"warm_start=True goes on from a fit to a {'family' if earlier else 'single density'}, which this is "
+                "not; set warm_start=False."
+            )
+        return found
+
+    def _check_family(self) -> None:
+        """Refuse contexts where this sampler learns no families."""
+
+    def _identity(self, energy: Energy, density: Density) -> dict:
+        if isinstance(energy, FamilyEnergy) and isinstance(density, FamilyDensity):
+            return identity_of_family(self, energy, density)
+        return identity_of(self, energy)
+
+    def _fit_density(self, run: Run, density: Density) -> dict:
+        if not isinstance(density, FamilyDensity):
+            return self._fit(run) | {"n_contexts_in_": 0, "context_names_in_": None, "contexts_": None}
+        found, source = fit_family(self, run, density), run.energy.source
+        names = source.names if density.context_names is None else density.context_names
+        return found | {"context_names_in_": context_names_of(names, density.energy_fn, source.n_contexts)}
+
+    def _one_density(self, options: dict):
+        context = options.pop("context", None)
+        return one_given(self, context, options) if is_given(self, context) else self
 
     def _warn_of_an_early_end(self, budget: Budget, n_iter: int) -> None:
         if budget.interrupted:
@@ -216,7 +276,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             )
         seed = seed_of(self.random_state)
         n_features = self._find_n_features(density.energy_fn)
-        energy = Energy.of(  # which finds fault with the function before any worker starts
+        energy = open_energy(  # which finds fault with the function before any worker starts
             density, n_features, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
         )
         best, fits = best_fit(self, density, checkpoint, seed)
@@ -270,7 +330,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
 
     def _take_back(self, fitted: dict, density: Density) -> None:
         """Give the sampler inside a fit, which may be from another process, the energy back."""
-        if "teacher_" in fitted:
+        if fitted.get("teacher_") is not None:
             own = getattr(self.teacher, "estimator", self.teacher)
             kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], density)
             fitted["teacher_"] = kept

@@ -7,6 +7,7 @@ import copy
 from .._support.devices import generator_on
 from ..density.bounds import Bounds
 from ..density.energy import Energy
+from ..density.families import open_energy
 from ..density.function import Density
 
 
@@ -29,6 +30,6 @@ def with_energy(sampler, density: Density):
     """A fitted sampler, given the energy where it has lost it on the way from another process."""
     if sampler._energy is None:
         generator = generator_on(sampler._model.device, 0)
-        sampler._energy = Energy.of(density, sampler.n_features_in_, generator, Bounds.from_fitted(sampler))
+        sampler._energy = open_energy(density, sampler.n_features_in_, generator, Bounds.from_fitted(sampler))
         sampler._energy_name = sampler._lost_energy = None
     return sampler

@@ -18,6 +18,7 @@ from .._support.validation import check_count
 from ..density.bounds import Bounds
 from ..models.maps import standard_normal_log_prob
 from ..models.networks import in_parts
+from .given import is_given
 from .sampling import CHUNK_ROWS, Drawing
 
 MapSteps = list[tuple[Tensor, Tensor | None]]  # levels that each call of the map goes from and to
@@ -29,9 +30,10 @@ class WithDensity(Drawing):
     _model: Any
     n_features_in_: int
     feature_names_out_: np.ndarray
+    log_prob: Any
 
     @guest
-    def score_samples(self, X, *, n_steps=1):
+    def score_samples(self, X, *, context=None, n_steps=1):
         """Log density of the sampler's one-step draws at any points, exact, by one pass of the inverse map.
 
         It is normalised: its exponential integrates to one over the coordinates that `energy_fn` was given, inside the
@@ -42,6 +44,8 @@ class WithDensity(Drawing):
         ----------
         X : array-like or data frame of shape (n, n_features)
             Points. Of a data frame the columns named as in `feature_names_out_` are taken, in any order.
+        context : array-like of shape (n_contexts,) or (n, n_contexts), optional
+            Of a sampler of a family: the context of all points, or one for each.
         n_steps : int, default=1
             Steps of the draws. Those of more than one add noise between calls of the map, and have no density in closed
             form.
@@ -60,6 +64,8 @@ class WithDensity(Drawing):
             several steps, and of a residual map, which has no inverse.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            return self.log_prob(X, context=context)
         return self._log_density(X, self._map_steps(n_steps=n_steps))
 
     @abstractmethod

@@ -132,6 +132,10 @@ class DiffusionSampler(BaseSampler):
         Evaluations of the energy, of its gradient, and of networks, in points.
     {interrupted_}
     {n_rollbacks_}
+    n_contexts_in_ : int
+        Numbers of a context: 0, as this sampler learns single densities.
+    context_names_in_, contexts_ : None
+        Of the samplers of families, of which there is none here.
     {fit_time_}
 
     References
@@ -194,6 +198,12 @@ class DiffusionSampler(BaseSampler):
         self.random_state = random_state
 
     # ---------------------------------------------------------------- training
+
+    def _check_family(self):
+        raise ValueError(
+            "DiffusionSampler learns a single density and takes no contexts: fit a ConsistentSamplerScratch or a "
+            "ConsistentSamplerDistiller to a family."
+        )
 
     def _build_model(self, standardization, log_snr_max, langevin):
         grid, control = GRIDS[self.reference](self.n_steps, log_snr_max), self._specified("network")

@@ -35,6 +35,7 @@ from ..train.phases import Phase
 from .base import BaseSampler, positive_integer
 from .control import MOVES_SHARE, N_CHECKED, POPULATION_SHARE, population_of
 from .diffusion import DiffusionSampler
+from .given import draws_given, is_given, weighted_given
 from .onestep import OneStepSampler
 from .warm import check_same_networks, with_new_coordinates
 
@@ -126,6 +127,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         included.
     {interrupted_}
     {n_rollbacks_}
+    {n_contexts_in_}
+    {context_names_in_}
+    {contexts_}
     {fit_time_}
 
     References
@@ -156,7 +160,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         "network": MAPS_BY_NAME,
         "objective": {"calibrated": Consistency(), "consistency": Consistency(refine=False)},
     }
-    _fitted_attributes: dict = {"teacher_": "sampler"}
+    _fitted_attributes: dict = {"teacher_": "sampler or None"}
 
     def __init__(
         self, teacher=None, *, n_features=None, bounds=None, feature_names=None, start=None, network="coupling",
@@ -404,8 +408,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, polish=0, energy_fn=None, grad_fn=None, out=None, as_frame=False,
-        return_log_density=False,
+        self, n, n_steps=1, random_state=None, *, context=None, polish=0, energy_fn=None, grad_fn=None, out=None,
+        as_frame=False, return_log_density=False,
     ):  # fmt: skip
         """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
 
@@ -418,6 +422,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
             consistency sampling, Algorithm 4 of the paper).
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one, to single precision.
+        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+            A family is sampled in one step.
         polish : int, default=0
             Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
             accepted. They need the energy.
@@ -433,7 +440,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`, or a data frame.
+            Draws, float64, or `out`, or a data frame. For many contexts (m, n, n_features), or a data frame with one
+            more column, ``context``, of their numbers.
         log_density : ndarray of shape (n,)
             Float64; only with ``return_log_density=True``.
 
@@ -448,6 +456,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
             "n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
             "return_log_density": return_log_density,
         }  # fmt: skip
+        if is_given(self, context):
+            return draws_given(self, context, n, random_state, options, out, as_frame)
         return self._sample(n, random_state, options, out, as_frame)
 
     def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None):
@@ -482,7 +492,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         return polish > 0
 
     @guest
-    def sample_weighted(self, n, random_state=None, *, energy_fn=None, grad_fn=None):
+    def sample_weighted(self, n, random_state=None, *, context=None, energy_fn=None, grad_fn=None):
         """Draw in one step, with exact weights from the Jacobian of the map that is applied.
 
         Parameters
@@ -491,16 +501,22 @@ class ConsistentSamplerDistiller(OneStepSampler):
             Number of draws.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of ``sample(n, random_state=random_state)``.
+        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
 
         Returns
         -------
         WeightedSample
-            Its ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
-            coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
+            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in
+            expectation: always for a coupling map; for a residual one only where no violation of injectivity was
+            found, else a warning is given.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            options = {"energy_fn": energy_fn, "grad_fn": grad_fn}
+            return weighted_given(self, context, n, random_state, options)
         n = check_count(n, "n", 1)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         return self._weigh_map(n, random_state, target, self._model.map, self._model.call_and_log_weight)

@@ -57,6 +57,13 @@ device : str, default="auto"
     Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
     that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
     numbers on every device; those of training are not.
+n_contexts_in_ : int
+    Numbers of a context; 0 for a single density.
+context_names_in_ : ndarray of shape (n_contexts_in_,) or None
+    Their names; None for a single density.
+contexts_ : ndarray of shape (m, n_contexts_in_) or None
+    Up to 1000 contexts, of which a hundred were held out to judge the fit of a family; for one, `log_evidence_`,
+    `elbo_` and `ess_` are means over these, and `converged_` says that the weights of nine of ten are reliable.
 """
 
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
@@ -16,7 +17,6 @@ from .._support.forks import seed_of
 from .._support.settings import guest
 from .._support.validation import check_count
 from .._support.warnings import muted, warn_user
-from ..density.bounds import Bounds
 from ..density.energy import Energy
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
@@ -24,7 +24,10 @@ from ..train.budget import Budget
 from ..train.loop import MAX_ROLLBACKS
 from ..weights.diagnosis import diagnose, energies_at, subset
 from ..weights.sample import WeightedSample
+from .given import energy_of, is_given, one_given, weighted_given
 from .sampling import MIN_JUDGED
+
+MOST_CONTEXTS = 100  # of a family, that a score is the mean over
 
 
 class Judged:
@@ -36,11 +39,13 @@ class Judged:
     _lost_energy: str | None
     _standardize: Callable
     sample_weighted: Callable
+    calibrate: Callable
+    contexts_: np.ndarray | None
     n_features_in_: int
     n_iter_: int
 
     @guest
-    def to_arviz(self, n, random_state=None, *, resample=True, energy_fn=None, grad_fn=None):
+    def to_arviz(self, n, random_state=None, *, context=None, resample=True, energy_fn=None, grad_fn=None):
         """Weighted draws as an ArviZ posterior, for example for ``arviz.summary``.
 
         The variables are the features, or the model's constrained parameters where the energy has a method
@@ -52,6 +57,8 @@ class Judged:
             Number of draws.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
+        context : array-like of shape (n_contexts,), optional
+            Which density of a family.
         resample : bool, default=True
             Whether the posterior holds as many draws resampled in proportion to the weights, or the draws themselves
             with ``log_weight`` among their statistics; see `WeightedSample.to_arviz`.
@@ -64,6 +71,9 @@ class Judged:
             As the installed ArviZ has it.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            one = one_given(self, context, {"energy_fn": energy_fn, "grad_fn": grad_fn})
+            return one.to_arviz(n, random_state, resample=resample)
         seed = seed_of(random_state)
         kept = self._kept_energy("to_arviz") if energy_fn is None else None
         weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
@@ -72,7 +82,7 @@ class Judged:
         return weighted.to_arviz(resample, seed, getattr(energy_fn, "constrain", None))
 
     @guest
-    def score(self, energy_fn=None, y=None, *, grad_fn=None, n=10_000, random_state=0):
+    def score(self, energy_fn=None, y=None, *, context=None, grad_fn=None, n=10_000, random_state=0):
         """Evidence lower bound: the mean log weight of draws, by which fits to one energy can be compared.
 
         It is at most log Z in expectation, and lower by the Kullback-Leibler divergence from the sampler to the target.
@@ -84,6 +94,9 @@ class Judged:
             The energy; by default that of the fit.
         y : None
             Ignored; there for the scikit-learn interface.
+        context : array-like of shape (n_contexts,), optional
+            Which density of a family; by default the mean over up to 100 contexts of the fit, of ``n / 100`` draws
+            each.
         grad_fn : callable, optional
             The gradient that goes with `energy_fn`.
         n : int, default=10000
@@ -97,12 +110,23 @@ class Judged:
             In nats; ``-inf`` where any draw falls outside the support. No bound for a map that folds, which warns.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            return self._score_family(context, n, random_state, {"energy_fn": energy_fn, "grad_fn": grad_fn})
         if energy_fn is None:
             self._kept_energy("score")
         return self.sample_weighted(n, random_state=random_state, energy_fn=energy_fn, grad_fn=grad_fn).elbo
 
+    def _score_family(self, context, n: int, random_state, options: dict) -> float:
+        if context is not None:
+            return one_given(self, context, options).score(n=n, random_state=random_state)
+        assert self.contexts_ is not None  # since this is a family
+        rows = self.contexts_[:MOST_CONTEXTS]
+        with muted(ConvergenceWarning):
+            found = weighted_given(self, rows, max(check_count(n, "n", 1) // len(rows), 1), random_state, options)
+        return float(sum(weighted.elbo for weighted in found) / len(found))
+
     @guest
-    def diagnose(self, n=10_000, random_state=None, *, energy_fn=None, grad_fn=None):
+    def diagnose(self, n=10_000, random_state=None, *, context=None, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
 
         The weights are judged by themselves (effective share, Pareto k, share outside the support). So are the draws
@@ -118,12 +142,15 @@ class Judged:
             Draws, and at most as many particles, that are looked at; at least 100.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
+        context : array-like of shape (n_contexts,), optional
+            Which density of a family, judged by its weights alone; by default the report is that of `calibrate` for up
+            to 100 contexts of the fit, with ``n / 10`` draws each.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
 
         Returns
         -------
-        Diagnosis
+        Diagnosis or Calibration
             Its ``verdict`` is "ok", "suspect" or "failed"; printed, it is a table.
 
         Notes
@@ -151,6 +178,11 @@ class Judged:
         """
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)
+        if is_given(self, context):
+            options = {"energy_fn": energy_fn, "grad_fn": grad_fn}
+            if context is None:
+                return self.calibrate(n=max(n // 10, MIN_JUDGED), random_state=random_state, **options)
+            return one_given(self, context, options).diagnose(n, random_state)
         seed = seed_of(random_state)
         target = self._target(Density.of(energy_fn, grad_fn), "diagnose")
         with muted(ConvergenceWarning):  # what they say is in the report
@@ -174,8 +206,7 @@ class Judged:
     def _target(self, density: Density | None, what: str) -> StandardizedTarget:
         """The standardised target of the energy passed, or else of the one kept from `fit`, with counts at zero."""
         if density is not None:
-            bounds = Bounds.from_fitted(self)
-            energy = Energy.of(density, self.n_features_in_, generator_on(self._model.device, 0), bounds)
+            energy = energy_of(self, density)
         else:
             energy = self._kept_energy(what)
         return StandardizedTarget.reported(energy, self._model.standardization)

@@ -19,6 +19,8 @@ from ..weights.polish import Acceptance, PolishedSample, polish
 from ..weights.sample import WeightedSample
 from .base import BaseSampler
 from .densities import WithDensity
+from .family_methods import OfFamilies
+from .given import is_given, one_given
 
 N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000
@@ -26,7 +28,7 @@ FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held
 GAUGED = 40  # draws by which the time of the check for folds is measured
 
 
-class OneStepSampler(WithDensity, BaseSampler):
+class OneStepSampler(OfFamilies, WithDensity, BaseSampler):
     """Samplers whose ``_model`` has a ``map`` from the prior to the target, and its exact weights."""
 
     violation_share_: float
@@ -59,7 +61,7 @@ class OneStepSampler(WithDensity, BaseSampler):
         return WeightedSample(to_numpy(model.standardization(z)), to_numpy(log_weights), not share), share
 
     @guest
-    def sample_polished(self, n, n_moves=50, random_state=None, *, energy_fn=None, grad_fn=None):
+    def sample_polished(self, n, n_moves=50, random_state=None, *, context=None, energy_fn=None, grad_fn=None):
         """One-step draws that were moved by Markov steps: exact in the limit of many, however poor the fit.
 
         Steps of two kinds take turns in the latent space of the map: proposals of new one-step draws, accepted by the
@@ -75,6 +77,8 @@ class OneStepSampler(WithDensity, BaseSampler):
             Steps of every draw; each costs an evaluation of the energy (and of its gradient).
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; without moves the draws are those of ``sample(n, random_state=random_state)``.
+        context : array-like of shape (n_contexts,), optional
+            Which density of a family.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
 
@@ -89,6 +93,9 @@ class OneStepSampler(WithDensity, BaseSampler):
             For a residual map, whose weights are not known to be exact.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            options = {"energy_fn": energy_fn, "grad_fn": grad_fn}
+            return one_given(self, context, options).sample_polished(n, n_moves, random_state)
         n_moves = check_count(n_moves, "n_moves", 0)
         target = self._polish_target(Density.of(energy_fn, grad_fn))
         independence, langevin = Acceptance(), Acceptance()

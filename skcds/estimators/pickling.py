@@ -7,15 +7,16 @@ from typing import Any
 from sklearn.base import BaseEstimator
 
 from .. import _version
-from .._support.devices import generator_on, loading_device
+from .._support.devices import loading_device
 from .._support.settings import guest
 from .._support.warnings import warn_user
-from ..density.bounds import Bounds
 from ..density.energy import Energy
+from ..density.function import Density
 from ..io.packing import imported, name_of, pack, unpack
 from ..io.schema import fitted_attributes, missing
 from ..io.writer import save
 from .copies import copied, copied_deeply
+from .given import energy_of
 from .legacy import nested
 
 
@@ -117,7 +118,6 @@ def _dereference(names: list | None, sampler) -> tuple[Energy | None, str | None
         return None, None
     try:
         energy_fn, grad_fn = (name and imported(*name) for name in names)
-        generator, bounds = generator_on(sampler._model.device, 0), Bounds.from_fitted(sampler)
-        return Energy(energy_fn, sampler.n_features_in_, grad_fn, generator, bounds), None
+        return energy_of(sampler, Density(energy_fn, grad_fn)), None
     except Exception as error:
         return None, f" (it could not be imported: {error})"

@@ -34,6 +34,7 @@ class Drawing:
     n_features_in_: int
     feature_names_out_: np.ndarray
     n_jobs: int | None
+    _stream_key: tuple[int, ...] = ()  # what sets the random numbers of one density of a family apart
 
     def _chunks(self, n: int, seed: int, chunks=None) -> Iterator[tuple[slice, Callable]]:
         """Slices of n draws and ``normal(k)``, standard normal draws (rows, d) float32 of stream k for each slice.
@@ -44,12 +45,22 @@ class Drawing:
             rows = slice(chunk * CHUNK_ROWS, min(n, (chunk + 1) * CHUNK_ROWS))
             yield (
                 rows,
-                normal_streams(seed, int(chunk), (rows.stop - rows.start, self.n_features_in_), self._model.device),
+                normal_streams(
+                    seed,
+                    int(chunk),
+                    (rows.stop - rows.start, self.n_features_in_),
+                    self._model.device,
+                    self._stream_key,
+                ),
             )
 
     @abstractmethod
     def _plan(self, *args, **options) -> Callable:
         """``draw(normal)``, which gives a chunk in standardised coordinates; checks the options of `sample`."""
+
+    @abstractmethod
+    def _one_density(self, options: dict):
+        """The sampler itself, or that of one density of a family by the `context` in options, which is taken out."""
 
     @abstractmethod
     def _needs_energy(self, **options) -> bool:
@@ -114,7 +125,7 @@ class Drawing:
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The batches together are ``sample(n, random_state=random_state)``, whatever their size.
         **options
-            Further arguments of `sample`, such as `n_steps`.
+            Further arguments of `sample`, such as `n_steps`, and `context` of one density of a family.
 
         Yields
         ------
@@ -128,10 +139,11 @@ class Drawing:
         """
         check_is_fitted(self)
         n, batch_size = check_count(n, "n", 0), check_count(batch_size, "batch_size", 1)
-        chunks = self._drawn_chunks(n, seed_of(random_state), self._plan(**Density.in_options(options)))
+        one = self._one_density(options)
+        chunks = one._drawn_chunks(n, seed_of(random_state), one._plan(**Density.in_options(options)))
         if not options.get("return_log_density"):
-            return self._batches(chunks, n, batch_size, self.n_features_in_)
-        rows = self._batches(chunks, n, batch_size, self.n_features_in_ + 1)
+            return one._batches(chunks, n, batch_size, self.n_features_in_)
+        rows = one._batches(chunks, n, batch_size, self.n_features_in_ + 1)
         return ((batch[:, :-1], batch[:, -1]) for batch in rows)
 
     def _batches(self, chunks, n: int, batch_size: int, n_columns: int) -> Iterator[np.ndarray]:
@@ -162,16 +174,18 @@ class Drawing:
         return weighted
 
 
-def normal_streams(seed: int, chunk: int, shape: tuple[int, int], device: torch.device) -> Callable:
+def normal_streams(
+    seed: int, chunk: int, shape: tuple[int, int], device: torch.device, of: tuple[int, ...] = ()
+) -> Callable:
     """``normal(k)``, standard normal numbers of stream k of a chunk; the rows of fewer are the first ones of more.
 
-    They are the same on every device.
+    They are the same on every device, and others for every key `of`.
     """
     streams: dict[int, np.random.Generator] = {}
 
     def normal(k, shape=shape):
         if k not in streams:
-            key = (k, chunk) if chunk else (k,)
+            key = (k, chunk, *of) if chunk or of else (k,)
             streams[k] = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
         return torch.from_numpy(streams[k].standard_normal(shape, dtype=np.float32)).to(device)
 

@@ -39,6 +39,7 @@ from .control import (
     population_of,
     weighted_paths,
 )
+from .given import draws_given, is_given, weighted_given
 from .onestep import OneStepSampler
 
 CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
@@ -123,6 +124,9 @@ class ConsistentSamplerScratch(OneStepSampler):
         Evaluations of the energy, of its gradient, and of networks, in points.
     {interrupted_}
     {n_rollbacks_}
+    {n_contexts_in_}
+    {context_names_in_}
+    {contexts_}
     {fit_time_}
 
     References
@@ -307,8 +311,8 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, method=None, polish=0, energy_fn=None, grad_fn=None, out=None,
-        as_frame=False, return_log_density=False,
+        self, n, n_steps=1, random_state=None, *, context=None, method=None, polish=0, energy_fn=None, grad_fn=None,
+        out=None, as_frame=False, return_log_density=False,
     ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
@@ -320,6 +324,9 @@ class ConsistentSamplerScratch(OneStepSampler):
             A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed. The first rows of a larger sample are those of a smaller one, to single precision.
+        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+            A family is sampled in one step.
         method : {"map", "chain"}, default=None
             How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
             map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
@@ -340,7 +347,8 @@ class ConsistentSamplerScratch(OneStepSampler):
         Returns
         -------
         X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`, or a data frame.
+            Draws, float64, or `out`, or a data frame. For many contexts (m, n, n_features), or a data frame with one
+            more column, ``context``, of their numbers.
         log_density : ndarray of shape (n,)
             Float64; only with ``return_log_density=True``.
 
@@ -355,10 +363,12 @@ class ConsistentSamplerScratch(OneStepSampler):
             "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
             "return_log_density": return_log_density,
         }  # fmt: skip
+        if is_given(self, context):
+            return draws_given(self, context, n, random_state, options, out, as_frame)
         return self._sample(n, random_state, options, out, as_frame)
 
     @guest
-    def score_samples(self, X, *, n_steps=1, method=None):
+    def score_samples(self, X, *, context=None, n_steps=1, method=None):
         """Log density of the sampler's draws at any points, exact, by one pass of the inverse map a step.
 
         It is normalised: its exponential integrates to one over the coordinates that `energy_fn` was given, inside the
@@ -369,6 +379,8 @@ class ConsistentSamplerScratch(OneStepSampler):
         ----------
         X : array-like or data frame of shape (n, n_features)
             Points. Of a data frame the columns named as in `feature_names_out_` are taken, in any order.
+        context : array-like of shape (n_contexts,) or (n, n_contexts), optional
+            Of a sampler of a family: the context of all points, or one for each.
         n_steps : int, default=1
             Steps of the draws, a power of two, at most the `n_steps` of the fit.
         method : {"map", "chain"}, default=None
@@ -389,6 +401,8 @@ class ConsistentSamplerScratch(OneStepSampler):
             chain, and of a residual map, which has no inverse.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            return self.log_prob(X, context=context)
         return self._log_density(X, self._map_steps(n_steps=n_steps, method=method))
 
     def _map_steps(self, *, n_steps=1, method=None):
@@ -416,7 +430,9 @@ class ConsistentSamplerScratch(OneStepSampler):
         return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
 
     @guest
-    def sample_weighted(self, n, n_steps=1, random_state=None, *, method=None, energy_fn=None, grad_fn=None):
+    def sample_weighted(
+        self, n, n_steps=1, random_state=None, *, context=None, method=None, energy_fn=None, grad_fn=None
+    ):  # fmt: skip
         """Draw with exact weights.
 
         Parameters
@@ -427,6 +443,8 @@ class ConsistentSamplerScratch(OneStepSampler):
             A power of two, at most the `n_steps` of the fit.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of `sample` with the same arguments.
+        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
         method : {"map", "chain"}, default=None
             As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the
             chain are path weights with the exact density of the leap.
@@ -436,10 +454,14 @@ class ConsistentSamplerScratch(OneStepSampler):
         Returns
         -------
         WeightedSample
-            Its ``is_bound`` says whether the mean log weight is a lower bound of log Z in expectation: always for a
-            coupling map; for a residual one only where no violation of injectivity was found, else a warning is given.
+            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in
+            expectation: always for a coupling map; for a residual one only where no violation of injectivity was
+            found, else a warning is given.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            options = {"n_steps": n_steps, "method": method, "energy_fn": energy_fn, "grad_fn": grad_fn}
+            return weighted_given(self, context, n, random_state, options)
         n, n_steps, method = check_count(n, "n", 1), self._check_steps(n_steps), self._method(method)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         if n_steps == 1 or method == "map":

@@ -36,6 +36,7 @@ ARRAYS: dict[str, Any] = {
     "vector": (("d",), "f8"),
     "bounds": (("d", 2), "f8"),
     "particles": ((None, "d"), "f4", "f8"),
+    "contexts": ((None, None), "f8"),
 }
 
 
@@ -267,6 +268,8 @@ class _Reader:
             return self._array(value, name, (d, d) if full else (d,))
         if kind == "names":
             return checked_names(value["list"], d, name)
+        if kind == "context names":
+            return checked_names(value["list"], len(value["list"]), name)
         if kind == "sampler":
             return self._sampler(value["sampler"], below=place)
         _require(kind == "model", f"{name} is of an unknown kind {kind!r}.")

@@ -160,14 +160,15 @@ class Budget:
             n = min(n, int((self.max_energy_evals - self.energy.n_energy_evals) / max(evals_a_row, 1e-9)))
         return max(n, 0)
 
-    def too_little(self, name: str) -> str:
+    def too_little(self, name: str, of_family: bool = False) -> str:
         """What to say where the limits do not allow one iteration and its judgement."""
-        if self.max_energy_evals is not None and self.energy.n_energy_evals >= 0.5 * self.max_energy_evals:
+        few = self.max_energy_evals is not None and self.energy.n_energy_evals >= 0.5 * self.max_energy_evals
+        if few or self.max_time is None:
             limit = f"max_energy_evals={self.max_energy_evals}"
-        elif self.max_time is not None:
-            limit = f"max_time={self.max_time:g}"
         else:
-            limit = f"max_energy_evals={self.max_energy_evals}"
+            limit = f"max_time={self.max_time:g}"
+        if of_family:
+            return f"{limit} is too little for {name} to be fitted to a family of densities: raise it."
         return (
             f"{limit} is too little for {name} to be fitted and judged with these parameters: raise it, or set "
             "Control(langevin=False) or a smaller n_steps, since every step of a draw may evaluate the energy."

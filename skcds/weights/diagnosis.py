@@ -4,7 +4,7 @@ A figure counts only as far as it exceeds what chance does to an exact sampler: 
 the noise, which is that of independent draws, and of particles of which `DEPENDENCE` count as one.
 """
 
-__all__ = ["Check", "Diagnosis", "diagnose"]
+__all__ = ["Check", "Diagnosis", "diagnose", "verdict_of_weights"]
 
 import math
 from collections.abc import Callable
@@ -155,6 +155,11 @@ def _of_weights(weighted: WeightedSample) -> list[Check]:
         _judge("outside the support", outside, (0.02, 0.5), outside, "share of the draws"),
         _judge("total variation", distance, (0.4, 0.75), distance, "of unweighted draws to the target, by the weights"),
     ]
+
+
+def verdict_of_weights(weighted: WeightedSample) -> str:
+    """The worst verdict that the weights of draws allow, by themselves."""
+    return max((check.verdict for check in _of_weights(weighted)), key=VERDICTS.index)
 
 
 def _of_raw_draws(weighted: WeightedSample, z: np.ndarray, energies: np.ndarray | None) -> Check:

@@ -1,0 +1,310 @@
+"""How the one-step samplers are fitted to a family of densities: exploration, one phase of likelihood, judgement."""
+
+__all__ = ["check_family", "fit_family", "identity_of_family"]
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from .._support.devices import generator_on, randint, randn, to_numpy
+from .._support.warnings import warn_user
+from ..density.families import FamilyDensity, FamilyEnergy, FamilyTarget
+from ..density.regression import FamilyStandardization
+from ..explore.families import explore_family
+from ..explore.specifications import Pilot
+from ..io.packing import built
+from ..io.plain import described
+from ..io.registry import key_of
+from ..models.conditional import ConditionalModel, conditional_sizes
+from ..models.networks import seeded
+from ..train.checkpoint import identity_of
+from ..train.groups import ParticleGroups
+from ..train.objectives.family import FamilyLikelihood, Renewal, renewal_spacing
+from ..train.phases import Phase
+from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit
+from .judgement import advice_by_cause
+from .warm import MIN_SHARE, check_same_networks, warn_of_a_cold_start
+
+TEMPERED_EACH, TRAINED_EACH = 16, 8  # particles of a context in the tempering, and of a group in the training
+FRESH_PARTICLES = 32_000  # that training keeps beside them
+BATCH_SIZE = 512
+RENEWAL_SHARE = 0.8  # of the evaluations left
+WEIGHT_DECAY, EMA_DECAY = 1e-2, 0.995
+HELD_OUT, HELD_OUT_EACH, FEWEST_EACH = 100, 500, 50  # contexts that a fit is judged by, and draws of each
+N_CHECKED = 500  # particles at which single precision is compared with double
+N_KEPT = 1000  # contexts of the fit that the sampler keeps
+CONVERGED_SHARE = 0.9  # of the held-out contexts whose weights have to be reliable
+MIN_CONTEXTS = 10  # of an array
+
+
+def settings_of(sampler) -> dict[str, int]:
+    """What a family's fit takes from the parameters of a sampler, which have other names in each."""
+    of_map = getattr(sampler._specified("objective"), "batch_size", sampler.batch_size)
+    return {"n_particles": sampler._specified("start").n_particles, "batch_size": of_map or BATCH_SIZE}
+
+
+def check_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
+    """Refuse parameters that mean nothing for a family, and draws that are not those of the contexts.
+
+    Raises
+    ------
+    ValueError
+        Which names the parameter.
+    """
+    network = sampler._specified("network")
+    if network.kind != "coupling":
+        raise ValueError("A family of densities needs exact weights for every context: network has to be 'coupling'.")
+    objective, start = sampler._specified("objective"), sampler._specified("start")
+    if getattr(sampler, "teacher", None) is not None:
+        fault = "teacher has to be None"
+    elif not isinstance(start, Pilot):
+        fault = f"start has to be of a pilot; got {start!r}"
+    elif not objective.refine or getattr(objective, "schedule", "separate") != "separate":
+        fault = f"objective has to be the default or of its kind; got {objective!r}"
+    else:
+        fault = ""
+    if fault:
+        raise ValueError(f"A family of densities is learned by likelihood on its own particles: {fault}.")
+    rows = energy.source.rows
+    if rows is not None and len(rows) < MIN_CONTEXTS:
+        raise ValueError(
+            f"contexts has {len(rows)} rows, of which no family can be learned: pass at least {MIN_CONTEXTS}, better "
+            "hundreds, or a function contexts(n, rng) that draws them."
+        )
+    if density.draws is not None:
+        _checked_draws(density.draws, rows, energy)
+
+
+def _checked_draws(draws, rows: np.ndarray | None, energy: FamilyEnergy) -> Tensor:
+    """Draws (m, d) of the rows' densities, in unconstrained coordinates."""
+    if rows is None:
+        raise ValueError("draws= are one for each context: pass contexts= as an array of as many rows.")
+    try:
+        x = np.array(draws, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"draws has to be an array of numbers; got {type(draws).__name__}.") from None
+    if x.shape != (len(rows), energy.n_features) or not np.isfinite(x).all():
+        raise ValueError(
+            f"draws has to be a finite array of shape ({len(rows)}, {energy.n_features}), a point for each row of "
+            f"contexts; got shape {x.shape}."
+        )
+    points = torch.from_numpy(x).to(energy.device)
+    return points if energy.bounds is None else energy.bounds.inverse(points)
+
+
+def fit_family(sampler, run, density: FamilyDensity) -> dict:
+    """Start, train, judge, as `BaseSampler._fit` does."""
+    check_family(sampler, run.energy, density)
+    _begin(sampler, run, density)
+    run.train(_recipe(sampler, run))
+    found = _judge(sampler, run)
+    absent = {"pilot_": None, "teacher_": None, "_particles_log_prob": None, "_particles_score": None}
+    group = run.population.anchors
+    x = run.model.standardization.given(group.contexts)(group.z.flatten(0, 1))
+    rest = absent | {"violation_share_": 0.0, "particles_": to_numpy(x)}
+    declared = {name for cls in type(sampler).__mro__ for name in vars(cls).get("_fitted_attributes", {})}
+    kept = {name: value for name, value in rest.items() if name in declared}
+    return {"_model": run.model, "history_": run.history, **kept, **run.fitted, **found}
+
+
+def identity_of_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> dict:
+    """What a fit that goes on from a checkpoint has to have in common with it."""
+    one = energy.given(energy.source.draw(1, generator_on(energy.device, 0)))
+    contexts = "a function" if energy.source.rows is None else described(energy.source.rows)
+    draws = None if density.draws is None else described(np.asarray(density.draws))
+    return identity_of(sampler, one) | {"contexts": contexts, "draws": draws}
+
+
+# -------------------------------------------------------------------- start
+
+
+def _begin(sampler, run, density: FamilyDensity) -> None:
+    """Model, target and particles: from the checkpoint, an earlier fit, simulated pairs, or an exploration."""
+    stored = run.checkpoint.restore("start")
+    if stored is not None:
+        _restart(run, stored)
+        return
+    earlier = sampler._model if sampler.warm_start and hasattr(sampler, "_model") else None
+    if earlier is None or not _continue(sampler, run, earlier):
+        contexts, x = _particles(sampler, run, density)
+        some = max(1, N_CHECKED // TRAINED_EACH)
+        run.energy.given(contexts[:some]).check_fast_dtype(x[:some].flatten(0, 1))
+        _set_out(run, FamilyStandardization.fitted(contexts, x))
+        run.population = _groups(run, contexts, x)
+        run.model = _new_model(sampler, run)
+    run.checkpoint.store(
+        "start",
+        {
+            "model": {"class": key_of(type(run.model)), "config": dict(run.model.config)},
+            "weights": run.model.state_dict(),
+            "population": run.population.state_dict(),
+            "bounds_scale": run.energy.bounds and run.energy.bounds.scale,
+        },
+    )
+
+
+def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
+    """Contexts (m, k), and particles (m, r, d) of each."""
+    energy, generator = run.energy, run.generator
+    if density.draws is not None:
+        contexts = torch.from_numpy(energy.source.rows).to(energy.device)
+        x = _checked_draws(density.draws, energy.source.rows, energy)
+        kept = torch.randperm(len(x), generator=generator, device=generator.device)
+        kept = kept[: 2 * settings_of(sampler)["n_particles"] // TEMPERED_EACH]
+        return contexts[kept], x[kept][:, None].expand(-1, TRAINED_EACH, -1)
+    start = sampler._find_start(energy.n_features, energy.bounds)
+    n_groups = max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH)
+    found = explore_family(
+        energy, n_groups, TEMPERED_EACH, generator, run.budget, start and start.to(energy.device)
+    )  # fmt: skip
+    if not len(found.contexts):
+        raise ValueError("At none of the contexts a particle met the support of the density: pass start= or bounds=.")
+    halves = TEMPERED_EACH // TRAINED_EACH
+    return found.contexts.repeat_interleave(halves, 0), found.x.reshape(-1, TRAINED_EACH, energy.n_features)
+
+
+def _set_out(run, standardization: FamilyStandardization) -> None:
+    energy = run.energy
+    run.target = FamilyTarget(energy, standardization, energy.fast_dtype)
+
+
+def _groups(run, contexts: Tensor, x: Tensor) -> ParticleGroups:
+    return ParticleGroups(run.target, contexts, x, run.generator, FRESH_PARTICLES // TRAINED_EACH)
+
+
+def _new_model(sampler, run) -> ConditionalModel:
+    energy = run.energy
+    sizes = conditional_sizes(energy.n_features, **sampler._specified("network").sizes())
+    with seeded(int(randint(run.generator, 0, 2**31 - 1))):
+        model = ConditionalModel("coupling", energy.n_features, energy.n_contexts, **sizes)
+    model.standardization = run.target.standardization
+    return model.to(energy.device)
+
+
+def _restart(run, stored: dict) -> None:
+    """What was begun with, from the checkpoint."""
+    energy = run.energy
+    if energy.bounds is not None:
+        energy.bounds = energy.bounds.scaled(stored["bounds_scale"].to(energy.device))
+    run.model = built(stored["model"]["class"], stored["model"]["config"])
+    run.model.load_state_dict(stored["weights"])
+    run.model.to(energy.device)
+    _set_out(run, run.model.standardization)
+    run.population = ParticleGroups.of_state(
+        run.target, stored["population"], run.generator, FRESH_PARTICLES // TRAINED_EACH
+    )
+    run.checkpoint.rewind("start")
+
+
+def _continue(sampler, run, earlier) -> bool:
+    """Go on from an earlier fit's map, whose draws become the particles; False where it is of no use."""
+    energy = run.energy
+    if not isinstance(earlier, ConditionalModel):
+        raise ValueError("warm_start=True goes on from a fit to a single density; set warm_start=False for a family.")
+    found = earlier.config
+    if (found["n_features"], found["n_contexts"]) != (energy.n_features, energy.n_contexts):
+        raise ValueError(
+            f"warm_start=True goes on from a fit of {found['n_features']} features and contexts of "
+            f"{found['n_contexts']} numbers, and this family has {energy.n_features} and {energy.n_contexts}; set "
+            "warm_start=False."
+        )
+    check_same_networks(sampler._specified("network").sizes(), found)
+    run.model = copy.deepcopy(earlier).to(energy.device)
+    _set_out(run, run.model.standardization)
+    contexts = energy.source.draw(max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH), run.generator)
+    latent = randn(run.generator, TEMPERED_EACH * len(contexts), energy.n_features)
+    z, log_weights = run.model.given(contexts).call_and_log_weight(latent, run.target.given(contexts))
+    log_weights = log_weights.view(len(contexts), -1).nan_to_num(nan=-torch.inf)
+    inside = (log_weights > -torch.inf).any(1)
+    weights = torch.softmax(log_weights[inside], 1)
+    if not inside.any() or float((1 / weights.square().sum(1)).mean()) / TEMPERED_EACH < 2 * MIN_SHARE:
+        warn_of_a_cold_start(type(sampler).__name__)
+        return False
+    index = torch.multinomial(weights, TRAINED_EACH, replacement=True, generator=run.generator)
+    z = z.view(len(contexts), TEMPERED_EACH, -1)[inside].gather(1, index[..., None].expand(-1, -1, z.shape[1]))
+    x = run.target.standardization.given(contexts[inside])(z.flatten(0, 1)).view(z.shape)
+    run.population = _groups(run, contexts[inside], x)
+    return True
+
+
+# -------------------------------------------------------------------- training
+
+
+def _recipe(sampler, run) -> Iterator[Phase]:
+    n_iter, batch_size = sampler.max_iter, settings_of(sampler)["batch_size"]
+    renewal = Renewal(run.population, run.energy.source, run.budget.progress)
+    every = renewal_spacing(run.budget, TRAINED_EACH, n_iter, RENEWAL_SHARE)
+    loss = FamilyLikelihood(run.model, run.population, max(1, batch_size // TRAINED_EACH))
+    callbacks = dict.fromkeys(range(every, n_iter, every), renewal)
+    yield Phase(
+        "likelihood", loss, n_iter, sampler.learning_rate, WEIGHT_DECAY, ema_decay=EMA_DECAY, callbacks=callbacks
+    )
+
+
+# -------------------------------------------------------------------- judgement
+
+
+def _judge(sampler, run) -> dict:
+    """Fitted attributes that held-out contexts tell; warns where the weights of too many of them are not reliable."""
+    budget, source = run.budget, run.energy.source
+    budget.progress.phase("judgement")
+    contexts = source.draw(N_KEPT if source.rows is None else min(N_KEPT, len(source.rows)), run.generator)
+    log_weights = _held_out(run, contexts)
+    each = log_weights.shape[1]
+    inside = np.isfinite(log_weights).any(1)
+    shares = np.zeros(len(log_weights))
+    shares[inside] = [effective_sample_size(row) / each for row in log_weights[inside]]
+    limit = pareto_k_limit(each)
+    reliable = np.array([pareto_k(row) <= limit for row in log_weights])
+    estimates = np.array([log_evidence(row) for row in log_weights[inside]]).reshape(-1, 2)
+    converged = bool(reliable.mean() >= CONVERGED_SHARE)
+    if not converged:
+        advice = advice_by_cause(budget, len(run.losses), sampler.max_iter, "Raise max_iter or the sizes of the map.")
+        warn_user(
+            f"{type(sampler).__name__} did not converge: of {len(shares)} held-out contexts, the importance weights of "
+            f"{int((~reliable).sum())} have a Pareto k above {limit:.3g}; the mean normalised ESS is "
+            f"{shares.mean():.3f}. {advice}",
+            ConvergenceWarning,
+            "convergence",
+        )
+    n = max(len(estimates), 1)
+    return {
+        "n_contexts_in_": source.n_contexts,
+        "contexts_": to_numpy(contexts),
+        "loss_curve_": run.losses,
+        "n_iter_": len(run.losses),
+        "log_evidence_": float(estimates[:, 0].mean()) if inside.all() else -math.inf,
+        "log_evidence_se_": float(np.sqrt((estimates[:, 1] ** 2).sum())) / n if len(estimates) else math.nan,
+        "elbo_": float(log_weights.mean()),
+        "ess_": float(shares.mean()),
+        "converged_": converged,
+    }
+
+
+def _held_out(run, contexts: Tensor) -> np.ndarray:
+    """Log weights (m, r) of draws for held-out contexts, as many as the limits allow."""
+    budget, model = run.budget, run.model
+    target, contexts = FamilyTarget(run.energy, model.standardization), contexts[:HELD_OUT]
+
+    def weigh(contexts: Tensor, each: int) -> np.ndarray:
+        latent = randn(run.generator, len(contexts) * each, model.n_features)
+        _, log_weights = model.given(contexts).call_and_log_weight(latent, target.given(contexts))
+        return to_numpy(log_weights).reshape(len(contexts), each)
+
+    with budget.judgement():
+        start = time.perf_counter()
+        weigh(contexts[:1], FEWEST_EACH)
+        a_row = (time.perf_counter() - start) / FEWEST_EACH
+        n = budget.n_affordable(FEWEST_EACH * len(contexts), a_row, 1, FEWEST_EACH)
+        contexts = contexts[: max(1, n // FEWEST_EACH)]
+        start = time.perf_counter()
+        first = weigh(contexts, FEWEST_EACH)
+        a_row = (time.perf_counter() - start) / first.size
+        more = budget.n_affordable((HELD_OUT_EACH - FEWEST_EACH) * len(contexts), a_row, 1, 0) // len(contexts)
+        return np.concatenate([first, weigh(contexts, more)], 1) if more else first

@@ -1,0 +1,166 @@
+"""A report on a sampler of a family: how good its weights are over contexts, and whether known draws fit."""
+
+__all__ = ["Calibration", "calibrated", "ranks_of"]
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import kstest
+
+from ..io.export import to_frame
+from .diagnosis import VERDICTS, verdict_of_weights
+from .sample import WeightedSample
+
+OK_SHARE, FAILED_SHARE = 0.95, 0.05  # of the contexts, for a verdict on all
+FALSE_ALARM = 1e-3  # probability that ranks of exact draws are called suspect
+SHOWN = 5  # contexts that are named
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration:
+    """What `calibrate` found out about a sampler of a family; printed, a table.
+
+    Attributes
+    ----------
+    contexts : ndarray of shape (m, n_contexts)
+        What was looked at.
+    context_names, feature_names : ndarray of str
+        Names of the numbers of a context, and of the coordinates.
+    n_draws : int
+        Draws for each context.
+    ess : ndarray of shape (m,)
+        Normalised effective sample sizes, ESS / n, of their weights.
+    pareto_k : ndarray of shape (m,)
+        Shapes of the weights' tails.
+    log_evidence, log_evidence_se : ndarray of shape (m,)
+        Estimates of log Z(c), with standard errors.
+    verdicts : ndarray of str of shape (m,)
+        "ok", "suspect" or "failed", by the weights as in `BaseSampler.diagnose`.
+    ranks : ndarray of shape (m, n_features) or None
+        Share of the weighted draws below the draw that is known, in each coordinate: uniform from 0 to 1 for a sampler
+        that is exact (simulation-based calibration; Talts et al. 2018). None without known draws.
+    """
+
+    contexts: np.ndarray
+    context_names: np.ndarray
+    feature_names: np.ndarray
+    n_draws: int
+    ess: np.ndarray
+    pareto_k: np.ndarray
+    log_evidence: np.ndarray
+    log_evidence_se: np.ndarray
+    verdicts: np.ndarray
+    ranks: np.ndarray | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the contexts with each verdict."""
+        return {verdict: float(np.mean(self.verdicts == verdict)) for verdict in VERDICTS}
+
+    @property
+    def rank_p_value(self) -> float:
+        """Probability of ranks as far from uniform, in the worst coordinate, for exact draws; NaN without ranks.
+
+        By the test of Kolmogorov and Smirnov, times the number of coordinates.
+        """
+        if self.ranks is None:
+            return float("nan")
+        return float(min(1.0, self.ranks.shape[1] * min(kstest(column, "uniform").pvalue for column in self.ranks.T)))
+
+    @property
+    def verdict(self) -> str:
+        """Of all contexts: "ok" where 95 % are and ranks look uniform, "failed" where more than 5 % have."""
+        shares = self.shares
+        if shares["failed"] > FAILED_SHARE:
+            return "failed"
+        fits = self.ranks is None or self.rank_p_value >= FALSE_ALARM
+        return "ok" if shares["ok"] >= OK_SHARE and fits else "suspect"
+
+    def worst(self, n: int = SHOWN) -> list[dict[str, float]]:
+        """The contexts with the smallest ESS, by name, with their `ess` and `pareto_k`.
+
+        Parameters
+        ----------
+        n : int, default=5
+            How many.
+        """
+        rows = np.argsort(self.ess, kind="stable")[:n]
+        return [
+            dict(zip(self.context_names, self.contexts[row].tolist(), strict=True))
+            | {"ess": float(self.ess[row]), "pareto_k": float(self.pareto_k[row])}
+            for row in rows
+        ]
+
+    def to_frame(self):
+        """A row for each context, as a pandas data frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The contexts, then `ess`, `pareto_k`, `log_evidence`, `log_evidence_se`, `verdict`, and ``rank of x0`` and
+            so on where there are ranks.
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
+        columns = {
+            "ess": self.ess, "pareto_k": self.pareto_k, "log_evidence": self.log_evidence,
+            "log_evidence_se": self.log_evidence_se, "verdict": self.verdicts,
+        }  # fmt: skip
+        if self.ranks is not None:
+            columns |= {
+                f"rank of {name}": column for name, column in zip(self.feature_names, self.ranks.T, strict=True)
+            }
+        return to_frame(self.contexts, self.context_names, **columns)
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{share:.0%} {verdict}" for verdict, share in self.shares.items())
+        quantiles = np.quantile(self.ess, (0.05, 0.5))
+        lines = [
+            f"{self.verdict} ({len(self.contexts)} contexts, {self.n_draws} draws each: {shares})",
+            f"ESS / n       mean {self.ess.mean():.3f}, median {quantiles[1]:.3f}, worst twentieth {quantiles[0]:.3f}",
+            f"Pareto k      largest {self.pareto_k.max():.2f}",
+        ]
+        if self.ranks is not None:
+            lines.append(f"ranks         p = {self.rank_p_value:.2g} that they are uniform in every coordinate")
+        for found in self.worst():
+            where = ", ".join(f"{name} = {found[name]:.4g}" for name in self.context_names[:8])
+            lines.append(f"worst         ESS / n {found['ess']:.3f} at {where}")
+        return "\n".join(lines)
+
+
+def calibrated(
+    weighted: list[WeightedSample], contexts: np.ndarray, context_names, draws: np.ndarray | None = None
+) -> Calibration:
+    """From weighted draws for each of the contexts (m, k), and known draws (m, d) of their densities.
+
+    Parameters
+    ----------
+    weighted : list of WeightedSample
+        One a context, all of one size.
+    contexts : ndarray of shape (m, k)
+        The contexts.
+    context_names : sequence of str
+        Names of their numbers.
+    draws : ndarray of shape (m, d), optional
+        An exact draw for each.
+    """
+    n = len(weighted[0].log_weights)
+    ranks = None
+    if draws is not None:
+        ranks = np.array([ranks_of(x, one) for x, one in zip(draws, weighted, strict=True)])
+    return Calibration(
+        contexts, np.asarray(context_names), np.asarray(weighted[0].feature_names), n,
+        np.array([one.ess / n for one in weighted]), np.array([one.pareto_k for one in weighted]),
+        np.array([one.log_evidence for one in weighted]), np.array([one.log_evidence_se for one in weighted]),
+        np.array([verdict_of_weights(one) for one in weighted]), ranks,
+    )  # fmt: skip
+
+
+def ranks_of(x: np.ndarray, weighted: WeightedSample) -> np.ndarray:
+    """Share (d,) of weighted draws below a point (d,) in each coordinate; NaN where no draw has a weight."""
+    if not weighted.ess:
+        return np.full(len(x), np.nan)
+    return np.clip(weighted.weights @ (weighted.samples < x), 0.0, 1.0)
