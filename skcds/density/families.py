@@ -120,7 +120,7 @@ class FamilyEnergy(Energy):
         return GivenEnergy(self, contexts)
 
     def _beside_contexts(self, x: Tensor, generator) -> Tensor:
-        return torch.cat([x.double(), self.source.draw(len(x), generator)], 1)
+        return torch.cat([x.to(generator.device, torch.float64), self.source.draw(len(x), generator)], 1)
 
     def _first_points(self, generator) -> Tensor:
         x = randn(generator, max(PROBE_SIZES), self.n_features, dtype=torch.float64)
