@@ -15,6 +15,7 @@ from cases import slow
 import skcds
 from skcds import Control, PathLoss, Pilot, Prior, SelfConsistency
 from skcds._support import devices
+from skcds._support.settings import skeletons
 from skcds.density.energy import Energy
 from skcds.explore import pilot, race
 from skcds.models.networks import GatedMLP
@@ -281,7 +282,7 @@ def test_device_that_cannot_be_used(name, monkeypatch):
 
 def test_networks_on_meta():
     """Shapes alone, on a device that every PyTorch has: nothing is made on the CPU."""
-    with torch.device("meta"):
+    with skeletons():
         network = GatedMLP(4, 3, 16, 3)
     assert network(torch.zeros(5, 2, device="meta"), torch.zeros(1, 2, device="meta")).shape == (5, 3)
 

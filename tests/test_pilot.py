@@ -16,7 +16,7 @@ from scipy import stats
 
 from skcds.density.energy import Energy, InvalidEnergyError
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.explore import pilot, propriety, race, smc
+from skcds.explore import pilot, propriety, race, smc, tempered_run
 from skcds.explore.pilot import MOVES, run_pilot
 from skcds.explore.race import STARTING_SCALES
 from skcds.explore.smc import MIN_ESS, temper
@@ -368,7 +368,7 @@ class TestHeavyTails:
         assert float(x[:, 0].std()) > 2.2  # 3 is right
 
     def test_without_taming(self, monkeypatch):  # negative control
-        monkeypatch.setattr(pilot, "_heavy_tails", lambda x: None)
+        monkeypatch.setattr(pilot, "heavy_tails", lambda x: None)
         result, x = self.run()
         assert np.isinf(result.tail_width).all()
         assert result.log_evidence < -0.3 and float(x[:, 0].std()) < 2.2
@@ -434,7 +434,7 @@ class TestLimit:
     def test_copies_part(self):
         """More particles than were tempered: none is where another is, and their spread is the target's."""
         target = GaussianEnergy()
-        run = pilot._Run(make_energy(target), Standardization(2), 200, MOVES[True], seeded(0))
+        run = tempered_run.TemperedRun(make_energy(target), Standardization(2), 200, MOVES[True], seeded(0))
         run.grow(5000)
         assert run.x.shape == (5000, 2) and len(torch.unique(run.x[:, 0])) == 5000
         assert run.x.std(0).numpy() == pytest.approx(np.sqrt(np.diag(target.cov)), rel=0.2)

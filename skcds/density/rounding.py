@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._support.devices import randn
+from .._support.settings import CPU
 from .energy import Energy
 
 NOISE_STEP = 1e-4  # between the points that rounding is looked for at, in units of the spread
@@ -84,7 +85,7 @@ def rounding_noise(energy: Energy, x: Tensor, spread: Tensor, generator: torch.G
     offsets = torch.arange(-2.0, 3.0, dtype=torch.float64, device=x.device)
     points = x[None] + offsets[:, None, None] * step
     values = energy.log_prob(points.flatten(0, 1)).view(5, len(x))
-    binomial = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0], dtype=torch.float64, device=x.device)
+    binomial = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0], dtype=torch.float64, device=CPU).to(x.device)
     difference = (binomial[:, None] * values).sum(0).abs() / math.sqrt(70.0)
     finite = difference.isfinite()
     return float(difference[finite].median()) if finite.any() else 0.0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._support.devices import randint, randn, to_numpy
 from .._support.errors import Spent
-from .._support.settings import FLOAT
+from .._support.settings import CPU, FLOAT
 from .._support.warnings import note
 from ..density.bounds import Bounds, same_bounds
 from ..density.standardize import Standardization, StandardizedTarget
@@ -164,8 +164,8 @@ class ControlStart:
         run.model = copy.deepcopy(self.sampler._model).to(energy.device)
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         x = torch.from_numpy(self.sampler.particles_)
-        n = n_looked_at(min(len(x), self.sampler.n_particles), run)
-        rows = torch.arange(n) * len(x) // n  # not the first ones, which descend from few
+        n = n_looked_at(min(len(x), self.start.n_particles), run)
+        rows = torch.arange(n, device=CPU) * len(x) // n  # not the first ones, which descend from few
         z = run.model.standardization.inverse(x[rows].to(energy.device)).float()
         run.population = population_of(run, z)
         old = getattr(self.sampler, "_particles_log_prob", None)  # which files do not hold

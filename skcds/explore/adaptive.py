@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._support.devices import rand, randint, randn
 from .._support.errors import Spent
+from .._support.settings import CPU
 from ..density.energy import Energy
 from ..density.standardize import Standardization
 from ..models.maps import OneStepModel, coupling_sizes
@@ -125,7 +126,7 @@ def first_proposal(energy: Energy, modes: list[Mode], gaussian: Standardization 
     if modes:
         loc = torch.stack([mode.x for mode in modes])
         scale = torch.stack([mode.standardization.matrix for mode in modes])
-        log_mass = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64, device=device)
+        log_mass = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64, device=CPU).to(device)
         weights = torch.softmax(0.5 * log_mass, 0) + 0.1 / len(modes)
         parts.append((0.5, TMixture(weights, loc, LAPLACE_SPREAD * scale)))
         spread = float(loc.std(0, unbiased=False).norm()) / math.sqrt(d)

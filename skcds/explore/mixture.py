@@ -10,6 +10,7 @@ from sklearn.mixture import BayesianGaussianMixture
 from torch import Tensor
 
 from .._support.devices import rand, randn, to_numpy
+from .._support.settings import CPU
 
 FREEDOM = 5.0  # degrees, of the components
 SPREAD = 1.2  # of the components, in units of the covariance of what they were fitted to
@@ -43,7 +44,7 @@ class TMixture:
     @classmethod
     def isotropic(cls, loc: Tensor, scales, freedom: float = FREEDOM) -> "TMixture":
         """Round components of several widths at one place (d,), equally likely."""
-        scales = torch.as_tensor(scales, dtype=torch.float64, device=loc.device)
+        scales = torch.as_tensor(scales, dtype=torch.float64, device=CPU).to(loc.device)
         eye = torch.eye(len(loc), dtype=torch.float64, device=loc.device)
         return cls(torch.ones_like(scales), loc.expand(len(scales), -1), scales[:, None, None] * eye, freedom)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._support.devices import randn, randperm
 from .._support.errors import Spent
+from .._support.settings import CPU
 from ..density.energy import Energy
 from ..density.standardize import StandardizedTarget
 from .climb import NEAR, Mode, climb
@@ -33,7 +34,9 @@ WIDE_STARTS = 3.0, 10.0, 30.0, 10.0  # widths of the particles that four times a
 
 def starting_points(energy: Energy, generator: torch.Generator, n: int) -> Tensor:
     """Points (n, d) near and far from the origin, some of the support among them, for climbs before any run."""
-    scales = torch.tensor([0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0], dtype=torch.float64, device=energy.device)
+    scales = torch.tensor([0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0], dtype=torch.float64, device=CPU).to(
+        energy.device
+    )
     z = randn(generator, n, energy.n_features, dtype=torch.float64)
     points = scales[torch.arange(n, device=energy.device) % len(scales), None] * z
     rows = min(len(energy.valid), max(n // 2, 1))
@@ -178,7 +181,7 @@ def _points_around(energy: Energy, x: Tensor, n: int, generator) -> Tensor:
 
 def _far_around(x: Tensor, n: int, generator) -> Tensor:
     """Points (n, d) around particles, at several distances."""
-    widths = torch.tensor(WIDE_STARTS, dtype=torch.float64, device=x.device)
+    widths = torch.tensor(WIDE_STARTS, dtype=torch.float64, device=CPU).to(x.device)
     widths = widths[torch.arange(n, device=x.device) % len(widths), None]
     return x.mean(0) + widths * x.std(0) * randn(generator, n, x.shape[1], dtype=torch.float64)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._support.devices import randn, to_numpy
 from .._support.errors import InvalidEnergyError
+from .._support.settings import CPU
 from .._support.warnings import muted
 from ..density.bounds import FARTHEST as END_OF_BOUNDED
 from ..density.energy import Energy
@@ -103,7 +104,7 @@ def _look_outwards(energy: Energy, base: Tensor, generator, few: bool) -> None:
 
 def _energies(energy: Energy, base: Tensor, rays: Tensor) -> Tensor:
     """Energies (k, m, r) at the radii along rays (k, d) from points (m, d); NaN where invalid."""
-    radii = torch.tensor(RADII, dtype=torch.float64, device=base.device)
+    radii = torch.tensor(RADII, dtype=torch.float64, device=CPU).to(base.device)
     x = base[None, :, None] + radii[None, None, :, None] * rays[:, None, None]
     return _raw_energies(energy, x.flatten(0, 2)).view(len(rays), len(base), len(radii))
 
