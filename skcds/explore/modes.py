@@ -27,6 +27,7 @@ CLIMBS, FEW_CLIMBS = 24, 4
 BATCH = 12  # descents at a time: more take fewer calls, and more of a small limit before the first has ended
 FEWEST_CLIMBS = 96  # of a survey
 CHANCE_OF_ANOTHER = 0.002  # that the next climb ends at a new mode, with which a survey ends
+STARTING_SCALES = 0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0  # of the points that climbs before any run start from
 SURVEYED = 1.0, 3.0, 10.0, 30.0, 100.0  # distances of the points that it starts from
 FAR_STARTS = 3.0  # widths of the particles that some climbs start from
 WIDE_STARTS = 3.0, 10.0, 30.0, 10.0  # widths of the particles that four times as many climbs start from
