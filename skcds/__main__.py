@@ -19,6 +19,7 @@ from .train.particles import Population
 N_DRAWS = 20_000
 CHAINS, BURN_IN, MOVES = 1_000, 200, 800  # of the reference run
 ITERATIONS = {"posterior": (480, 280), "plane": (300, 300)}  # of teacher and student: fits short enough to watch
+SECONDS = {"posterior": (40, 20), "plane": (16, 12)}  # at most, on slow machines
 N_PARTICLES = 5_000  # likewise
 SHOWN = 6  # marginals in the figure
 COLUMNS = ("method", "steps", "energy evals", "fit s", "draws/s", "ESS/n", "log Z", "ELBO", "mean error")
@@ -74,11 +75,11 @@ def describe(name: str, sampler, n_steps: int, reference_mean, scale) -> tuple[l
 
 def fit_both(target, key: str, seed: int):
     """Teacher and student, fitted for the demonstration's iterations."""
-    n_teacher, n_student = ITERATIONS[key]
-    teacher = DiffusionSampler(
-        max_iter=n_teacher, start=Pilot(n_particles=N_PARTICLES), random_state=seed, verbose=1
-    ).fit(target)
-    student = ConsistentSamplerDistiller(teacher, max_iter=n_student, random_state=seed, verbose=1).fit(target)
+    (n_teacher, n_student), (at_most, of_student) = ITERATIONS[key], SECONDS[key]
+    common = {"random_state": seed, "verbose": 1}
+    start = Pilot(n_particles=N_PARTICLES)
+    teacher = DiffusionSampler(max_iter=n_teacher, max_time=at_most, start=start, **common).fit(target)
+    student = ConsistentSamplerDistiller(teacher, max_iter=n_student, max_time=of_student, **common).fit(target)
     return teacher, student
 
 
