@@ -59,9 +59,9 @@ device : str, default="auto"
     numbers on every device; those of training are not.
 n_contexts_in_ : int
     Numbers of a context; 0 for a single density.
-context_names_in_ : ndarray of shape (n_contexts_in_,) or None
+context_names_in_ : ndarray of shape (n_contexts,) or None
     Their names; None for a single density.
-contexts_ : ndarray of shape (m, n_contexts_in_) or None
+contexts_ : ndarray of shape (m, n_contexts) or None
     Up to 1000 contexts, of which a hundred were held out to judge the fit of a family; for one, `log_evidence_`,
     `elbo_` and `ess_` are means over these, and `converged_` says that the weights of nine of ten are reliable.
 """
