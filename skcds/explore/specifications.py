@@ -33,7 +33,8 @@ class Pilot(Specification):
     Examples
     --------
     >>> from skcds import DiffusionSampler, Pilot
-    >>> DiffusionSampler(start=Pilot(n_particles=5000)).set_params(start__n_particles=2000).start
+    >>> sampler = DiffusionSampler(start=Pilot(n_particles=5000))
+    >>> sampler.set_params(start__n_particles=2000).start
     Pilot(n_particles=2000)
     """
 
