@@ -2,6 +2,7 @@
 
     python benchmarks/scattered.py                      # by tempering, as in default fits
     python benchmarks/scattered.py --evals 25000        # by few evaluations
+    python benchmarks/scattered.py --survey             # climbs alone, at once and one by one
     python benchmarks/scattered.py --seeds 100 101 102
 
 Every seed is another density: 3 to 8 Gaussians of random shapes in 2 to 7 dimensions, up to 500 from the origin and 16
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from skcds.density.energy import Energy
+from skcds.explore import modes
 from skcds.explore.pilot import run_pilot
 from skcds.explore.store import Store
 from skcds.train.budget import Budget
@@ -49,13 +51,41 @@ def explored(energy: Energy, generator, evals: int | None, n_particles: int):
     return found, store.x, torch.softmax(store.log_weights(), 0)
 
 
+def surveyed(energy: Energy, generator, means, singly: bool) -> str:
+    """Modes that a survey finds, its evaluations and seconds; climbs are made singly by batches of one point."""
+    before, start = modes.BATCH, time.perf_counter()
+    modes.BATCH = 1 if singly else before
+    try:
+        found = modes.survey(energy, generator, 200)
+    finally:
+        modes.BATCH = before
+    near = torch.cdist(means, torch.stack([mode.x for mode in found])).min(1).values < 3
+    return f"{int(near.sum())} in {energy.n_energy_evals} evaluations and {time.perf_counter() - start:.1f} s"
+
+
+def compare_surveys(seeds) -> None:
+    """A row for each seed."""
+    print("| seed | modes | together | one by one |\n|---|---|---|---|")
+    for seed in seeds:
+        energy_fn, weights, means, _ = mixture(seed)
+        cells = []
+        for singly in (False, True):
+            generator = torch.Generator().manual_seed(seed)
+            cells.append(surveyed(Energy(energy_fn, means.shape[1], generator=generator), generator, means, singly))
+        print(f"| {seed} | {len(weights)} | {' | '.join(cells)} |", flush=True)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(100, 106)])
     parser.add_argument("--evals", type=int, help="limit of evaluations")
+    parser.add_argument("--survey", action="store_true", help="climbs alone")
     parser.add_argument("--particles", type=int, default=2000)
     args = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
+    if args.survey:
+        compare_surveys(args.seeds)
+        return
     print("| seed | d | modes | total variation of mode masses | error of log Z | evaluations | s |")
     print("|---|---|---|---|---|---|---|")
     for seed in args.seeds:

@@ -77,6 +77,13 @@ def test_they_work_at_the_same_time(batched):
         from_numpy(alone, 2, pool=threads(1), batched=batched)(X[:4])
 
 
+def test_workers_of_joblib_do_so_too():
+    with joblib.parallel_config("threading"):
+        assert from_numpy(together(2), 2, n_jobs=2)(X[:4]).shape == (4,)
+        with pytest.raises(threading.BrokenBarrierError):
+            from_numpy(together(2, 0.05), 2, n_jobs=1)(X[:4])
+
+
 def test_processes_of_joblib():
     assert np.array_equal(from_numpy(lambda x: -0.5 * x @ x, 2, n_jobs=2)(X), from_numpy(log_prob, 2)(X))
 

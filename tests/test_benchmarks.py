@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import math
+import re
 import sys
 import types
 import warnings
@@ -19,6 +20,9 @@ from skcds.importance import WeightedSample
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")
 sizes = importlib.import_module("sizes")
+few_evaluations = importlib.import_module("few_evaluations")
+scattered = importlib.import_module("scattered")
+devices = importlib.import_module("devices")
 budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
 
@@ -545,3 +549,22 @@ def test_fits_are_judged(monkeypatch, capsys):
     verdicts.fits(1, 1.0)
     rows = capsys.readouterr().out.splitlines()[2:]
     assert len(rows) == 12 and all("| ok |" in row and float(row.split("|")[5]) < 0.04 for row in rows)
+
+
+def test_few_evaluations_are_counted_around_the_energy(capsys):
+    few_evaluations.main(["--targets", "gmm9", "--evals", "700", "--max-time", "6"])
+    line = capsys.readouterr().out
+    found = re.match(r"gmm9 seed 0: (\d+) evaluations, .* ESS / n (\S+), error of log Z (\S+), total variation", line)
+    assert 0 < int(found[1]) <= 700 and 0 < float(found[2]) <= 1 and math.isfinite(float(found[3]))
+
+
+def test_scattered_modes(capsys):
+    scattered.main(["--seeds", "102", "--survey"])
+    assert re.search(r"\| 102 \| 3 \| 3 in \d+ evaluations and \S+ s \| 3 in", capsys.readouterr().out)
+    scattered.main(["--seeds", "102", "--evals", "3000", "--particles", "200"])
+    assert re.search(r"\| 102 \| 4 \| 3 \| 0\.\d+ \| [+-]\d\.\d+ \| \d+ \| \d+ \|", capsys.readouterr().out)
+
+
+def test_devices_are_timed(capsys):
+    devices.main(["--targets", "gmm9", "--devices", "cpu", "--rounds", "1", "--quick"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| gmm9 | cpu | ")

@@ -305,3 +305,19 @@ def test_tempered_densities():
         family.gradient(np.zeros((1, D)), np.ones((1, 1)))
     with pytest.raises(TypeError, match="energy_fn"):
         skcds.tempered(3)
+
+
+def test_a_gradient_may_be_taken_by_autograd():
+    """A `grad_fn` that differentiates in PyTorch, which is called where gradients are off."""
+
+    def by_autograd(x, c):
+        with_graph = x.clone().requires_grad_()
+        return torch.autograd.grad(gaussian(with_graph, c).sum(), with_graph)[0]
+
+    density = FamilyDensity(gaussian, by_autograd, contexts=contexts(20))
+    with torch.no_grad():
+        energy = open_energy(density, D, torch.Generator().manual_seed(0))
+        rows = energy.source.draw(4, torch.Generator().manual_seed(1))
+        x = torch.randn(4, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        score = energy.given(rows).log_prob_and_score(x)[1]
+    assert torch.allclose(score, -by_autograd(x, rows))

@@ -296,7 +296,7 @@ class Energy:
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
         with self._silenced(), torch.enable_grad():
             value = self._apply(grad_fn, x.numpy().copy() if self.framework == "numpy" else x.clone())
-        return _checked_shape(value, tuple(x.shape), "grad_fn", tuple(x.shape))
+        return _checked_shape(value, (len(x), self.n_features), "grad_fn", self._shape(x))
 
     def cut(self, j: int, threshold: float, above: bool) -> None:
         """From now on count points with coordinate j above (or below) a threshold as outside the support.

@@ -64,9 +64,9 @@ def check_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
     if getattr(sampler, "teacher", None) is not None:
         fault = "teacher has to be None"
     elif not isinstance(start, Pilot):
-        fault = f"start has to be of a pilot; got {start!r}"
+        fault = f"start has to be a Pilot, points, or a location and a scale; got {start!r}"
     elif not objective.refine or getattr(objective, "schedule", "separate") != "separate":
-        fault = f"objective has to be the default or of its kind; got {objective!r}"
+        fault = f"objective needs refine=True, and schedule='separate' if it has one; got {objective!r}"
     else:
         fault = ""
     if fault:

@@ -8,7 +8,6 @@ from ..train.objectives.specifications import Consistency, PathLoss, SelfConsist
 
 CONTROL = {name: name for name in ("hidden_features", "n_layers", "variance", "langevin")}
 MAP = {"hidden_features": "hidden_features", "n_layers": "n_layers", "n_transforms": "n_transforms", "n_bins": "bins"}
-OF_CONTROL_OR_MAP = {**MAP, "hidden_features": "map_features", "n_layers": "map_layers"}
 
 
 def nested(cls, params: dict) -> dict:

@@ -284,8 +284,3 @@ def systematic_within(log_weights: Tensor, n: int, generator) -> Tensor:
     uniform = rand(generator, len(log_weights), 1, dtype=torch.float64)
     positions = (torch.arange(n, dtype=torch.float64, device=uniform.device) + uniform) / n
     return torch.searchsorted(cumulative, positions).clamp(max=log_weights.shape[1] - 1)
-
-
-def copies_of(draws: Tensor, n_each: int) -> Tensor:
-    """Exact draws (m, d), one a context, as particles (m, n_each, d) that moves will part."""
-    return draws[:, None].expand(-1, n_each, -1).clone()
