@@ -292,3 +292,17 @@ def test_settings_of_the_program_around_change_nothing(kind):
         torch.set_default_device(None)
     for one, other in zip(plain, there, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_densities_of_draws_have_the_rules_of_a_single_density():
+    """`score_samples` is `log_prob`; NaN, other steps, and contexts that do not go with the points are refused."""
+    sampler, rows = fitted(), contexts(3, 1)
+    x = sampler.sample(4, context=rows[0], random_state=0)
+    assert np.array_equal(sampler.score_samples(x, context=rows[0]), sampler.log_prob(x, context=rows[0]))
+    for context in (rows[0], contexts(4, 2)):
+        with pytest.raises(ValueError, match="NaN in 1 of 4 rows"):
+            sampler.score_samples(np.where(np.arange(4)[:, None] == 2, np.nan, x), context=context)
+        with pytest.raises(ValueError, match="n_steps"):
+            sampler.score_samples(x, context=context, n_steps=4)
+    with pytest.raises(ValueError, match="one for each of 4; got 3"):
+        sampler.score_samples(x, context=rows)

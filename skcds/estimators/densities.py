@@ -30,7 +30,7 @@ class WithDensity(Drawing):
     _model: Any
     n_features_in_: int
     feature_names_out_: np.ndarray
-    log_prob: Any
+    _score_given: Any
 
     @guest
     def score_samples(self, X, *, context=None, n_steps=1):
@@ -65,7 +65,7 @@ class WithDensity(Drawing):
         """
         check_is_fitted(self)
         if is_given(self, context):
-            return self.log_prob(X, context=context)
+            return self._score_given(X, context, n_steps=n_steps)
         return self._log_density(X, self._map_steps(n_steps=n_steps))
 
     @abstractmethod

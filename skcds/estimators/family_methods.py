@@ -15,7 +15,8 @@ from .._support.validation import check_count
 from .._support.warnings import muted
 from ..density.bounds import Bounds
 from ..weights.calibration import calibrated
-from .given import checked, is_given, weighted_given
+from .densities import checked_points
+from .given import checked, given, weighted_given
 
 MOST_CONTEXTS = 100  # of those kept, for a report that is asked for without any
 FEWEST_DRAWS = 20
@@ -31,6 +32,7 @@ class OfFamilies:
     context_names_in_: np.ndarray | None
     n_contexts_in_: int
     n_features_in_: int
+    feature_names_out_: np.ndarray
     bounds_: np.ndarray | None
 
     @guest
@@ -106,14 +108,17 @@ class OfFamilies:
         ValueError
             For a residual map, whose inverse is not known, and where shapes do not fit.
         """
-        check_is_fitted(self)
-        X = np.asarray(X, dtype=np.float64)
-        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has to be points of shape (n, {self.n_features_in_}); got shape {X.shape}.")
-        if not is_given(self, context):
-            return self.score_samples(X)
+        return self.score_samples(X, context=context)
+
+    def _score_given(self, X, context, **options) -> np.ndarray:
+        """What `score_samples` gives for one context of all points, or for one of each."""
         rows, many = checked(self, context)
-        if many and len(rows) != len(X):
+        if not many:
+            return given(self, rows[0]).score_samples(X, **options)
+        if options.get("n_steps", 1) != 1:
+            raise ValueError(f"A family of densities is sampled in one step; got n_steps={options['n_steps']}.")
+        X = checked_points(X, self.feature_names_out_, type(self).__name__)
+        if len(rows) != len(X):
             raise ValueError(f"context has to be one for all points, or one for each of {len(X)}; got {len(rows)}.")
         with torch.no_grad():
             return _log_prob(self, self._model.given(torch.from_numpy(rows).to(self._model.device)), X)
@@ -122,8 +127,6 @@ class OfFamilies:
 @torch.no_grad()
 def _log_prob(sampler, model, X: np.ndarray) -> np.ndarray:
     """Log densities (n,) of draws of a one-step model at points (n, d) in the user's coordinates."""
-    if not model.map.invertible:
-        raise ValueError("log_prob needs the inverse of the map: fit with network='coupling'.")
     points, bounds = torch.from_numpy(X), Bounds.from_fitted(sampler)
     inside = torch.ones(len(X), dtype=torch.bool, device=CPU)
     slope = torch.zeros(len(X), dtype=torch.float64, device=CPU)

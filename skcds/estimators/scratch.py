@@ -402,7 +402,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         """
         check_is_fitted(self)
         if is_given(self, context):
-            return self.log_prob(X, context=context)
+            return self._score_given(X, context, n_steps=n_steps, method=method)
         return self._log_density(X, self._map_steps(n_steps=n_steps, method=method))
 
     def _map_steps(self, *, n_steps=1, method=None):

@@ -3,13 +3,12 @@
 __all__ = ["ConditionalCouplingMap", "ConditionalModel", "GivenModel", "conditional_sizes"]
 
 import copy
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._support.settings import FLOAT
+from .._support.settings import CPU, FLOAT
 from ..density.regression import FamilyStandardization, GivenStandardization
 from ..io.registry import register_model
 from .maps import coupling_masks, exact_log_weight, standard_normal_log_prob
@@ -187,6 +186,17 @@ class GivenMap:
         return self.call_and_log_det(x)[0]
 
 
+class OneStep:
+    """The grid of a model that has no step smaller than the whole way."""
+
+    numbers = [1]
+
+    def pairs(self, n_steps: int) -> list[tuple[Tensor, Tensor]]:
+        """Levels of the one step, which the map of a family does not read."""
+        nowhere = torch.zeros(1, dtype=FLOAT, device=CPU)
+        return [(nowhere, nowhere)]
+
+
 class GivenModel:
     """A model of a family with contexts given: a one-step model of the points.
 
@@ -199,7 +209,7 @@ class GivenModel:
     """
 
     needs_score = False
-    steps = SimpleNamespace(numbers=[1])
+    steps = OneStep()
 
     def __init__(self, family: "ConditionalModel", contexts: Tensor):
         self.family, self.n_features, self.n_given = family, family.n_features, len(contexts)
