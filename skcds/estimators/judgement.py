@@ -3,6 +3,7 @@
 __all__ = ["Judged", "advice_by_cause", "judge_fit"]
 
 import copy
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from .._support.warnings import muted, warn_user
 from ..density.energy import Energy
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
+from ..explore.missed import Missed, find_missed
 from ..train.budget import Budget
 from ..train.loop import MAX_ROLLBACKS
 from ..weights.diagnosis import diagnose, energies_at, subset
@@ -28,6 +30,7 @@ from .given import energy_of, is_given, one_given, weighted_given
 from .sampling import MIN_JUDGED
 
 MOST_CONTEXTS = 100  # of a family, that a score is the mean over
+THOROUGH = 20_000  # evaluations of a thorough diagnosis: some 500 climbs of a density in five dimensions
 
 
 class Judged:
@@ -126,15 +129,16 @@ class Judged:
         return float(sum(weighted.elbo for weighted in found) / len(found))
 
     @guest
-    def diagnose(self, n=10_000, random_state=None, *, context=None, energy_fn=None, grad_fn=None):
+    def diagnose(self, n=10_000, random_state=None, *, thorough=False, context=None, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
 
         The weights are judged by themselves (effective share, Pareto k, share outside the support). So are the draws
         that `sample` gives without weights, by what the weights would change about them: the total variation, and the
         largest Kolmogorov distance in any coordinate, the distance from the centre, and the energy. Both are compared
         with what the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that
-        the sampler has lost. What neither the pilot nor the sampler found is not seen; compare with other starting
-        points, or with what you know of the target.
+        the sampler has lost. What neither the pilot nor the sampler found is not seen, unless the diagnosis is
+        thorough. Then fresh climbs from near and far look for modes, and the mass of each is compared with that of the
+        draws.
 
         Parameters
         ----------
@@ -142,6 +146,9 @@ class Judged:
             Draws, and at most as many particles, that are looked at; at least 100.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
+        thorough : bool or int, default=False
+            Evaluations of the energy that may be spent on looking for modes that were missed; True is 20000. Without a
+            gradient this is for at most 30 dimensions.
         context : array-like of shape (n_contexts,), optional
             Which density of a family, judged by its weights alone; by default the report is that of `calibrate` for up
             to 100 contexts of the fit, with ``n / 10`` draws each.
@@ -166,6 +173,7 @@ class Judged:
         - log Z less the pilot's: .1 and .5;
         - lost mass, the total variation that particles see beyond that of the draws' weights: .01 and .05;
         - particles out of reach, of a weight over 100 that draws hardly ever get: .005 and .02;
+        - missed modes: .01 and .05 of the mass;
         - location: means shifted by .1 and .5 standard deviations; spread: deviations off by a factor of 1.1 and 1.5;
         - injectivity: any violation, and .01;
         - mode masses, and well masses of targets that are products: off by .05 and .2 where the energy knows them.
@@ -178,11 +186,14 @@ class Judged:
         """
         check_is_fitted(self)
         n = check_count(n, "n", MIN_JUDGED)
+        n_evals = check_count({True: THOROUGH, False: 0}.get(thorough, thorough), "thorough", 0)
         if is_given(self, context):
             options = {"energy_fn": energy_fn, "grad_fn": grad_fn}
+            if context is None and n_evals:
+                raise ValueError("A thorough diagnosis is of one density of a family: pass context=.")
             if context is None:
                 return self.calibrate(n=max(n // 10, MIN_JUDGED), random_state=random_state, **options)
-            return one_given(self, context, options).diagnose(n, random_state)
+            return one_given(self, context, options).diagnose(n, random_state, thorough=n_evals)
         seed = seed_of(random_state)
         target = self._target(Density.of(energy_fn, grad_fn), "diagnose")
         with muted(ConvergenceWarning):  # what they say is in the report
@@ -197,7 +208,18 @@ class Judged:
             weighted, to_numpy(z), log_weights if log_weights is None else to_numpy(log_weights), self._standardize,
             pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
             target=target.energy.energy_fn, energies=energies_at(weighted.samples, target.energy), n_iter=self.n_iter_,
+            missed=self._missed(weighted, target.energy, n_evals, seed) if n_evals and weighted.ess else None,
         )  # fmt: skip
+
+    def _missed(self, weighted: WeightedSample, energy: Energy, n_evals: int, seed: int) -> Missed:
+        """What fresh evaluations find beside the draws; its place is in the user's coordinates."""
+        points = torch.from_numpy(weighted.samples).to(energy.device)
+        points = points if energy.bounds is None else energy.bounds.inverse(points)
+        log_weights = torch.from_numpy(weighted.log_weights).to(energy.device)
+        found = find_missed(energy, points, log_weights, n_evals, generator_on(energy.device, seed))
+        if found.x is None or energy.bounds is None:
+            return found
+        return dataclasses.replace(found, x=energy.bounds(found.x[None])[0])
 
     @abstractmethod
     def _weigh(self, z: torch.Tensor, target: StandardizedTarget, generator) -> torch.Tensor | None:

@@ -1,6 +1,6 @@
 """Modes that the pilot's particles have lost, spikes above all: found by climbs, weighed by runs of their own."""
 
-__all__ = ["climbs_from", "find_lost_modes", "starting_points", "survey"]
+__all__ = ["climbs_from", "find_lost_modes", "near_to", "radius_squared", "starting_points", "survey"]
 
 import math
 from collections.abc import Sequence
@@ -137,7 +137,7 @@ def find_lost_modes(
     for mode in [*modes, *climbs_from(energy, points, modes)]:
         if mode.log_mass < log_evidence + math.log(MIN_SHARE):
             continue
-        near = _is_near(mode, x)
+        near = near_to(mode, x)
         share = min(1.0, math.exp(mode.log_mass - log_evidence))
         if float(near.double().mean()) >= COVERED * share:
             continue
@@ -153,7 +153,7 @@ def _weigh(energy: Energy, mode: Mode, x: Tensor, near: Tensor, log_evidence: fl
     run = temper(target, RUN_PARTICLES, WIDENING, n_moves, generator)
     if run.log_evidence == -math.inf:
         return None
-    inside = run.z.square().sum(1) <= _radius_squared(x.shape[1])
+    inside = run.z.square().sum(1) <= radius_squared(x.shape[1])
     mass = math.exp(min(run.log_evidence - log_evidence, 700.0)) * float(inside.double().mean())
     known = float(near.double().mean())
     n = len(x)
@@ -187,13 +187,14 @@ def _far_around(x: Tensor, n: int, generator) -> Tensor:
     return x.mean(0) + widths * x.std(0) * randn(generator, n, x.shape[1], dtype=torch.float64)
 
 
-def _radius_squared(d: int) -> float:
+def radius_squared(d: int) -> float:
     """Squared radius within which nearly all of N(0, I) is."""
     return d + 3 * math.sqrt(2 * d)
 
 
-def _is_near(mode: Mode, x: Tensor) -> Tensor:
-    return mode.standardization.inverse(x).square().sum(1) <= _radius_squared(x.shape[1])
+def near_to(mode: Mode, x: Tensor) -> Tensor:
+    """Which of the points (n, d) are where nearly all of a mode's Gaussian approximation is, (n,)."""
+    return mode.standardization.inverse(x).square().sum(1) <= radius_squared(x.shape[1])
 
 
 def _same(mode: Mode, other: Mode) -> bool:

@@ -91,7 +91,7 @@ class Diagnosis:
 def diagnose(
     weighted: WeightedSample, particles: np.ndarray, log_weights_of_particles: np.ndarray | None,
     standardize: Callable, *, pilot_log_evidence: float | None = None, violation_share: float | None = None,
-    target=None, energies: np.ndarray | None = None, n_iter: int | None = None,
+    target=None, energies: np.ndarray | None = None, n_iter: int | None = None, missed=None,
 ) -> Diagnosis:  # fmt: skip
     """Judge weighted draws by themselves and against particles; see `BaseSampler.diagnose`.
 
@@ -116,6 +116,8 @@ def diagnose(
         The energy at the draws.
     n_iter : int, optional
         Iterations of the training.
+    missed : Missed, optional
+        What fresh climbs found beside the draws.
 
     Returns
     -------
@@ -135,6 +137,8 @@ def diagnose(
         checks += _of_moments(z, particles)
     if violation_share is not None:
         checks.append(_judge("injectivity", violation_share, (0.0, 0.01), violation_share, "share of violations"))
+    if missed is not None:
+        checks.append(_of_missed_modes(missed))
     checks += _of_modes(weighted.samples, target)
     return Diagnosis(tuple(checks), n, len(particles))
 
@@ -230,6 +234,15 @@ def _of_moments(z: np.ndarray, particles: np.ndarray) -> list[Check]:
         _judge("location", shift.max(), (0.1, 0.5), excess.max(), "largest shift of a mean, in deviations"),
         _judge("spread", factor, (1.1, 1.5), beyond, "largest ratio of deviations"),
     ]
+
+
+def _of_missed_modes(missed) -> Check:
+    """Mass that fresh climbs found where the draws have too little of it."""
+    meaning = f"share of the mass; {missed.n_climbs} climbs ended at {missed.n_modes} modes"
+    if missed.x is not None:
+        where = np.array2string(to_numpy(missed.x), precision=4, threshold=8)
+        meaning += f"; the draws have too little of the mass near {where}"
+    return _judge("missed modes", missed.share, (0.01, 0.05), missed.excess, meaning)
 
 
 def kurtosis(x: np.ndarray) -> np.ndarray:
