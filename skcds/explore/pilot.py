@@ -15,6 +15,7 @@ from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.budget import Budget
 from .adaptive import explore
+from .balance import balance
 from .climb import Mode
 from .laplace import laplace_standardization
 from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points, survey
@@ -40,6 +41,7 @@ CLIMB_SHARE = 0.1  # of the evaluations that the pilot may make, for climbs befo
 RACE_SHARE = 0.4  # of those left, for the race
 RUN_SHARE = 0.5  # of those left after it, for the run with all particles; the rest makes more of them
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
+BALANCE_SHARE = 0.1  # of those left after it, for draws that tell the masses of regions
 CLEAR_GAIN = 0.05  # nats of log Z by which a run with tamed tails has found what one without missed
 MAX_TAMED_RUNS = 3
 HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
@@ -159,6 +161,7 @@ class _Pilot:
             check_mass(run.x, run.standardization, self.energy.bounds)
             check_directions(run.x, moments(run.x), run.target)
             self._look_for_lost_modes(run)
+            self._balance(run)
             run.grow(int(min(self.n_particles, self.left() / (1 + GROWTH_MOVES * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
             self._note(ended)
@@ -313,6 +316,13 @@ class _Pilot:
         )
         if n_found:
             run.settle()
+
+    def _balance(self, run: "TemperedRun") -> None:
+        """Give the regions of the particles their masses, where importance sampling tells them."""
+        if self.energy.n_features <= MOST_FEATURES_EXPLORED:
+            found = balance(self.energy, run.x, int(min(1e9, BALANCE_SHARE * self.left())), self.generator)
+            if found is not None:
+                run.x, run.log_evidence = found
 
     # ---------------------------------------------------------------- ends
 

@@ -1,0 +1,78 @@
+"""Masses of regions from importance sampling: wrong ones are mended, and where the proposal is poor nothing is done."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skcds.density.energy import Energy
+from skcds.explore.balance import FEWEST_DRAWS, LEAST_ESS, balance
+from skcds.targets import Funnel
+
+N = 4000
+MEANS = torch.tensor([[-200.0, 50.0, 0.0], [-150.0, 90.0, 30.0], [-260.0, 20.0, -40.0]], dtype=torch.float64)
+MASSES = np.array([0.5, 0.35, 0.15])
+LOG_Z = 3.0
+
+
+def mixture(x):
+    """Energy of three Gaussians far from one another, of masses .5, .35, .15 and log Z of 3."""
+    log_terms = torch.as_tensor(np.log(MASSES)).to(x) - 0.5 * torch.cdist(x, MEANS.to(x)) ** 2
+    return -torch.logsumexp(log_terms, 1) + 1.5 * math.log(2 * math.pi) - LOG_Z
+
+
+def draws(masses, seed):
+    rng = np.random.default_rng(seed)
+    k = rng.choice(3, N, p=masses)
+    return MEANS[k] + torch.as_tensor(rng.standard_normal((N, 3)))
+
+
+def shares(x):
+    return np.bincount(torch.cdist(x, MEANS).argmin(1), minlength=3) / len(x)
+
+
+def energy_of(function, d):
+    return Energy(function, d, generator=torch.Generator().manual_seed(9))
+
+
+def total_variation(masses):
+    return 0.5 * np.abs(masses - MASSES).sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_wrong_masses_are_mended(seed):
+    """From .35 off to .03: six deviations of the least mass's noise, of 8000 draws of which half are effective."""
+    x = draws([0.15, 0.5, 0.35], seed)
+    assert total_variation(shares(x)) > 0.3
+    found, log_evidence = balance(energy_of(mixture, 3), x, 8000, torch.Generator().manual_seed(seed))
+    assert total_variation(shares(found)) < 0.03
+    assert log_evidence == pytest.approx(LOG_Z, abs=0.06)
+    assert set(map(tuple, found.tolist())) <= set(map(tuple, x.tolist()))
+
+
+def test_right_masses_stay():
+    found, _ = balance(energy_of(mixture, 3), draws(MASSES, 1), 8000, torch.Generator().manual_seed(1))
+    assert total_variation(shares(found)) < 0.03
+
+
+def test_a_poor_proposal_changes_nothing():
+    """Few draws of any mixture of fifty components are effective in a funnel of 20 dimensions."""
+    x = torch.as_tensor(Funnel(20).sample(N, random_state=0))
+    assert balance(energy_of(Funnel(20), 20), x, 8000, torch.Generator().manual_seed(0)) is None
+    assert 0.1 < LEAST_ESS < 0.9
+
+
+def test_evaluations_are_bounded():
+    rows = []
+
+    def counted(x):
+        rows.append(len(x))
+        return mixture(x)
+
+    energy = energy_of(counted, 3)
+    rows.clear()
+    assert balance(energy, draws(MASSES, 0), FEWEST_DRAWS - 1, torch.Generator().manual_seed(0)) is None
+    assert sum(rows) == 0
+    assert balance(energy, draws(MASSES, 0), FEWEST_DRAWS, torch.Generator().manual_seed(0)) is not None
+    assert sum(rows) == FEWEST_DRAWS
