@@ -123,7 +123,7 @@ class _Reader:
             if array.dtype.kind == "f" and not name.endswith(UNLIMITED):
                 _require(np.isfinite(array).all(), f"the array {name} has values that are not finite.")
             if name.endswith("width"):
-                _require((array > -np.inf).all(), f"the array {name} has values that are not finite, and no width.")
+                _require((array > -np.inf).all(), f"the array {name} has values that are NaN or -inf.")
         sampler = self._sampler(self.content["root"])
         _require(hasattr(sampler, "_model"), "the sampler in it is not fitted.")
         return sampler
