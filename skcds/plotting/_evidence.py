@@ -70,7 +70,7 @@ class EvidenceDisplay:
     log_evidence_line_, elbo_line_, pilot_line_ : matplotlib Line2D
         Marks; None for a number that is not known.
     log_evidence_, log_evidence_se_, elbo_, ess_, pareto_k_ : float
-        Estimate of log Z with its standard error, mean log weight, effective sample size, and Pareto k.
+        Estimate of log Z with its standard error, mean log weight, normalised ESS (ESS / n), and Pareto k.
     caption_ : str
         What the caption says.
     note_ : matplotlib Text
