@@ -315,7 +315,7 @@ def fits(n_seeds, max_time):
                     sampler = kind(random_state=seed, max_time=max_time).fit(target)
                 found = sampler.diagnose(random_state=0)
                 distance = largest_distance(sampler.sample(10_000, random_state=1), target.sample(100_000, 0))
-                share, reasons = found["effective share"].value, "; ".join(r.split(":")[0] for r in found.reasons)
+                share, reasons = found["normalised ESS"].value, "; ".join(r.split(":")[0] for r in found.reasons)
                 print(f"| {target} | {kind.__name__} | {seed} | {share:.2f} | {distance:.3f} | {found.verdict} "
                       f"| {reasons} |", flush=True)  # fmt: skip
 

@@ -94,7 +94,7 @@ class TestSabotaged:
     def test_a_dropped_mode(self):
         masses = (0.5, 0.5, 0.0)
         found = report(mixture_draws(0, masses), lambda X: mixture(X, masses), mixture, mixture_draws(1), MODES)
-        assert found["effective share"].verdict == "ok"  # its own weights see nothing
+        assert found["normalised ESS"].verdict == "ok"  # its own weights see nothing
         assert found["particles out of reach"].verdict == "failed" and found["particles out of reach"].value > 0.3
         assert found["mode masses"].verdict == "failed" and found["location"].verdict == "failed"
         assert found["log Z less the pilot's"].value == pytest.approx(math.log(2 / 3), abs=0.01)
@@ -142,7 +142,7 @@ class TestSabotaged:
 
     def test_weights_without_a_mean(self):
         found = report(draws(0, 0.5, d=8), lambda X: normal(X, 0, 0.5), normal, draws(1, d=8))
-        assert found["Pareto k"].verdict != "ok" and found["effective share"].verdict == "failed"
+        assert found["Pareto k"].verdict != "ok" and found["normalised ESS"].verdict == "failed"
 
     def test_one_draw_far_out(self):
         X = draws(0)
@@ -165,7 +165,7 @@ class TestLostMass:
         found = diagnose(WeightedSample(draws(seed), np.zeros(N), True), particles, of_particles, lambda x: x)
         assert found["lost mass"].value == pytest.approx(mass, abs=5 * (mass / N) ** 0.5)
         assert verdict in (found["lost mass"].verdict, found["particles out of reach"].verdict)
-        assert found["effective share"].value == 1
+        assert found["normalised ESS"].value == 1
 
     @pytest.mark.parametrize("mass, verdict", [(0.1, "suspect"), (0.5, "failed")])
     def test_is_seen_below_a_weight_of_a_hundred(self, mass, verdict):
@@ -306,7 +306,7 @@ class TestReport:
 
     def test_without_particles(self):
         found = diagnose(WeightedSample(draws(0), np.zeros(N), True), np.empty((0, 2)), None, lambda x: x)
-        names = ["effective share", "Pareto k", "outside the support", "total variation", "draws less weights"]
+        names = ["normalised ESS", "Pareto k", "outside the support", "total variation", "draws less weights"]
         assert [check.name for check in found.checks] == names
 
 

@@ -219,6 +219,6 @@ def test_a_lost_mode_is_found_by_the_report(kind):
     spoilt = copy.copy(sampler)
     spoilt._model = fitted(one)._model
     found = spoilt.diagnose(random_state=0, energy_fn=lambda x: both(x))
-    assert found["effective share"].verdict == "ok"
+    assert found["normalised ESS"].verdict == "ok"
     assert found["particles out of reach"].verdict == found.verdict == "failed"
     assert found["particles out of reach"].value == pytest.approx(0.5, abs=0.05)

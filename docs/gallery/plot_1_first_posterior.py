@@ -2,7 +2,7 @@
 A first posterior
 =================
 
-A Bayesian logistic regression, from its energy to one-step draws, in twenty lines.
+This example learns the posterior of a Bayesian logistic regression, from its energy to one-step draws, in twenty lines.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ from sklearn.preprocessing import scale
 from skcds import ConsistentSamplerScratch, EvidenceDisplay, Pilot, SamplerDisplay
 
 # %%
-# The energy is minus the log of prior times likelihood, for a whole batch of weights ``w`` at once: a tensor of shape
-# (n, 5) in, one of shape (n,) out.
+# The energy is minus the log of prior times likelihood. It takes a whole batch of weights ``w`` at once: a tensor of
+# shape (n, 5) in, one of shape (n,) out.
 
 X, y = load_breast_cancer(return_X_y=True)
 names = ["intercept", "texture", "smoothness", "symmetry", "dimension"]
@@ -41,7 +41,7 @@ sampler = ConsistentSamplerScratch(
 sampler.fit(energy)
 
 # %%
-# Draws, one call of the network each; the weights tell how good they are.
+# A draw is one call of the network. The importance weights tell how good the draws are.
 
 draws = sampler.sample(5000, random_state=1)
 weighted = sampler.sample_weighted(5000, random_state=1)
@@ -49,13 +49,13 @@ print(weighted)
 SamplerDisplay.from_estimator(sampler, n=5000, random_state=1)
 
 # %%
-# The weights themselves: their spread is the gap between the evidence and its lower bound, and their upper tail, judged
-# by Pareto's k, says whether they can be relied on.
+# This shows the weights themselves. Their spread is the gap between the evidence and its lower bound. Pareto's k judges
+# their upper tail, and says whether they can be relied on.
 
 EvidenceDisplay.from_estimator(sampler, random_state=1)
 
 # %%
-# Means under the posterior with standard errors, corrected by the weights:
+# The weights correct means under the posterior, and give their standard errors:
 
 mean, standard_error = weighted.expectation(lambda w: w, return_se=True)
 for name, value, error in zip(names, mean, standard_error, strict=True):

@@ -2,8 +2,8 @@
 Many modes, and what weights cannot see
 =======================================
 
-Nine separate Gaussians. The pilot of ``fit`` finds them, the sampler keeps their masses, and the report tells of a
-sampler that has lost one, though its own weights do not.
+The target is nine separate Gaussians. The pilot of ``fit`` finds them, and the sampler keeps their masses. A sampler
+that has lost one is found by the report, though not by its own weights.
 """
 
 import matplotlib.pyplot as plt
@@ -34,15 +34,15 @@ print(f"true  {target.log_evidence}")
 SamplerDisplay.from_estimator(sampler, n=3000, random_state=1)
 
 # %%
-# Each mode has a ninth of the mass; exact draws of this number differ from that by some .01 in total variation.
+# Each mode has a ninth of the mass. The same number of exact draws differs from that by some .01 in total variation.
 
 draws = sampler.sample(10_000, random_state=1)
 print(np.bincount(target.modes(draws), minlength=9) / len(draws))
 print(f"total variation {metrics.mode_total_variation(draws, target):.3f}")
 
 # %%
-# Now leave out the draws of one mode, as a sampler would that had never found it. The rest have the weights that they
-# had: the effective share is as good as before, and log Z is off by log(8/9) = -.118. Nothing in these numbers tells.
+# Now leave out the draws of one mode, as a sampler would that had never found it. The other draws keep their weights.
+# The normalised ESS is as good as before, and log Z is off by log(8/9) = -.118. Nothing in these numbers tells.
 
 weighted = sampler.sample_weighted(10_000, random_state=1)
 kept = target.modes(weighted.samples) != 4
@@ -62,7 +62,6 @@ axes[0].set_title("all modes")
 axes[1].set_title("one of nine missing: same weights")
 
 # %%
-# What does tell is what the sampler did not draw itself: the pilot's particles and its log Z. ``diagnose`` looks at
-# them.
+# The pilot's particles and its log Z do tell, since the sampler did not draw them itself. ``diagnose`` looks at them.
 
 print(sampler.diagnose(random_state=0))

@@ -2,7 +2,8 @@
 A NumPyro model
 ===============
 
-Eight schools: a hierarchical model written in NumPyro, sampled in one step, and back in its own parameters.
+The eight schools are a hierarchical model. Here it is written in NumPyro, sampled in one step, and led back to its own
+parameters.
 """
 
 import matplotlib.pyplot as plt
@@ -39,7 +40,8 @@ weighted = sampler.sample_weighted(10_000, random_state=1)
 print(weighted)
 
 # %%
-# ``constrain`` leads back: ``tau`` is positive again, and ``theta`` is there, which the model computes.
+# ``constrain`` leads back to the model's parameters. ``tau`` is positive again, and ``theta``, which the model
+# computes, is there.
 
 draws = energy.constrain(weighted.resample(4000, random_state=2))
 print({name: values.shape for name, values in draws.items()})

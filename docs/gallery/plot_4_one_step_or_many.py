@@ -2,8 +2,8 @@
 One step or many
 ================
 
-A sampler from scratch draws in one step, or in more of them for draws whose weights have lighter tails; or a few Markov
-steps make them exact.
+A sampler from scratch draws in one step. More steps give draws whose weights have lighter tails. A few Markov steps
+make the draws exact, in the limit.
 """
 
 import time
@@ -20,7 +20,7 @@ def energy(x):  # a ring that is densest at the right
 
 
 # %%
-# The truth, by a sum over a polar grid:
+# A sum over a polar grid gives the truth:
 
 radius = np.linspace(1, 5, 801)[1:, None]
 angle = np.linspace(-np.pi, np.pi, 800, endpoint=False)
@@ -29,7 +29,7 @@ density = radius * np.exp(minus_energy)
 print(f"log Z {np.log(density.sum() * (4 / 800) * (2 * np.pi / 800)):.3f}")
 
 # %%
-# A short fit, so that there is something to see.
+# The fit is short, so that there is something to see.
 
 size = {
     "n_steps": 16,
@@ -40,8 +40,9 @@ size = {
 sampler = ConsistentSamplerScratch(n_features=2, **size, random_state=0).fit(energy)
 
 # %%
-# Effective share, log Z and the tail of the weights with the number of steps, and what a draw takes. The one-step map
-# of a short fit hardly reaches the ends of the crescent, and Pareto's k tells: above .7 weights cannot be relied on.
+# The table has the normalised ESS, log Z, the tail of the weights and the time of a draw, by the number of steps. The
+# one-step map of a short fit hardly reaches the ends of the crescent. Pareto's k tells: above .7 weights cannot be
+# relied on.
 
 for n_steps in (1, 4, 16):
     start = time.perf_counter()
@@ -55,7 +56,7 @@ for n_steps in (1, 4, 16):
     )
 
 # %%
-# Polished draws are one-step draws that were moved by accepted proposals: exact in the limit.
+# Polished draws are one-step draws that accepted proposals have moved. They are exact in the limit.
 
 polished = sampler.sample_polished(3000, n_moves=20, random_state=1)
 print(

@@ -2,7 +2,7 @@
 Evidence and the comparison of models
 =====================================
 
-Is the curve a line or a parabola? Log Z of two posteriors decides; here the Bayes factor is known exactly.
+Is the curve a line or a parabola? Log Z of two posteriors decides. Here the Bayes factor is known exactly.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def posterior(degree):
 
 
 # %%
-# Marginally y is Gaussian under each model, so that its log evidence is known.
+# Marginally y is Gaussian under each model. So its log evidence is known.
 
 
 def exact(degree):

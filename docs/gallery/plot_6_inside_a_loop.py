@@ -2,8 +2,8 @@
 Draws inside a loop
 ===================
 
-Where the same posterior is asked again and again, and every answer has to come at once, draws have to be quick. Here
-items arrive one by one, and each is accepted or refused by its expected utility under fresh posterior draws.
+Draws have to be quick where the same posterior is asked again and again, and every answer has to come at once. Here
+items arrive one by one. Each is accepted or refused by its expected utility under fresh posterior draws.
 """
 
 import time
@@ -36,7 +36,7 @@ print(
 )
 
 # %%
-# An item is worth 1 if it turns out well, and costs 2 if not. 100 draws of the weights for each item:
+# An item is worth 1 if it turns out well, and costs 2 if not. Each decision takes 100 draws of the weights:
 
 
 def decide(item, sampler, seed):
@@ -59,7 +59,7 @@ for name, sampler in {"student": student, "teacher": teacher}.items():
     print(f"{name}: {latency:.2f} ms a decision, {accepted:.0%} accepted")
 
 # %%
-# Both decide alike, since both draw from the same posterior; the student answers sooner.
+# Both decide alike, since both draw from the same posterior. The student answers sooner.
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
 axes[0].plot(utilities["teacher"], utilities["student"], ".")

@@ -3,8 +3,8 @@ New data, and a Metropolis step of your own
 ===========================================
 
 A fitted posterior is a density that can be evaluated anywhere (``score_samples``). So its draws can be weighed for
-another target, here the posterior given more data, or proposed in a Markov chain. The model is the linear one whose log
-evidence is known exactly.
+another target, or proposed in a Markov chain. Here the other target is the posterior given more data. The model is
+linear, and its log evidence is known exactly.
 """
 
 import matplotlib.pyplot as plt
@@ -48,8 +48,8 @@ sampler = ConsistentSamplerScratch(
 
 # %%
 # Draws and their log density come in one pass. With the log density of the new target they are weighted draws of it,
-# without a new fit. Their effective sample size says whether that was enough: when the new data move the posterior far,
-# it is low, and a new fit is due.
+# without a new fit. Their effective sample size says whether that was enough. When the new data move the posterior
+# far, it is low, and a new fit is due.
 
 X, log_q = sampler.sample(4000, random_state=1, return_log_density=True)
 W = WeightedSample(X, log_target(X) - log_q, is_bound=True)
@@ -60,8 +60,8 @@ print(f"ESS {W.ess:.0f} of {len(X)}, Pareto k {W.pareto_k:.2f}")
 print(f"posterior mean {mean.round(4)} ± {se.round(4)}, exact {exact_mean.round(4)}")
 
 # %%
-# A Metropolis-Hastings step of your own. Proposals of fresh draws (independence steps) take turns with a random walk.
-# After it the chains are at points of their own, where ``score_samples`` gives the log density of the sampler.
+# This is a Metropolis-Hastings step of your own. Proposals of fresh draws (independence steps) take turns with a random
+# walk. After it the chains are at points of their own. ``score_samples`` gives the log density of the sampler there.
 
 
 def step(w, proposal, log_ratio):
@@ -89,8 +89,8 @@ print(f"independence steps: {np.mean(rates):.0%} accepted")
 print(f"chains' mean {chains.mean(0).round(4)}, exact {exact_mean.round(4)}")
 
 # %%
-# Log Z twice: from the weights alone, and by bridge sampling (Meng & Wong 1996), which uses draws of the target, too.
-# No large weight can spoil a bridge: both of its means are of bounded numbers.
+# Log Z comes in two ways: from the weights alone, and by bridge sampling (Meng & Wong 1996). The bridge uses draws of
+# the target, too. No large weight can dominate it, since both of its means are of bounded numbers.
 
 
 def bridge(log_w_of_target, log_w_of_sampler, n_iter=50):

@@ -3,7 +3,7 @@ A thousand posteriors from one fit
 ==================================
 
 Thirty-six trials of a treatment in two groups make a small posterior, and there are a thousand such studies. One fit
-learns the posterior for all outcomes; each study then costs a network call.
+learns the posterior for all outcomes. Each study then costs a network call.
 """
 
 import matplotlib.pyplot as plt
@@ -44,8 +44,8 @@ better = (draws[..., 1] > draws[..., 0]).mean(1)
 print(draws.shape, f"{np.mean(better > 0.95):.0%} of the studies are clear")
 
 # %%
-# The odds that each study was simulated with are exact draws of its posterior. Their ranks among the draws are uniform
-# where the sampler is right.
+# The odds that each study was simulated with are exact draws of its posterior. If the sampler is right, their ranks
+# among the draws are uniform.
 
 report = sampler.calibrate(studies[:300], 500, truths[:300], random_state=0)
 print(report)

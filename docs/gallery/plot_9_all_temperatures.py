@@ -2,7 +2,7 @@
 All temperatures of a density
 =============================
 
-A density raised to a power is sharper or flatter: the power is an inverse temperature. One fit of the family has
+A density raised to a power is sharper or flatter. The power is an inverse temperature. One fit of the family has
 draws at every temperature, and the log evidence as a curve.
 """
 
@@ -29,7 +29,7 @@ sampler = ConsistentSamplerScratch(
 sampler.fit(tempered(energy), contexts=temperatures)
 
 # %%
-# Log Z from the weights, beside quadrature:
+# Log Z from the weights is compared with quadrature:
 
 betas = np.geomspace(0.1, 2, 12)[:, None]
 weighted = sampler.sample_weighted(2000, context=betas, random_state=0)

@@ -69,7 +69,7 @@ def read_header(raw: bytes, kind: str) -> tuple[dict, dict]:
 
 
 def open_arrays(raw: bytes) -> dict[str, np.ndarray]:
-    """The arrays in it, of which each has the bytes that its shape takes."""
+    """The arrays in it. Each has the bytes that its shape takes."""
     return safetensors.numpy.load(raw)
 
 

@@ -83,7 +83,7 @@ def _hashed(parts: list) -> str:
 
 
 def _as_floats(value):
-    """With integers as the floating point numbers that equal them, where there are such."""
+    """With integers as the floating point numbers that equal them, if there are such numbers."""
     if isinstance(value, list):
         return [_as_floats(part) for part in value]
     return float(value) if type(value) is int and float(value) == value else value

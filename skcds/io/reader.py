@@ -27,11 +27,11 @@ FORMAT = 5  # of the files that `save` writes; `load` reads this and all earlier
 KIND = "skcds"
 NESTED_SINCE = 5  # format from which sizes and numbers of losses are fields of specifications
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
-# Arrays that may hold values that are not finite, by the ends of their names: bounds and widths that are none, losses
-# of iterations that were taken back, and particles beyond the range of their type.
+# Arrays that may hold values that are not finite, by the ends of their names: bounds and length scales may be infinite,
+# losses are those of iterations that were taken back, and particles may be beyond the range of their type.
 UNLIMITED = ("width", "bounds_", "loss_curve_", "particles_")
-# Kinds of fitted attributes that are arrays: lengths of the axes, where d is the number of features and None any, and
-# types, of which files of earlier versions have others.
+# Kinds of fitted attributes that are arrays: lengths of the axes and types. d is the number of features, and None any
+# length. Files of earlier versions have other types.
 ARRAYS: dict[str, Any] = {
     "vector": (("d",), "f8"),
     "bounds": (("d", 2), "f8"),
@@ -41,7 +41,7 @@ ARRAYS: dict[str, Any] = {
 
 
 class ModelFileError(ValueError):
-    """A file is not a saved sampler, or not the one that was written; or a sampler cannot be saved as it is."""
+    """A file is not a saved sampler or was changed since it was written, or a sampler cannot be saved as it is."""
 
 
 @guest
@@ -50,8 +50,8 @@ def load(path):
 
     The file is checked before anything is built from it: its hash over every byte, the version of its format, the class
     against the package's own, the set of its parts and their shapes, and that weights are finite. No code of the file
-    is run, and none can be in it. The hash tells damage, not forgery: a file that somebody made up can have one that
-    fits, and numbers of no fit. The energy is not in it either: methods that need the energy have to be given it.
+    is run, and none can be in it. The hash tells damage, not forgery: a made-up file can have a hash that fits, and
+    numbers of no fit. The energy is not in the file. Methods that need it have to be given it.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class _Reader:
             if array.dtype.kind == "f" and not name.endswith(UNLIMITED):
                 _require(np.isfinite(array).all(), f"the array {name} has values that are not finite.")
             if name.endswith("width"):
-                _require((array > -np.inf).all(), f"the array {name} has values that are not finite, and no width.")
+                _require((array > -np.inf).all(), f"the array {name} has values that are not finite, other than +inf.")
         sampler = self._sampler(self.content["root"])
         _require(hasattr(sampler, "_model"), "the sampler in it is not fitted.")
         return sampler

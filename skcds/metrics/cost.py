@@ -9,9 +9,9 @@ import numpy as np
 def break_even(n_training_evals, n_steps_before, n_steps=1):
     """Number of draws from which a sampler of few steps has paid for its training, in network evaluations.
 
-    Training evaluations over the evaluations saved for each draw. With three evaluations for every row of a batch this
-    is the paper's ``S = 3 I B / (N - 1)``, for I iterations with batches of B rows; `n_training_evals` is meant to be a
-    count, ``student.n_network_evals_``.
+    It is the number of training evaluations, divided by the evaluations saved for each draw. With three evaluations for
+    every row of a batch this is the paper's ``S = 3 I B / (N - 1)``, for I iterations with batches of B rows. Pass a
+    count as `n_training_evals`, such as ``student.n_network_evals_``.
 
     Parameters
     ----------

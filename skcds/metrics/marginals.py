@@ -12,15 +12,16 @@ from .base import as_count, as_draws
 def quantile_error(X, target, levels=(0.05, 0.25, 0.5, 0.75, 0.95), n=200_000, random_state=None):
     """The largest error of the quantiles of the coordinates, as a probability.
 
-    For every coordinate and level, the share of exact draws that do not exceed the quantile of `X`, minus the level, in
-    absolute value; the largest of them. It has no units and heavy tails do not disturb it.
+    For a coordinate and a level, the error is the share of exact draws that do not exceed the quantile of `X`, minus
+    the level, in absolute value. The largest error of all coordinates and levels is returned. It has no units and heavy
+    tails do not disturb it.
 
     It sees shifts, wrong scales (too narrow as well as too wide) and wrong masses, coordinate by coordinate. **It does
-    not see dependence**: draws with independently shuffled columns score the same. Nor does it see what is beyond the
-    outer levels, or a change of shape between two of them.
+    not see dependence**: draws with independently shuffled columns score the same. It does not see what is beyond the
+    outer levels either, or a change of shape between two of them.
 
-    The floor is the error of ``target.sample(len(X))``. At every coordinate and level it is about 0.5 / sqrt(len(X)),
-    and the largest counts; a larger `n` does not lower it.
+    The floor is the error of ``target.sample(len(X))``. It is about 0.5 / sqrt(len(X)) at every
+    coordinate and level, and the largest of these counts. A larger `n` does not lower it.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def quantile_error(X, target, levels=(0.05, 0.25, 0.5, 0.75, 0.95), n=200_000, r
     levels : sequence of float, default=(0.05, 0.25, 0.5, 0.75, 0.95)
         Probabilities between 0 and 1.
     n : int, default=200_000
-        Number of exact draws; their own error is at most 0.5 / sqrt(n), one standard deviation.
+        Number of exact draws. The standard deviation of their own error is at most 0.5 / sqrt(n).
     random_state : int, RandomState instance, numpy.random.Generator or None, default=None
         An int makes the result reproducible.
 

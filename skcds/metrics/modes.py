@@ -39,9 +39,9 @@ def mode_shares(X, target):
 def mode_total_variation(X, target):
     """Total variation between the shares of the draws in the modes and the masses of the modes.
 
-    Half the sum of the absolute differences: the share of the draws that would have to move to another mode. 0 is
-    perfect, and 1 is all draws where the target has none. It sees missed modes and wrong masses, down to the floor, and
-    **nothing of what happens inside the modes**: not their width, not their shape.
+    It is half the sum of the absolute differences: the share of the draws that would have to move to another mode. 0 is
+    perfect, and 1 means that all draws are where the target has none. It sees missed modes and wrong masses, down to
+    the floor. It sees **nothing of what happens inside the modes**: not their width, not their shape.
 
     The floor is `expected_mode_total_variation` and grows with the number of modes. Exact draws, m of them, exceed it
     by t with a probability of at most exp(-2 m t^2) (McDiarmid's inequality).
@@ -77,8 +77,8 @@ def mode_total_variation(X, target):
 def expected_mode_total_variation(n, masses):
     """Expectation of `mode_total_variation` for n exact draws: its floor.
 
-    Exact for any n, by de Moivre's formula for the mean absolute deviation of every count, which is binomial. Where all
-    modes expect many draws it is ``sum(sqrt(masses * (1 - masses) / (2 * pi * n)))``, the normal approximation.
+    It is exact for any n, by de Moivre's formula for the mean absolute deviation of every count, which is binomial. If
+    all modes expect many draws, it is ``sum(sqrt(masses * (1 - masses) / (2 * pi * n)))``, the normal approximation.
 
     Parameters
     ----------

@@ -18,10 +18,11 @@ MAX_BATCHES = 1000  # of exact draws, ten times as many as wanted in each, befor
 def wasserstein(X, Y, p=2):
     """Exact p-Wasserstein distance between two samples of the same size, with Euclidean ground cost.
 
-    The p-th root of the mean p-th power of the distances between the paired rows, for the pairing of the rows of `X`
-    with those of `Y` that makes it least. Time grows as n^3 and memory as n^2: half a second for 1500 rows.
+    The rows of `X` are paired with those of `Y`. The distance is the p-th root of the mean p-th power of the distances
+    between paired rows, for the pairing that makes it least. Time grows as n^3 and memory as n^2: half a second for
+    1500 rows.
 
-    Between two samples of one distribution it is not 0 and falls slowly, as n^(-1/d) in many dimensions d: see
+    Between two samples of one distribution it is not 0. It falls slowly, as n^(-1/d) in many dimensions d: see
     `wasserstein_ratio`.
 
     Parameters
@@ -63,7 +64,7 @@ class WassersteinRatio:
     Parameters
     ----------
     ratio : float
-        ``distance / floor``: 1 but for chance where the draws are exact.
+        ``distance / floor``. For exact draws it differs from 1 by chance only.
     distance : float
         Distance between the draws and exact ones, the mean over the repeats.
     floor : float
@@ -84,19 +85,20 @@ def wasserstein_ratio(X, target, n=1500, n_repeats=4, p=2, within_modes=False, r
     It sees missed modes, wrong masses of distant modes, stray draws and too wide a spread. **It does not see
     everything, and a ratio of 1 or less is no proof:**
 
-    - From a few dimensions up, under-dispersed draws are *nearer* to the exact ones than exact draws are, so that the
-      ratio is below 1 (see the example), and a defect that spreads the draws can make up for one that contracts them.
-      A ratio below 1 by more than chance is an error of the sampler too. `quantile_error` sees both.
-    - What is small beside the floor is not seen. Where modes are far apart, the chance differences of their counts are
-      most of the floor: they make the ratio noisy and hide the shape of the modes. Use ``within_modes=True``.
+    - From a few dimensions up, under-dispersed draws are *nearer* to the exact ones than exact draws are. The ratio is
+      then below 1 (see the example), and a defect that spreads the draws can make up for one that contracts them. A
+      ratio below 1 by more than chance is an error of the sampler, too. `quantile_error` sees both.
+    - Errors that are small beside the floor are not seen. If modes are far apart, the chance differences of their
+      counts are most of the floor. They make the ratio noisy and hide the shape of the modes. Use
+      ``within_modes=True``.
     - In heavy tails (`skcds.targets.Funnel`) a few draws are most of the distance, and the ratio is noise: use ``p=1``
       or `quantile_error`.
 
     Parameters
     ----------
     X : array-like of shape (m, d)
-        Draws to judge, at least `n`; weighted ones have to be resampled first. The repeats use different rows where
-        there are ``n * n_repeats``.
+        Draws to judge, at least `n`; weighted ones have to be resampled first. The repeats use different rows if there
+        are ``n * n_repeats``.
     target : object
         Has ``sample(n, random_state)``.
     n : int, default=1500
@@ -130,7 +132,8 @@ def wasserstein_ratio(X, target, n=1500, n_repeats=4, p=2, within_modes=False, r
     1.09
     1.82
 
-    The first is 1 but for chance. Normal draws in 20 dimensions that are 20 % too narrow look better than exact ones:
+    The first differs from 1 by chance only. Normal draws in 20 dimensions that are 20 % too narrow look better than
+    exact ones:
 
     >>> target = Gaussian(np.zeros(20), np.eye(20))
     >>> X = 0.8 * target.sample(2000, random_state=1)

@@ -117,7 +117,7 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def noise_back(self, z: Tensor, grid: Grid, target: StandardizedTarget | None, noise_source, keep: bool = False):
-        """Noise points of the target back to the prior: paths with the law that those of `simulate` should have.
+        """Noise points of the target back to the prior: paths distributed as those of `simulate` should be.
 
         Parameters
         ----------

@@ -15,15 +15,15 @@ from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, no
 from .process import LOG_SNR_MIN, noise_levels
 from .splines import rational_quadratic_spline
 
-FINE_LOG_SNR = 6.8  # of the last noisy level, for a finest scale of a tenth
-LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # where few splines have to bend all the mass, and bins cost little
+FINE_LOG_SNR = 6.8  # of the last noisy level, for a smallest length scale of a tenth
+LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # up to here few splines bend all the mass, and bins cost little
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
 FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16}
-BATCH_SIZES = {False: 512, True: 1024}  # for a target with fine scales or not
+BATCH_SIZES = {False: 512, True: 1024}  # by whether the target has small length scales
 
 
 class SplineCoupling(nn.Module):
-    """Rational-quadratic spline coupling (Durkan et al. 2019), the identity where its gate is 0 and before training.
+    """Rational-quadratic spline coupling (Durkan et al. 2019), the identity at a gate of 0 and before training.
 
     Parameters
     ----------
@@ -67,10 +67,10 @@ def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
 
 
 class _LevelMap(nn.Module):
-    """What the maps share: features of the level that they start from and, where wanted, of the one that they go to.
+    """What the maps share: features of the level that they start from and, if wanted, of the one that they go to.
 
     With amplitudes (a, s) at the first and (a', s') at the second, ``s a' - a s'`` is the sine of the angle between the
-    levels: s where the second is the target, 0 where they are the same.
+    levels. It is s if the second is the target, and 0 if they are the same.
     """
 
     def __init__(self, log_snr_max: float, two_levels: bool):
@@ -142,14 +142,14 @@ class CouplingMap(_LevelMap):
 
 
 def has_fine_scales(log_snr_max: float) -> bool:
-    """Whether the finest scale that a grid was made for is below a tenth."""
+    """Whether the smallest length scale that a grid was made for is below a tenth."""
     return log_snr_max > FINE_LOG_SNR
 
 
 def coupling_sizes(n_features: int, log_snr_max: float, **given) -> dict:
     """Sizes of a `CouplingMap`; those that are given and not None are kept.
 
-    There are more couplings for a target with fine scales, and more bins there and in low dimension.
+    A target with small length scales has more couplings. It has more bins, too, and so has one of low dimension.
     """
     sizes = dict(FINE_SIZES if has_fine_scales(log_snr_max) else COARSE_SIZES)
     if n_features <= LOW_DIMENSION:

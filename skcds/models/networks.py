@@ -125,8 +125,8 @@ class ResidualMLP(nn.Module):
 class GatedMLP(nn.Module):
     """Gated linear units of equal width, normalised, with residual connections; the output layer starts at zero.
 
-    The gates multiply features (SwiGLU; Shazeer 2020): where the scale of some coordinates depends on others, the noise
-    is a product of both, which sums of activations learn slowly. The normalisation (RMSNorm; Zhang & Sennrich 2019)
+    The gates multiply features (SwiGLU; Shazeer 2020). If the scale of some coordinates depends on others, the noise is
+    a product of both, and sums of activations learn products slowly. The normalisation (RMSNorm; Zhang & Sennrich 2019)
     keeps the products of far-out states bounded.
     """
 
@@ -152,9 +152,10 @@ class NoiseNetwork(nn.Module):
     """Estimate of the noise eps in x_t and of its conditional variance; the score of x_t is ``-eps / s``.
 
     The estimate is that of a standard normal target, ``s x``, with a learned gain, plus an output of the network. The
-    Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) adds with another gain, which starts at zero, what
-    the target's score at x_t tells, and feeds this to the network: ``-s f (score(x) + x)`` with
-    ``f = w^2 / (a^2 w^2 + s^2)``, which is exact for a target that is Gaussian with the finest scale w near by.
+    Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) reads the target's score at x_t. It adds
+    ``-s f (score(x) + x)`` with another gain, which starts at zero, and feeds this to the network, too. Here
+    ``f = w^2 / (a^2 w^2 + s^2)`` with the smallest length scale w. It is exact for a target that is Gaussian of that
+    scale near by.
 
     Parameters
     ----------

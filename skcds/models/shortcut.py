@@ -18,7 +18,7 @@ from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_norma
 from .networks import in_parts, note_evaluations
 from .process import LOG_SNR_MIN, Grid, noise_levels
 
-LARGEST_CHAIN_STEP = 2  # of the finest, for steps after a leap
+LARGEST_CHAIN_STEP = 2  # in finest steps, after a partial map
 
 
 class FinestStepControl(nn.Module):
@@ -53,8 +53,8 @@ class ShortcutModel(DiffusionModel):
     Parameters
     ----------
     network : {"coupling", "residual"}
-        Kind of map. A residual map's finest steps are the control (one network, as in the paper); beside a coupling
-        map there is a network for the control.
+        Kind of map. The finest steps of a residual map are the control (one network, as in the paper). A coupling map
+        has a network for the control beside it.
     n_steps : int
         Steps N of the grid, a power of two.
     map_hidden, map_layers, n_transforms, bins : int
@@ -94,9 +94,9 @@ class ShortcutModel(DiffusionModel):
             z = self.map(z, level[None], to[None])
         return z
 
-    def walker(self, n_steps: int) -> "Walker":
+    def walker(self, n_steps: int) -> "ComposedMap":
         """`walk` in the form of a one-step map."""
-        return Walker(self, n_steps)
+        return ComposedMap(self, n_steps)
 
     @torch.no_grad()
     def call_and_log_weight(self, latent: Tensor, target, n_steps: int = 1) -> tuple[Tensor, Tensor]:
@@ -115,9 +115,9 @@ class ShortcutModel(DiffusionModel):
         return z, total
 
     def leap(self, n_steps: int) -> tuple[Tensor, Grid]:
-        """Level that the map leaps to in the first of n steps, and the grid of the chain's steps from there.
+        """Level that the partial map goes to in the first of n steps, and the grid of the chain's steps from there.
 
-        The chain's steps have N / n_steps of the finest, at most `LARGEST_CHAIN_STEP`.
+        Each of the chain's steps goes over N / n_steps finest steps, at most `LARGEST_CHAIN_STEP`.
         """
         size = min(self.steps.n_steps // n_steps, LARGEST_CHAIN_STEP)
         grid = self.grid(self.steps.n_steps).tail(n_steps - 1, size)
@@ -125,10 +125,10 @@ class ShortcutModel(DiffusionModel):
 
     @torch.no_grad()
     def leap_and_simulate(self, latent: Tensor, n_steps: int, target, noise_source) -> tuple[Tensor, Tensor]:
-        """Leap to a level with noise, and go on from there by the chain.
+        """Take the partial map to a level with noise, and go on from there by the chain.
 
-        Returns the ends (n, d) and a log ratio (n,) as `simulate` does, with the density of the leap in place of the
-        prior's: with the log density of the ends it is the log path weight.
+        Returns the ends (n, d) and a log ratio (n,) as `simulate` does, with the density of the partial map in place of
+        the prior's. With the log density of the ends it is the log path weight.
         """
         level, grid = self.leap(n_steps)
         x, log_det = self.map.call_and_log_det(latent, self.start(), level[None])
@@ -137,8 +137,8 @@ class ShortcutModel(DiffusionModel):
         return z, log_ratio + density_ratio
 
 
-class Walker:
-    """The map from prior to target that equal steps make together (see `check_injectivity`)."""
+class ComposedMap:
+    """The map from prior to target that is composed of equal steps (see `check_injectivity`)."""
 
     def __init__(self, model: ShortcutModel, n_steps: int):
         self.model, self.n_steps, self.invertible = model, n_steps, model.map.invertible

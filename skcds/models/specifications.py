@@ -1,4 +1,4 @@
-"""Networks and maps with the sizes that each kind has: what parameters take beside a string.
+"""Networks and maps with the sizes of each kind. Parameters take them in place of a string.
 
 A specification is a parameter of a parameter, as a kernel is in scikit-learn: ``get_params`` and ``set_params`` reach
 its fields by ``network__bins``, and `clone` copies it. It does not change; ``set_params`` puts another in its place.
@@ -65,8 +65,8 @@ class Coupling(Map):
     hidden_features, n_layers : int, default=None
         Width and number of the hidden layers of the conditioner of each coupling; by default 64 and 2.
     n_transforms, bins : int, default=None
-        Couplings, and bins of their splines. By default 4 and 8, or 6 and 16 where the target's length scale is below
-        a tenth of its width; 32 bins in up to four dimensions.
+        Number of couplings, and of bins of their splines. By default 4 and 8, or 6 and 16 if the target has a length
+        scale below a tenth in standardised coordinates. In up to four dimensions the default is 32 bins.
 
     Examples
     --------
@@ -93,7 +93,7 @@ class Coupling(Map):
 @register_specification
 @dataclass(frozen=True, repr=False)
 class Residual(Map):
-    """A residual network, the published kind of map, which can fold.
+    """A residual network: the published kind of map. It can fold.
 
     Parameters
     ----------
@@ -118,10 +118,10 @@ class Control(Specification):
     hidden_features, n_layers : int, default=128 and 4
         Width and number of the hidden layers.
     variance : {"learned", "fixed"}, default="learned"
-        Variance of a step: learned for every state and coordinate, or the variance of the noising step, as in [1]_.
+        Variance of a step. It is learned for every state and coordinate, or it is that of the noising step, as in [1]_.
     langevin : bool or "auto", default="auto"
-        Whether the control reads the target's score. The score is then evaluated at every step of sampling, too.
-        "auto": unless the limits of the fit are too low for that.
+        Whether the control reads the target's score. The score is then evaluated at every step of sampling, too. With
+        "auto" it is read unless the limits of the fit are too low for that.
 
     References
     ----------

@@ -13,12 +13,13 @@ MOST_BINS, RANKS_A_BIN = 20, 20
 
 
 class CalibrationDisplay:
-    """Normalised ESS over contexts, or the histogram of ranks where draws are known.
+    """Normalised ESS over contexts, or the histogram of ranks if exact draws are known.
 
-    A curve shows the share of contexts with at most a given ESS / n: that of a perfect sampler is a step at 1. Ranks of
-    exact draws among those of an exact sampler are uniform: each coordinate is a line, and nearly all of them stay in
-    the band (99 % for all bins of all coordinates together, by Bonferroni's bound). A line like a bridge is that of
-    draws that are too wide, like a valley of too narrow ones, a slope of shifted ones.
+    A curve shows the share of contexts with at most a given ESS / n. For a perfect sampler it is a step at 1.
+
+    Ranks of exact draws among those of an exact sampler are uniform. Each coordinate is a line, and nearly all of them
+    stay in the band (99 % for all bins of all coordinates together, by Bonferroni's bound). A line like a bridge shows
+    draws that are too wide. A line like a valley shows draws that are too narrow, and a slope shifted ones.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ class CalibrationDisplay:
         ax : matplotlib Axes, default=None
             Axes to plot in; by default those of a new figure.
         ranks : bool, default=None
-            Whether to show ranks; by default where there are some.
+            Whether to show ranks; by default if there are some.
 
         Returns
         -------

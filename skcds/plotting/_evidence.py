@@ -1,4 +1,4 @@
-"""EvidenceDisplay: the log weights of draws, and what they say of log Z."""
+"""EvidenceDisplay: the log weights of draws, and the log Z that they estimate."""
 
 import math
 from typing import Any
@@ -31,31 +31,31 @@ from ._style import (
 )
 
 MAX_BINS = 80
-BULK = 0.02  # quantile of the log weights, below which half the width of the rest is drawn and the others are counted
+BULK = 0.02  # quantile of the log weights: below it half the width of the rest is drawn, and the others are counted
 SMALL_SHARES = (0.01, "very low"), (0.1, "low")  # of ESS / n, as in `BaseSampler.diagnose`
 
 
 class EvidenceDisplay:
     """Histogram of log weights around the log evidence that they estimate, with Pareto k.
 
-    A perfect sampler has all its log weights at log Z. The estimate is the log of the mean weight, so that a few draws
-    far to the right of it decide: they are coloured, and the generalised Pareto distribution whose shape is Pareto k is
-    drawn over them. The counts are on a logarithmic scale, on which a straight tail that falls as slowly as the weights
-    grow has k = 1. The mean log weight (ELBO) is a lower bound of log Z in expectation for draws of a known density.
+    A perfect sampler has all its log weights at log Z. The estimate is the log of the mean weight. So a few draws far
+    to the right of it decide. They are coloured, and a generalised Pareto distribution of shape Pareto k is drawn over
+    them. The counts are on a logarithmic scale: a straight tail that falls as slowly as the weights grow has k = 1. The
+    mean log weight (ELBO) is a lower bound of log Z in expectation for draws of a known density.
 
     Draws outside the support, with log weight ``-inf``, are counted in the caption. Nothing here can see a mode that
-    the draws miss, but the log Z of the pilot, where it is known, may be larger then.
+    the draws miss. The log Z of the pilot may be larger then, if it is known.
 
     Parameters
     ----------
     log_weights : array-like of shape (n,)
         Log weights; ``-inf`` is a weight of zero.
     is_bound : bool, default=None
-        Whether the mean log weight is a lower bound of log Z in expectation; None where that is not known.
+        Whether the mean log weight is a lower bound of log Z in expectation; None if that is not known.
     pilot_log_evidence : float, default=None
         Another estimate of log Z.
     note : str, default=None
-        What a reader has to know of the fit, as that it did not converge; shown in the axes.
+        A note on the fit that is shown in the axes, for example that it did not converge.
 
     Attributes
     ----------
@@ -66,11 +66,11 @@ class EvidenceDisplay:
     histogram_, tail_ : matplotlib StepPatch
         Counts of all draws, and of those in the tail that Pareto k is fitted to; None without a tail.
     tail_fit_ : matplotlib Line2D
-        The fit to the tail; None where there is none.
+        The fit to the tail; None without a tail.
     log_evidence_line_, elbo_line_, pilot_line_ : matplotlib Line2D
-        Marks; None where there is none.
+        Marks; None for a number that is not known.
     log_evidence_, log_evidence_se_, elbo_, ess_, pareto_k_ : float
-        Estimate of log Z with its standard error, mean log weight, effective share of the draws, and Pareto k.
+        Estimate of log Z with its standard error, mean log weight, normalised ESS (ESS / n), and Pareto k.
     caption_ : str
         What the caption says.
     note_ : matplotlib Text

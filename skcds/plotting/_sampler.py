@@ -22,15 +22,20 @@ from ._style import BLUE, mark, note_of, require_matplotlib
 class SamplerDisplay:
     """Draws of a sampler: a histogram, a plane with the density under the draws, or a corner plot.
 
-    Make one with `from_estimator` or `from_samples`. One feature is shown as a histogram, with the normalised density
-    over it where the energy is known. Two are shown as points over the highest-density regions of the energy, found
-    on a grid: regions that hold 50, 80, 95 and 99 % of the mass in the window. Three to eight make a corner plot, with
-    histograms of each on the diagonal and highest-density regions of the draws below it. Weighted draws enter by
-    their weights: in histograms as such, as points by their areas. Regions of draws are those of a histogram smoothed
-    by one bin, which makes narrow ones a little wider; in a corner plot it does the same to the reference.
+    Make one with `from_estimator` or `from_samples`.
 
-    A picture of a sampler's own draws cannot show a mode that they miss; `reference` draws, or the regions of the
-    energy where these reach into the window, can.
+    - One feature is shown as a histogram, with the normalised density over it if the energy is known.
+    - Two features are shown as points over the highest-density regions of the energy, found on a grid. The regions hold
+      50, 80, 95 and 99 % of the mass in the window.
+    - Three to eight features make a corner plot, with histograms of each on the diagonal and highest-density regions of
+      the draws below it.
+
+    Weighted draws enter by their weights: in histograms as such, as points by their areas. Regions of draws are those
+    of a histogram smoothed by one bin. That makes narrow ones a little wider. In a corner plot it does the same to the
+    reference.
+
+    A picture of a sampler's own draws cannot show a mode that they miss. `reference` draws can, and so can the regions
+    of the energy if they reach into the window.
 
     Parameters
     ----------
@@ -49,9 +54,9 @@ class SamplerDisplay:
     log_evidence : float, default=None
         log Z, which normalises the curve over the histogram of one feature; by default its integral over the window.
     n_features : int, default=None
-        Features of the density, where only some are shown; by default d.
+        Features of the density, if only some are shown; by default d.
     note : str, default=None
-        What a reader has to know of the fit, as that it did not converge; shown in the axes.
+        A note on the fit that is shown in the axes, for example that it did not converge.
 
     Attributes
     ----------
@@ -64,7 +69,7 @@ class SamplerDisplay:
     draws_ : list of matplotlib artists
         The draws, for a corner plot those of every panel.
     contours_ : list of matplotlib artists
-        Regions of the energy, or the curve of the density; empty where the energy is not known.
+        Regions of the energy, or the curve of the density; empty if the energy is not known.
     reference_ : list of matplotlib artists
         Outlines of the other draws; empty without them.
     legend_ : matplotlib Legend
@@ -119,8 +124,8 @@ class SamplerDisplay:
         n : int, default=5000
             Number of draws.
         weighted : bool or "auto", default=False
-            Whether to weigh the draws, which needs the energy. With "auto" they are weighed where the energy is known
-            and the Pareto k of the weights is reliable.
+            Whether to weigh the draws, which needs the energy. With "auto" they are weighed if the energy is known and
+            the Pareto k of the weights is reliable.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
         features : sequence of int or str, default=None
@@ -128,11 +133,11 @@ class SamplerDisplay:
         feature_names : sequence of str of length n_features, default=None
             Names of all features; by default the estimator's ``feature_names_out_``, else x0, x1, ...
         reference : array-like of shape (m, n_features) or "particles", default=None
-            Draws to compare with, such as exact ones or those of a Markov chain; or the particles of the training,
-            which the sampler did not draw, in the user's coordinates.
+            Draws to compare with, such as exact ones or those of a Markov chain. "particles" stands for those of the
+            training, which the sampler did not draw, in the user's coordinates.
         grid_size : int, default=None
-            Points along each axis of the grid that the energy is evaluated on; by default 1000 for one feature and 200,
-            which makes 40 000 evaluations, for two. Very narrow densities need more.
+            Points along each axis of the grid that the energy is evaluated on. By default 1000 for one feature, and 200
+            for two, which makes 40 000 evaluations. Very narrow densities need more.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed of the draws.
         ax : matplotlib Axes, default=None

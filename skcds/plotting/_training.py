@@ -12,8 +12,8 @@ from ._style import BLUE, GREEN, INK, VERMILLION, axes_for, caption, mark, note_
 COLORS = (BLUE, VERMILLION, GREEN)
 SMOOTHED_OVER = 0.03  # of the iterations
 LEAST_SMOOTHED = 15  # iterations, of at least eight times as many
-FAR = 10  # median deviations from the running median, to which single losses are moved for the running mean
-BURN_IN = 0.05  # of the iterations, whose losses do not set the limits
+FAR = 10  # median deviations from the running median; single losses beyond are moved there for the running mean
+BURN_IN = 0.05  # of the iterations; their losses do not set the limits
 LARGEST = 1e100  # that limits of the axis may be
 SPREAD = 0.01  # of the raw losses beyond the limits, on each side
 
@@ -21,9 +21,9 @@ SPREAD = 0.01  # of the raw losses beyond the limits, on each side
 class TrainingDisplay:
     """Losses of a fit: each iteration's in a pale line, and a running mean.
 
-    The limits are those of the losses after the first twentieth of the iterations, so that the first ones and single
+    The limits are those of the losses after the first twentieth of the iterations. So the first ones and single
     outliers do not squash the rest; the caption counts what is outside. Losses of different kinds, which take turns or
-    follow each other, have a line each. A loss that falls says that training works, not that the sampler is good: see
+    follow each other, have a line each. A falling loss says that training works, not that the sampler is good: see
     `EvidenceDisplay`.
 
     Parameters
@@ -41,7 +41,7 @@ class TrainingDisplay:
     n_rollbacks : int, default=None
         How often training diverged and went back to an earlier state.
     note : str, default=None
-        What a reader has to know of the fit, as that it did not converge; shown in the axes.
+        A note on the fit that is shown in the axes, for example that it did not converge.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class TrainingDisplay:
     figure_ : matplotlib Figure
         The figure.
     raw_, smooth_ : list of matplotlib Line2D
-        Losses and their running means, a line each of every kind.
+        Losses and their running means, one line for each kind.
     caption_ : str
         What the caption says.
     note_ : matplotlib Text
@@ -137,7 +137,7 @@ class TrainingDisplay:
         ax : matplotlib Axes, default=None
             Axes to plot in; by default those of a new figure.
         yscale : {"auto", "linear", "log"}, default="auto"
-            Scale of the losses; "auto" is logarithmic where all are positive and their means fall by a factor of 30.
+            Scale of the losses. "auto" is logarithmic if all are positive and their means fall by a factor of 30.
             "log" leaves losses that are not positive outside the picture, and is linear where none is positive.
         smoothing : int, default=None
             Iterations that the running mean is taken over; by default about a thirtieth of them.

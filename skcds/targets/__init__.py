@@ -1,17 +1,17 @@
-"""Densities to judge samplers against, with what is known of them: log Z, exact draws, modes and their masses.
+"""Densities to judge samplers against. Log Z, exact draws, modes and their masses are known as far as possible.
 
 A target is a callable energy: ``target(x)`` maps a torch tensor of points (n, n_features) to ``-log rho(x)``, (n,), in
 the dtype and on the device of `x`, differentiable by autograd. Arrays are held as NumPy, so that a target pickles and
 targets that are built alike have equal ``joblib.hash``.
 
 Every target has `n_features`, `log_evidence` (log Z, the log of the integral of rho) and `log_evidence_se` (its
-standard error: 0 for closed forms and quadrature). Both are None where log Z is unknown. What a target does not have is
-absent, so that ``hasattr`` tells:
+standard error: 0 for closed forms and quadrature). Both are None if log Z is unknown. Some targets have more; ask with
+``hasattr``:
 
-- ``sample(n, random_state=None)``: exact independent draws, a float64 array (n, n_features); the seed is an int, a
-  RandomState instance or a `numpy.random.Generator`, which both move on, or None;
-- ``modes(X)``: the mode to which each row of an array (n, n_features) belongs, integers (n,); comes with
-  `mode_masses`, the probability of each mode, (n_modes,).
+- ``sample(n, random_state=None)``: exact independent draws, a float64 array (n, n_features). The seed is an int, None,
+  or a RandomState instance or `numpy.random.Generator`; these two move on.
+- ``modes(X)``: the mode of each row of an array (n, n_features), integers (n,). It comes with `mode_masses`, the
+  probability of each mode, (n_modes,).
 """
 
 __all__ = [

@@ -38,9 +38,8 @@ class GaussianMixture(Target):
     Attributes
     ----------
     mode_masses : ndarray of shape (n_components,)
-        The weights. `modes` labels a point by its nearest mean, so that these are the masses of the labels as far as
-        the components do not overlap. (Where two components of equal weight overlap, what they lose to each other
-        cancels.)
+        The weights. `modes` labels a point by its nearest mean. So these are the masses of the labels as far as the
+        components do not overlap. (What two overlapping components of equal weight lose to each other cancels.)
 
     Examples
     --------

@@ -32,9 +32,9 @@ def _sample_picture(name: str) -> np.ndarray:
 class ImageDensity(Target):
     """Density in the plane that is the brightness of a grey picture, upright; a normalised density.
 
-    The pixels are the nodes of a grid of squares, on which the density is bilinear: continuous, with a gradient that
-    jumps from square to square. It is zero, and the energy +inf with a gradient of zero, outside the rectangle whose
-    corners are the picture's corner pixels, and where all pixels around are black and `floor` is 0.
+    The pixels are the nodes of a grid of squares, and the density is bilinear on each: continuous, with a gradient that
+    jumps from square to square. It is zero outside the rectangle whose corners are the picture's corner pixels. With a
+    `floor` of 0 it is zero between black pixels, too. The energy is +inf there, with a gradient of zero.
 
     Source: "Image" of arXiv 2502.07579, with another picture.
 

@@ -37,7 +37,7 @@ class BayesianLogisticRegression(Target):
         Labels of exactly two classes.
     prior_sd : float, default=1.0
         Standard deviation of the prior of every weight, the intercept included. Without a prior the posterior would be
-        improper where the classes are linearly separable.
+        improper if the classes are linearly separable.
     standardize : {"zscore", "scale", None}, default="zscore"
         Centre the columns of `X` and divide them by their standard deviations, or only divide, or neither. Constant
         columns are not divided.
@@ -137,14 +137,14 @@ class LogGaussianCoxProcess(Target):
     """Posterior of the log intensity of points in the unit square, on a grid of cells, under a Gaussian process.
 
     The energy is ``-log N(x; mean, K) - sum_i (x_i y_i - exp(x_i) / M^2)`` for the M^2 cells of a grid, with y_i points
-    in the i-th. The prior is normalised and the Poisson likelihood is without the log y_i!, as in the literature.
-    Covariances are K_ij = variance exp(-r_ij / length_scale), with r_ij the distance of the centres of two cells;
-    the mean, log(n_points) - variance / 2, makes the expected number of points that of the pattern.
+    in the i-th. The prior is normalised. The Poisson likelihood is without the log y_i!, as in the literature.
+    Covariances are K_ij = variance exp(-r_ij / length_scale), with r_ij the distance of the centres of two cells. The
+    mean is log(n_points) - variance / 2, which makes the expected number of points that of the pattern.
 
     Source: J. Moller, A. R. Syversveen and R. P. Waagepetersen, "Log Gaussian Cox processes", Scandinavian Journal of
-    Statistics 25(3), 1998, where the 126 points are pines in Finland; with the constants of arXiv 2102.07501, this is
-    "LGCP" of arXiv 2502.07579. The points are not shipped with this package. With them and by default log Z is 501.66,
-    by annealed importance sampling from the Laplace approximation, with a standard error of 0.06.
+    Statistics 25(3), 1998. Its 126 points are pines in Finland. With the constants of arXiv 2102.07501, this is "LGCP"
+    of arXiv 2502.07579. The points are not shipped with this package. With them and by default log Z is 501.66, with a
+    standard error of 0.06, by annealed importance sampling from the Laplace approximation.
 
     Parameters
     ----------

@@ -18,12 +18,12 @@ SHOWN = 5  # contexts that are named
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """What `calibrate` found out about a sampler of a family; printed, a table.
+    """What `calibrate` found out about a sampler of a family. It prints as a table.
 
     Attributes
     ----------
     contexts : ndarray of shape (m, n_contexts)
-        What was looked at.
+        The contexts that were looked at.
     context_names, feature_names : ndarray of str
         Names of the numbers of a context, and of the coordinates.
     n_draws : int
@@ -37,8 +37,8 @@ class Calibration:
     verdicts : ndarray of str of shape (m,)
         "ok", "suspect" or "failed", by the weights as in `BaseSampler.diagnose`.
     ranks : ndarray of shape (m, n_features) or None
-        Share of the weighted draws below the draw that is known, in each coordinate: uniform from 0 to 1 for a sampler
-        that is exact (simulation-based calibration; Talts et al. 2018). None without known draws.
+        Share of the weighted draws below the known draw, in each coordinate. It is uniform from 0 to 1 for an exact
+        sampler (simulation-based calibration; Talts et al. 2018). None without known draws.
     """
 
     contexts: np.ndarray
@@ -59,9 +59,9 @@ class Calibration:
 
     @property
     def rank_p_value(self) -> float:
-        """Probability of ranks as far from uniform, in the worst coordinate, for exact draws; NaN without ranks.
+        """Probability that ranks of exact draws are as far from uniform in the worst coordinate; NaN without ranks.
 
-        By the test of Kolmogorov and Smirnov, times the number of coordinates.
+        It is that of a Kolmogorov-Smirnov test, times the number of coordinates.
         """
         if self.ranks is None:
             return float("nan")
@@ -69,7 +69,7 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """Of all contexts: "ok" where 95 % are and ranks look uniform, "failed" where more than 5 % have."""
+        """Verdict on all: "ok" if 95 % of the contexts are and ranks look uniform, "failed" if over 5 % are."""
         shares = self.shares
         if shares["failed"] > FAILED_SHARE:
             return "failed"
@@ -97,8 +97,8 @@ class Calibration:
         Returns
         -------
         pandas.DataFrame
-            The contexts, then `ess`, `pareto_k`, `log_evidence`, `log_evidence_se`, `verdict`, and ``rank of x0`` and
-            so on where there are ranks.
+            The contexts, then `ess`, `pareto_k`, `log_evidence`, `log_evidence_se` and `verdict`. With ranks also
+            ``rank of x0`` and so on.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class Calibration:
 def calibrated(
     weighted: list[WeightedSample], contexts: np.ndarray, context_names, draws: np.ndarray | None = None
 ) -> Calibration:
-    """From weighted draws for each of the contexts (m, k), and known draws (m, d) of their densities.
+    """Make a report from weighted draws for each of the contexts (m, k), and known draws (m, d) of their densities.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """A short report on a fitted sampler: by its own weights, and against particles that it did not draw.
 
-A figure counts only as far as it exceeds what chance does to an exact sampler: every limit is one of the excess over
-the noise, which is that of independent draws, and of particles of which `DEPENDENCE` count as one.
+A figure counts only as far as it exceeds what chance does to an exact sampler. So every limit is one of the excess over
+the noise. The noise is that of independent draws; of the particles, `DEPENDENCE` count as one.
 """
 
 __all__ = ["Check", "Diagnosis", "diagnose", "verdict_of_weights"]
@@ -18,12 +18,12 @@ from .._support.devices import to_numpy
 from .sample import WeightedSample
 
 VERDICTS = ("ok", "suspect", "failed")
-FAR = math.log(100.0)  # log weight of a particle over the mean weight, from which draws hardly ever get there
+FAR = math.log(100.0)  # log weight of a particle over the mean weight; from here on draws hardly ever get there
 OUT_OF_REACH = 0.005, 0.02  # shares of such particles
 DEPENDENCE = 4.0  # particles that count as one independent draw: they are states of chains with common ancestors
 N_DEVIATIONS = 4.0  # standard errors that are put down to chance
-FALSE_ALARM = 1e-3  # probability with which chance alone exceeds the noise of the largest of several figures
-CROWDED = 0.5  # expected total variation of exact draws, from which counts in modes tell nothing
+FALSE_ALARM = 1e-3  # probability that chance alone exceeds the noise of the largest of several figures
+CROWDED = 0.5  # expected total variation of exact draws; from here on counts in modes tell nothing
 UNSEEN = "It cannot see modes that neither the pilot nor the sampler found."
 
 
@@ -34,13 +34,13 @@ class Check:
     Attributes
     ----------
     name : str
-        What was looked at.
+        Name of the figure.
     value : float
-        What was found.
+        The figure.
     verdict : {"ok", "suspect", "failed"}
-        What that means.
+        The verdict on it.
     meaning : str
-        In words.
+        What the figure is, in words.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found out about a sampler; printed, a table.
+    """What `diagnose` found out about a sampler. It prints as a table.
 
     Attributes
     ----------
     checks : tuple of Check
         The figures.
     n_draws, n_particles : int
-        Draws, and particles of the pilot or of the training, that were looked at.
+        Number of draws, and of particles of the pilot or of the training, that were looked at.
     """
 
     checks: tuple[Check, ...]
@@ -72,7 +72,7 @@ class Diagnosis:
 
     @property
     def reasons(self) -> list[str]:
-        """What is not well, in words."""
+        """The checks that are not ok, in words."""
         return [f"{check.name}: {check.meaning}" for check in self.checks if check.verdict != "ok"]
 
     def __getitem__(self, name: str) -> Check:
@@ -103,15 +103,16 @@ def diagnose(
         Points that approximate the target and were not drawn by the sampler, in the coordinates that `standardize`
         leads to; m may be 0.
     log_weights_of_particles : ndarray of shape (m,) or None
-        Their exact log weights under the sampler, or None where these are not known.
+        Their exact log weights under the sampler, or None if these are not known.
     standardize : callable
-        From the user's coordinates to ones with tame tails, in which locations and spreads are compared.
+        From the user's coordinates to those in which locations and spreads are compared: standardised, and after a sinh
+        transform of the tails.
     pilot_log_evidence : float, optional
         Another estimate of log Z.
     violation_share : float, optional
         Share of violations of injectivity.
     target : object, optional
-        The energy; what it knows of its modes is used (`modes`, `mode_masses`, `well_masses`).
+        The energy. If it knows its modes, they are used (`modes`, `mode_masses`, `well_masses`).
     energies : ndarray of shape (n,), optional
         The energy at the draws.
     n_iter : int, optional
@@ -154,7 +155,7 @@ def _of_weights(weighted: WeightedSample) -> list[Check]:
     share, k, limit = weighted.ess / len(weighted.log_weights), weighted.pareto_k, weighted.pareto_k_limit
     outside, distance = float(np.mean(np.isneginf(weighted.log_weights))), weighted.total_variation
     return [
-        _judge("effective share", share, (-0.1, -0.01), -share, "of the draws' weights"),
+        _judge("normalised ESS", share, (-0.1, -0.01), -share, "ESS / n of the draws' weights"),
         _judge("Pareto k", k, (limit, 1.0), k, f"of the largest weights; reliable to {limit:.2g}"),
         _judge("outside the support", outside, (0.02, 0.5), outside, "share of the draws"),
         _judge("total variation", distance, (0.4, 0.75), distance, "of unweighted draws to the target, by the weights"),
@@ -201,9 +202,9 @@ def kolmogorov(x: np.ndarray, excess_weight: np.ndarray) -> float:
 
 
 def _of_lost_mass(weighted: WeightedSample, log_weights: np.ndarray) -> list[Check]:
-    """What particles see of the distance from sampler to target, against what draws see of it.
+    """Compare what particles see of the distance from sampler to target with what draws see of it.
 
-    With weights w of mean one under the sampler, its total variation to the target is the mean of ``max(0, 1 - w)``
+    Let weights w have mean one under the sampler. Its total variation to the target is the mean of ``max(0, 1 - w)``
     over draws, and the mean of ``max(0, 1 - 1 / w)`` over the target. The draws cannot see mass that they do not reach.
     """
     of_draws, of_particles = weighted.log_weights - weighted.log_evidence, log_weights - weighted.log_evidence
@@ -273,7 +274,7 @@ def _of_modes(X: np.ndarray, target) -> list[Check]:
 
 
 def _listed_masses(target) -> np.ndarray | None:
-    """Probability of every mode, or None where there are too many to list."""
+    """Probability of every mode, or None if there are too many to list."""
     try:
         masses = getattr(target, "mode_masses", None)
     except ValueError:
@@ -282,7 +283,7 @@ def _listed_masses(target) -> np.ndarray | None:
 
 
 def _of_wells(labels: np.ndarray, mass: float, n_wells: int) -> Check:
-    """Of modes that are a product of wells: the share in the right half of each, which few draws tell, too."""
+    """For modes that are a product of wells: the share in the right half of each, which few draws tell, too."""
     shares = np.array([np.mean(labels >> well & 1) for well in range(n_wells)])
     error = float(np.abs(shares - mass).max())
     noise = math.sqrt(2 * math.log(2 * n_wells / FALSE_ALARM) * mass * (1 - mass) / len(labels))

@@ -1,13 +1,13 @@
 """Importance weights: evidence, effective sample size and their reliability.
 
-A sampler that knows the density of its own draws can weigh them. With ``log_weights`` such that
-``E[exp(log_weight)] = Z``, the normalising constant of the target, the functions here estimate log Z and say how far
-the estimate can be trusted; `WeightedSample` holds draws and log weights and reads everything else off them.
+A sampler that knows the density of its own draws can weigh them. The functions here take ``log_weights`` with
+``E[exp(log_weight)] = Z``, the normalising constant of the target. They estimate log Z and say how far the estimate can
+be trusted. `WeightedSample` holds draws and log weights and reads everything else off them.
 
 Every number in this module comes from the sampler's own draws. **None of them can see a mode that the sampler has
-missed**: a sampler that covers one of two equal modes perfectly has constant weights, the largest possible effective
-sample size, the smallest Pareto k, and a log evidence that is too low by log 2. Compare with exact samples, with
-another sampler or with what is known of the target before trusting a good score.
+missed**. A sampler that covers one of two equal modes perfectly has constant weights, the largest possible effective
+sample size, the smallest Pareto k, and a log evidence that is too low by log 2. Before you trust a good score, compare
+with exact samples, with another sampler, or with what is known of the target.
 """
 
 from numbers import Integral
@@ -90,7 +90,7 @@ def log_evidence(log_weights):
     """Estimate log Z as the log mean weight, with its standard error.
 
     The standard error is the delta method's, ``sqrt(1 / ESS - 1 / n)``. It is computed from the same weights and
-    never exceeds 1, so it is far too small when a few draws carry all the weight: read it together with `pareto_k`.
+    never exceeds 1. So it is far too small when a few draws carry all the weight: read it together with `pareto_k`.
 
     Parameters
     ----------
@@ -125,12 +125,12 @@ def log_evidence(log_weights):
 def pareto_k(log_weights):
     """Pareto k: the shape of the weights' upper tail, as in Pareto smoothed importance sampling (PSIS).
 
-    Below 0.5 the weights have a finite variance and estimates converge at the usual rate; above `pareto_k_limit`, which
-    is 0.7 from 2200 draws on and lower for fewer, estimates and their standard errors are unreliable. It cannot see a
-    missed mode.
+    Below 0.5 the weights have a finite variance and estimates converge at the usual rate. Above `pareto_k_limit`
+    estimates and their standard errors are unreliable. The limit is 0.7 from 2200 draws on and lower for fewer. The
+    number cannot see a missed mode.
 
-    A generalised Pareto distribution is fitted, by the method of [2]_ with the weakly informative prior of [1]_, to the
-    ``ceil(min(0.2 n, 3 sqrt(n)))`` largest weights less the next largest one.
+    It is the shape of a generalised Pareto distribution, fitted to the ``ceil(min(0.2 n, 3 sqrt(n)))`` largest weights
+    less the next largest one. The method is that of [2]_, with the weakly informative prior of [1]_.
 
     Parameters
     ----------
@@ -140,8 +140,8 @@ def pareto_k(log_weights):
     Returns
     -------
     float
-        ``inf`` where there are too few weights to judge by: fewer than five in the tail that differ from the next
-        largest one and from zero, as always with 20 draws or fewer. ``-inf`` where the largest weights agree to eight
+        ``inf`` if there are too few weights to judge by: fewer than five in the tail that differ from the next largest
+        one and from zero. That is always so with 20 draws or fewer. ``-inf`` if the largest weights agree to eight
         digits, so that there is no tail. Hence ``pareto_k(w) > pareto_k_limit(len(w))`` is "not shown to be reliable".
 
     References
@@ -196,7 +196,7 @@ def pareto_k_limit(n):
     """Largest Pareto k at which the weights of n draws can be relied on: ``min(1 - 1 / log10(n), 0.7)``.
 
     For a larger k, estimates from n draws have a large error with a probability that is not small (section 3.2.4 of
-    [1]_). From 2200 draws on the limit is 0.7: more draws would help in theory, but the number needed soon is out of
+    [1]_). From 2200 draws on the limit is 0.7. More draws would help in theory, but the number needed is soon out of
     reach.
 
     Parameters
@@ -234,11 +234,11 @@ def total_variation(log_weights):
 
     For weights ``w = p / q`` that are normalised to mean one, it is ``E_q[max(0, 1 - w)] = E_q|1 - w| / 2``: the share
     of the draws that would have to move. It is estimated by the mean over the draws of ``max(0, 1 - w / mean(w))``.
-    Expectations of functions with values from 0 to 1 differ by at most so much between unweighted draws and target.
+    Expectations of functions with values from 0 to 1 differ by at most this between unweighted draws and target.
 
-    Of path weights it is the distance between the laws of whole paths, at least that of their ends. Weights that are
-    log-normal with an effective share s have ``2 Phi(sqrt(-log(s)) / 2) - 1``: .16 with s = .85, .28 with .6, .44 with
-    .25. It cannot see a missed mode.
+    For path weights it is the distance between the distributions of whole paths, which is at least that of their ends.
+    Log-normal weights with a normalised ESS of s have ``2 Phi(sqrt(-log(s)) / 2) - 1``: .16 with s = .85, .28 with .6,
+    .44 with .25. It cannot see a missed mode.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def total_variation(log_weights):
     Returns
     -------
     float
-        Between 0 and 1; 1 where every weight is zero, for draws without any in the target's support.
+        Between 0 and 1. It is 1 if every weight is zero, that is if no draw lies in the target's support.
 
     Examples
     --------
@@ -298,8 +298,8 @@ def truncate_log_weights(log_weights):
 def systematic_resample(log_weights, n, rng):
     """Draw n indices in proportion to the weights with a single uniform number.
 
-    Index i comes ``floor(n w_i)`` or ``ceil(n w_i)`` times, w normalised, and ``n w_i`` times in expectation;
-    an index of weight zero never comes. The indices are sorted: shuffle them where the order matters.
+    With normalised weights w, index i comes ``floor(n w_i)`` or ``ceil(n w_i)`` times, and ``n w_i`` times in
+    expectation. An index of weight zero never comes. The indices are sorted: shuffle them if the order matters.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def systematic_resample(log_weights, n, rng):
     Raises
     ------
     ValueError
-        If every weight is zero and n is not, or n is no count.
+        If every weight is zero and n is not, or n is not an integer of at least 0.
 
     References
     ----------

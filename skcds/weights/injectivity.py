@@ -1,4 +1,4 @@
-"""Is a one-step map injective on the prior's mass? Exact weights are those of a density only if it is."""
+"""Is a one-step map injective on the prior's mass? Only then are its exact weights those of a density."""
 
 __all__ = ["InjectivityReport", "check_injectivity"]
 
@@ -22,9 +22,9 @@ class InjectivityReport:
     Attributes
     ----------
     sign_change_share : float
-        Share of draws whose Jacobian determinant has not the sign that most of them have, or is zero.
+        Share of draws whose Jacobian determinant is zero, or has another sign than most of them.
     second_preimage_share : float
-        Share of the draws searched for which another latent with the same image was found.
+        Share of the searched draws that another latent is mapped to as well.
     """
 
     sign_change_share: float
@@ -41,10 +41,10 @@ def check_injectivity(
 ) -> InjectivityReport:
     """Search for violations of injectivity: determinants that change sign, and second preimages.
 
-    A continuous map whose Jacobian determinant changes sign folds; one that turns space over has a negative one
-    everywhere, and may be injective. One whose determinant keeps its sign may still overlap itself: for `n_search` of
-    the draws, Newton's method looks for other latents with the same image, from the latents of draws that landed near
-    by but started far away. Finding none is evidence, not proof.
+    A continuous map whose Jacobian determinant changes sign folds. A map that turns space over has a negative
+    determinant everywhere, and may be injective. A map whose determinant keeps its sign may still overlap itself. So
+    Newton's method looks for other latents with the same image, for `n_search` of the draws. It starts from the latents
+    of draws that landed near by but started far away. Finding none is evidence, not proof.
 
     Parameters
     ----------

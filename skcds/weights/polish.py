@@ -30,10 +30,11 @@ class PolishedSample:
     n_moves : int
         Moves of each draw.
     independence_acceptance, langevin_acceptance : float
-        Share of the moves of each kind that were accepted; NaN where none was tried. The first says how much the
-        one-step draws know of the density: below some percents more moves are worth less than a better fit.
+        Share of the moves of each kind that were accepted; NaN if none was tried. The first is that of independence
+        Metropolis-Hastings moves, and says how much the one-step draws know of the density. Below some percents more
+        moves are worth less than a better fit.
     n_energy_evals : int
-        Energy evaluations spent; as many of the gradient for the Langevin moves.
+        Energy evaluations spent. The Langevin moves spend as many of the gradient.
     """
 
     samples: np.ndarray
@@ -62,22 +63,23 @@ class Acceptance:
 def polish(model, target, normal: Callable, n_moves: int, independence: Acceptance, langevin: Acceptance) -> Tensor:
     """One-step draws (n, d) in standardised coordinates after moves of their latents; ``normal(k)`` as for all draws.
 
-    Independence proposals from the prior, which the map makes one-step draws of (Tierney 1994), take turns with
-    Metropolis-adjusted Langevin steps in the latent space, where the density is standard normal for a perfect map. A
-    draw is a chain of its own, and the step sizes are random and not adapted: the moves leave the target invariant.
+    Two kinds of move take turns. Independence Metropolis-Hastings moves propose latents from the prior, which the map
+    turns into one-step draws (Tierney 1994). Metropolis-adjusted Langevin steps move in the latent space, where the
+    density is standard normal for a perfect map. A draw is a chain of its own, and the step sizes are random and not
+    adapted. So the moves leave the target invariant.
 
     Parameters
     ----------
     model : OneStepModel or ShortcutModel
         Its map is invertible.
     target : StandardizedTarget
-        The density; without gradients all moves are independence proposals.
+        The density. Without gradients all moves are independence Metropolis-Hastings moves.
     normal : callable
         ``normal(k, shape)``, standard normal numbers of stream k, by default (n, d).
     n_moves : int
         Moves of every draw.
     independence, langevin : Acceptance
-        What is counted in.
+        They count the moves tried and accepted.
     """
 
     def density(latent):

@@ -36,11 +36,11 @@ class WeightedSample:
     samples : array-like of shape (n, d)
         Draws, kept as float64. Rows of non-zero weight must be finite.
     log_weights : array-like of shape (n,)
-        Log weights, kept as float64; ``E[exp(log_weight)] = Z``. ``-inf`` is a weight of zero, as of a draw outside the
-        target's support; NaN and ``+inf`` are errors.
+        Log weights, kept as float64; ``E[exp(log_weight)] = Z``. ``-inf`` is a weight of zero, for example of a draw
+        outside the target's support. NaN and ``+inf`` are errors.
     is_bound : bool
-        Whether ``E[log_weight] <= log Z`` is guaranteed: always for path weights, and for the weights of a one-step map
-        where the map is injective. A map that is not injective counts some of the target's mass more than once.
+        Whether ``E[log_weight] <= log Z`` is guaranteed. For path weights it always is. For the weights of a one-step
+        map it is if the map is injective. A map that is not injective counts some of the target's mass more than once.
     violation_share : float, default=0.0
         Share of draws where the map was found not to be injective. Above zero, ``is_bound`` must be False.
     n_energy_evals : int, default=0
@@ -54,8 +54,8 @@ class WeightedSample:
 
     Notes
     -----
-    Where every weight is zero, `ess` is 0, `log_evidence` is ``-inf`` with a standard error of NaN, and
-    `total_variation` is 1; what needs normalised weights (`weights`, `resample`, `expectation`) raises.
+    If every weight is zero, `ess` is 0, `log_evidence` is ``-inf`` with a standard error of NaN, and `total_variation`
+    is 1. Members that need normalised weights (`weights`, `resample`, `expectation`) raise.
 
     Examples
     --------
@@ -128,7 +128,7 @@ class WeightedSample:
 
     @property
     def log_evidence(self):
-        """Estimate of log Z, the log mean weight; where `is_bound`, its expectation is at most log Z too.
+        """Estimate of log Z, the log mean weight. If `is_bound`, its expectation is at most log Z, too.
 
         ``-inf`` if every weight is zero.
         """
@@ -136,7 +136,7 @@ class WeightedSample:
 
     @property
     def log_evidence_se(self):
-        """Standard error of `log_evidence`; to be believed where `pareto_k` is at most `pareto_k_limit`.
+        """Standard error of `log_evidence`. Believe it if `pareto_k` is at most `pareto_k_limit`.
 
         NaN for a single draw or if every weight is zero.
         """
@@ -144,20 +144,20 @@ class WeightedSample:
 
     @cached_property
     def pareto_k(self):
-        """Shape of the weights' upper tail; above `pareto_k_limit` the estimates are unreliable. See `pareto_k`."""
+        """Shape of the weights' upper tail. Above `pareto_k_limit` the estimates are unreliable. See `pareto_k`."""
         return pareto_k(self.log_weights)
 
     @property
     def pareto_k_limit(self):
-        """Largest `pareto_k` that is reliable with so many draws: 0.7, or less below 2200. See `pareto_k_limit`."""
+        """Largest `pareto_k` that is reliable for this number of draws: 0.7, or less below 2200 draws."""
         return pareto_k_limit(len(self.log_weights))
 
     @property
     def elbo(self):
-        """Mean log weight. Only where `is_bound` is it an evidence lower bound.
+        """Mean log weight. It is an evidence lower bound only if `is_bound`.
 
-        Even then its expectation is the bound: the estimate itself varies by `elbo_se`. ``-inf`` if any draw has
-        weight zero.
+        Even then its expectation is the bound, and the estimate itself varies by `elbo_se`. It is ``-inf`` if any draw
+        has weight zero.
         """
         return float(self.log_weights.mean())
 
@@ -175,7 +175,7 @@ class WeightedSample:
         Parameters
         ----------
         n : int
-            How many rows to draw. More than `ess` of them repeat each other; 0 gives an empty array.
+            How many rows to draw. If there are more than `ess`, rows repeat. 0 gives an empty array.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             An int makes the draw reproducible; an instance moves on.
 
@@ -205,26 +205,26 @@ class WeightedSample:
     def to_arviz(self, resample=True, random_state=None, constrain=None):
         """The draws as an ArviZ posterior.
 
-        ArviZ takes the draws of a posterior to be equally good, so that by default there are as many draws resampled in
-        proportion to their weights, which repeat each other: what ArviZ gives as effective sample size counts
-        repetitions as new, and `ess` does not.
+        ArviZ takes the draws of a posterior to be equally good. By default the draws are therefore resampled in
+        proportion to their weights, as many as there are, and some repeat. The effective sample size of ArviZ counts
+        repetitions as new; `ess` does not.
 
         Parameters
         ----------
         resample : bool, default=True
-            Whether to resample. Otherwise the draws are those of the sampler, which ArviZ summarises without their
-            weights, with ``log_weight`` among the statistics of the draws.
+            Whether to resample. Otherwise the draws are those of the sampler, and ArviZ summarises them without their
+            weights. ``log_weight`` is then among the statistics of the draws.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             For the resampling.
         constrain : callable, default=None
-            Maps draws (n, d) to a dictionary of arrays (n, ...), which then are the variables, as the method
-            ``constrain`` of energies of models does (`skcds.adapters`). By default the variables are the features.
+            Maps draws (n, d) to a dictionary of arrays (n, ...), which then are the variables. The method ``constrain``
+            of energies of models does so (`skcds.adapters`). By default the variables are the features.
 
         Returns
         -------
         InferenceData or DataTree
-            As the installed ArviZ has it. Independent draws are arranged in four chains where their number allows. The
-            posterior's attributes tell ``ess``, ``pareto_k``, ``log_evidence`` and ``log_evidence_se``.
+            As the installed ArviZ has it. Independent draws are arranged in four chains if their number allows. The
+            posterior has the attributes ``ess``, ``pareto_k``, ``log_evidence`` and ``log_evidence_se``.
 
         Raises
         ------
@@ -250,10 +250,10 @@ class WeightedSample:
         Parameters
         ----------
         fn : callable
-            Maps an array of shape (n, d) to one of shape (n,) or (n, k). Rows of weight zero do not count,
-            whatever it returns there.
+            Maps an array of shape (n, d) to one of shape (n,) or (n, k). Rows of weight zero do not count, whatever it
+            returns there.
         return_se : bool, default=False
-            Whether to return the delta method's standard error as well; to be believed where `pareto_k` is at most
+            Whether to return the delta method's standard error as well. Believe it if `pareto_k` is at most
             `pareto_k_limit`.
 
         Returns
@@ -276,7 +276,7 @@ class WeightedSample:
         return mean, np.sqrt(w**2 @ (values - mean) ** 2)
 
     def warn_if_unreliable(self):
-        """Emit a `ConvergenceWarning` if `pareto_k` is above `pareto_k_limit`; the estimators call it.
+        """Emit a `ConvergenceWarning` if `pareto_k` is above `pareto_k_limit`. The estimators call it.
 
         Silence does not mean that every mode was found.
         """
