@@ -24,13 +24,14 @@ from paper_tables import TARGETS, machine
 
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot, metrics
 from skcds.density.energy import Energy
-from skcds.explore.pilot import EVALS_SHARE, run_pilot
+from skcds.explore.pilot import run_pilot
 from skcds.train.budget import Budget
 
 PHASES = {  # the outermost function of the package that is named here: what it evaluates for
     "run_pilot": "pilot",
     "move": "moves of particles",
     "exchange_paths": "exchanges", "exchange_images": "exchanges", "refresh": "exchanges",
+    "renew_particles": "exchanges",
     "_hold_out": "judgement", "weighted_paths": "judgement", "_judge": "judgement",
     "noise": "scores in training", "flow": "scores in training",
 }  # fmt: skip
@@ -81,7 +82,7 @@ def pilot_within(target, budget, seed, options):
     """The pilot alone."""
     generator = torch.Generator().manual_seed(seed)
     energy = Energy(target, target.n_features, generator=generator)
-    limits = Budget(None, budget and int(budget / EVALS_SHARE), energy)
+    limits = Budget(None, budget and int(budget / Pilot.evals_share), energy)
     energy.monitor = limits
     pilot, x = run_pilot(energy, options.get("start", Pilot()).n_particles, generator, limits)
     return {

@@ -24,11 +24,12 @@ __all__ = [
     "adapters",
     "load",
     "metrics",
+    "specifications",
     "targets",
     "tempered",
 ]
 
-from . import adapters, metrics, targets
+from . import adapters, metrics, specifications, targets
 from ._version import __version__ as __version__
 from .density.tempered import tempered
 from .estimators.diffusion import DiffusionSampler

@@ -13,6 +13,7 @@ from skcds import (
     Prior,
     SelfConsistency,
 )  # fmt: skip
+from skcds.specifications import Adaptive, MapFit, Mixture
 
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
 ONE_STEP = KINDS[1:]
@@ -25,8 +26,10 @@ def quadratic(x):
     return 0.5 * ((x - 1.0) ** 2).sum(1)
 
 
+# Explorations of few evaluations, with small mixtures and short maps, on which most of their time is spent.
+SHORT = Adaptive(map=MapFit(n_iter=10), mixture=Mixture(max_fitted=500, max_components=10))
 # the start, as wide as two standard deviations of `quadratic`, spares a fit half of its time
-SMALL = {"start": Pilot((0.0, 2.0), n_particles=500), "n_steps": 8, "batch_size": 256}
+SMALL = {"start": Pilot((0.0, 2.0), n_particles=500, adaptive=SHORT), "n_steps": 8, "batch_size": 256}
 SMALL_CONTROL, SMALL_MAP = Control(hidden_features=32, n_layers=2), Coupling(n_transforms=2)
 
 
@@ -51,7 +54,9 @@ def make(kind, **params):
 
 def _with_few_particles(params):
     start = params.get("start", "as it is")
-    return params if isinstance(start, str | Pilot | Prior) else params | {"start": Pilot(start, n_particles=500)}
+    if isinstance(start, str | Pilot | Prior):
+        return params
+    return params | {"start": Pilot(start, n_particles=500, adaptive=SHORT)}
 
 
 @functools.cache

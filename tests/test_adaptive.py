@@ -11,6 +11,7 @@ from cases import slow
 from scipy import stats
 
 import skcds
+from skcds import Pilot
 from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization
@@ -23,6 +24,7 @@ from skcds.explore.smc import moments
 from skcds.explore.store import Store, log_evidence, n_effective, tempered
 from skcds.models.maps import OneStepModel, coupling_sizes
 from skcds.models.networks import seeded as nets_seeded
+from skcds.specifications import Adaptive, MapFit, Mixture, Survey
 from skcds.train.budget import Budget
 
 
@@ -143,38 +145,34 @@ class TestSurvey:
     @pytest.mark.parametrize("shift", [0.0, 40.0])
     def test_finds_all_of_the_modes(self, shift):
         energy = Energy(lambda x: wells(x - shift), 2, generator=seeded(0))
-        modes = survey(energy, seeded(1), 200)
+        modes = survey(energy, seeded(1))
         assert len(modes) == 4 and energy.n_energy_evals < 5000
         for mean in MEANS + shift:
             assert min(float((mode.x - mean).norm()) for mode in modes) < 0.01
 
     def test_one_mode_takes_few_climbs(self):
         energy = Energy(lambda x: 0.5 * (x**2).sum(1), 3, generator=seeded(0))
-        assert len(survey(energy, seeded(0), 200)) == 1 and energy.n_energy_evals < 1000
+        assert len(survey(energy, seeded(0))) == 1 and energy.n_energy_evals < 1000
 
 
-def explored(energy_fn, n_evals, seed=0, d=2):
+def explored(energy_fn, n_evals, seed=0, d=2, by=None):
     energy, store = Energy(energy_fn, d, generator=seeded(seed)), Store(d)
-    modes = survey(energy, seeded(seed), 40) if energy.has_gradient else []
+    modes = survey(energy, seeded(seed), Survey(n_climbs=40)) if energy.has_gradient else []
     stop = energy.n_energy_evals + n_evals
-    explore(energy, store, modes, seeded(seed), lambda: stop - energy.n_energy_evals)
+    explore(energy, store, modes, seeded(seed), lambda: stop - energy.n_energy_evals, by=by)
     assert energy.n_energy_evals <= stop and len(store) <= n_evals
     return store
 
 
-@pytest.fixture
-def short_maps(monkeypatch):
-    """Maps of few iterations and mixtures of few components, which are good enough for Gaussian wells."""
-    for name, value in {"MAP_ITERATIONS": 20, "MAX_FITTED": 1000, "MAX_COMPONENTS": 10}.items():
-        monkeypatch.setattr(adaptive, name, value)
+# Maps of few iterations and mixtures of few components, which are good enough for Gaussian wells.
+SHORT = Adaptive(map=MapFit(n_iter=20), mixture=Mixture(max_fitted=1000, max_components=10))
 
 
-@pytest.mark.usefixtures("short_maps")
 def test_the_pilot_keeps_all_modes():
     """Of three thousand evaluations, the particles are those of the weighted points."""
     energy = Energy(wells, 2, generator=seeded(0))
     energy.monitor = Budget(None, 3000, energy)
-    result, x = run_pilot(energy, 2000, seeded(0), energy.monitor, store=Store(2))
+    result, x = run_pilot(energy, 2000, seeded(0), energy.monitor, store=Store(2), pilot=Pilot(adaptive=SHORT))
     assert energy.n_energy_evals <= 3000 and len(x) > 500
     assert abs(result.log_evidence) < 0.15 and np.abs(masses(x) - SHARES.numpy()).max() < 0.08
 
@@ -182,9 +180,8 @@ def test_the_pilot_keeps_all_modes():
 class TestExplore:
     @pytest.mark.parametrize("n_evals", [2000, *slow(4000)])
     @pytest.mark.parametrize("energy_fn", [wells, in_numpy], ids=["gradient", "none"])
-    @pytest.mark.usefixtures("short_maps")
     def test_evidence_and_masses(self, energy_fn, n_evals):
-        store = explored(energy_fn, n_evals)
+        store = explored(energy_fn, n_evals, by=SHORT)
         log_weights = store.log_weights()
         assert n_effective(log_weights) > n_evals / 4 and abs(log_evidence(log_weights)) < 0.1
         assert np.abs(masses(store.x, log_weights.exp().numpy()) - SHARES.numpy()).max() < 0.05
@@ -203,7 +200,7 @@ class TestExplore:
         monkeypatch.setattr(adaptive, "MapProposal", Known)
         monkeypatch.setattr(adaptive, "fit_map", lambda *args: True)
         energy, store = Energy(wells, 2, generator=seeded(0)), Store(2)
-        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False)
+        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False, Adaptive())
         explorer._draw(explorer.first, 2000)
         explorer._propose(100)
         assert isinstance(explorer.proposal, TMixture)  # the first round has no map yet
@@ -243,7 +240,7 @@ class TestExplore:
     def test_a_round_from_few_points(self):
         """Nothing breaks where hardly a point has any weight."""
         energy, store = Energy(lambda x: 0.5 * 1e4 * (x - 50).square().sum(1), 2, generator=seeded(0)), Store(2)
-        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False)
+        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False, Adaptive())
         for _ in range(3):
             explorer.step(60)
         assert len(store) >= 150
@@ -263,7 +260,8 @@ def test_regression_uses_what_is_known():
             model = OneStepModel("coupling", 2, 6.9, True, **coupling_sizes(2, 6.0, bins=16))
         model.standardization = Standardization.from_moments(*moments(x))
         held = torch.zeros(300, dtype=torch.bool)
-        assert fit_map(model, store, store.log_weights(), held, 300, seeded(seed), regression=regression)
+        by = MapFit(n_iter=300, regression=regression)
+        assert fit_map(model, store, store.log_weights(), held, seeded(seed), by=by)
         proposal = MapProposal(copy.deepcopy(model))
         draws = proposal.sample(4000, seeded(99))
         return n_effective(-wells(draws) - proposal.log_prob(draws)) / 4000

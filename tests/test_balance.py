@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from skcds.density.energy import Energy
-from skcds.explore.balance import FEWEST_DRAWS, LEAST_ESS, balance
+from skcds.explore.balance import balance
+from skcds.specifications import Balance
 from skcds.targets import Funnel
 
 N = 4000
@@ -60,7 +61,21 @@ def test_a_poor_proposal_changes_nothing():
     """Few draws of any mixture of fifty components are effective in a funnel of 20 dimensions."""
     x = torch.as_tensor(Funnel(20).sample(N, random_state=0))
     assert balance(energy_of(Funnel(20), 20), x, 8000, torch.Generator().manual_seed(0)) is None
-    assert 0.1 < LEAST_ESS < 0.9
+
+
+def test_a_mixture_without_a_mode_changes_nothing():
+    """One component for three modes is as good as none; particles of forty modes, which eight components leave out."""
+    rng = np.random.default_rng(3)
+    means = torch.as_tensor(rng.uniform(-1000, 1000, (40, 2)))
+    k = torch.as_tensor(rng.integers(0, 40, N))
+
+    def energy(x):
+        return -torch.logsumexp(-0.5 * torch.cdist(x, means.to(x)) ** 2, 1)
+
+    x = means[k] + torch.as_tensor(rng.standard_normal((N, 2)))
+    few = Balance(max_components=38, least_ess=0.01)
+    found = balance(energy_of(energy, 2), x, 8000, torch.Generator().manual_seed(0), few)
+    assert found is None or len(torch.cdist(found[0], means).argmin(1).unique()) == 40
 
 
 def test_evaluations_are_bounded():
@@ -72,7 +87,7 @@ def test_evaluations_are_bounded():
 
     energy = energy_of(counted, 3)
     rows.clear()
-    assert balance(energy, draws(MASSES, 0), FEWEST_DRAWS - 1, torch.Generator().manual_seed(0)) is None
+    assert balance(energy, draws(MASSES, 0), Balance().fewest_draws - 1, torch.Generator().manual_seed(0)) is None
     assert sum(rows) == 0
-    assert balance(energy, draws(MASSES, 0), FEWEST_DRAWS, torch.Generator().manual_seed(0)) is not None
-    assert sum(rows) == FEWEST_DRAWS
+    assert balance(energy, draws(MASSES, 0), Balance().fewest_draws, torch.Generator().manual_seed(0)) is not None
+    assert sum(rows) == 1.1 * Balance().fewest_draws

@@ -19,10 +19,9 @@ from sklearn.exceptions import ConvergenceWarning
 import skcds
 from skcds import ConsistentSamplerDistiller, ModelFileError, PathLoss, Prior, SelfConsistency
 from skcds.density.energy import Energy
-from skcds.estimators import onestep
-from skcds.estimators import scratch as _scratch
 from skcds.io.files import seal
 from skcds.io.plain import from_plain, to_plain
+from skcds.specifications import Particles, Training
 from skcds.train import loop as training
 from skcds.train.checkpoint import FORMAT, KIND, Checkpoint, identity_of
 
@@ -47,8 +46,21 @@ def stopping(after, error=Stop):
     return energy
 
 
-def small(kind, **params):
+# Writes at every few iterations, and at each of them; exchanges in fits of few iterations, too, and fewer draws.
+OFTEN, ALWAYS = {"checkpoint_interval": 0.05}, {"checkpoint_interval": 0.0}
+SHORT = {"n_judged": 1000, "particles": Particles(min_iter=20, n_paths=500)}
+
+
+def small(kind, training=None, **params):
     """A fit with every phase that its kind has, of small networks."""
+    sampler, training = _small(kind, **params), Training(**(training or {}))
+    if kind == "ConsistentSamplerDistiller":
+        sampler.teacher.set_params(loss__training=training)
+    name = "loss" if kind == "DiffusionSampler" else "objective"
+    return sampler.set_params(**{f"{name}__training": training})
+
+
+def _small(kind, **params):
     sizes = {"network__hidden_features": 16, "network__n_layers": 1}
     if kind == "ConsistentSamplerDistiller":
         teacher = make("DiffusionSampler", batch_size=200, **sizes)
@@ -85,12 +97,6 @@ def press_at(monkeypatch, iterations, error=KeyboardInterrupt):
     monkeypatch.setattr(training, "_schedule", pressed)
 
 
-@pytest.fixture
-def often(monkeypatch):
-    """Write at every few iterations."""
-    monkeypatch.setattr("skcds.train.checkpoint.INTERVAL", 0.05)
-
-
 def finish(sampler, path, rng, n_calls):
     """Fit, stopped at random calls of the energy until it has run through or was stopped twice; and how often."""
     for stops in range(2):
@@ -99,14 +105,6 @@ def finish(sampler, path, rng, n_calls):
         except Stop:
             assert not hasattr(sampler, "_model")
     return sampler.fit(quadratic, checkpoint=path), 2
-
-
-@pytest.fixture
-def short(monkeypatch):
-    """Exchanges of particles in fits of few iterations, too, and fewer draws that they are judged by."""
-    monkeypatch.setattr(_scratch, "MIN_ITER_REFRESH", 20)
-    monkeypatch.setattr(_scratch, "REFRESH_DRAWS", 500)
-    monkeypatch.setattr(onestep, "N_HELD_OUT", 1000)
 
 
 class TestGoesOn:
@@ -119,8 +117,8 @@ class TestGoesOn:
             ("ConsistentSamplerScratch", {"network": "residual", "start": Prior(500), "objective": "joint"}),
         ],
     )
-    @pytest.mark.usefixtures("often", "short")
     def test_bit_for_bit(self, kind, params, tmp_path):
+        params = {**params, "training": OFTEN | SHORT}
         params = {**params, "max_iter": 60} if kind == "ConsistentSamplerScratch" else params
         counter = stopping(10**9)
         uninterrupted = small(kind, **params).fit(counter)
@@ -143,38 +141,35 @@ class TestGoesOn:
         small("DiffusionSampler").fit(second, checkpoint=tmp_path / "a")
         assert len(second.calls) < len(first.calls) / 2
 
-    @pytest.mark.usefixtures("often")
     def test_any_random_state(self, tmp_path, monkeypatch):
         """The seed is in the file; without it the second fit would have another."""
+        options = {"random_state": None, "training": OFTEN}
         press_at(monkeypatch, [15], Stop)
         with pytest.raises(Stop):
-            small("DiffusionSampler", random_state=None).fit(quadratic, checkpoint=tmp_path / "a")
+            small("DiffusionSampler", **options).fit(quadratic, checkpoint=tmp_path / "a")
         seed = Checkpoint(tmp_path / "a").seed
-        sampler = small("DiffusionSampler", random_state=None).fit(quadratic, checkpoint=tmp_path / "a")
+        sampler = small("DiffusionSampler", **options).fit(quadratic, checkpoint=tmp_path / "a")
         assert Checkpoint(tmp_path / "a").seed == seed
-        other = small("DiffusionSampler", random_state=None).fit(quadratic)
+        other = small("DiffusionSampler", **options).fit(quadratic)
         assert sampler.loss_curve_ != other.loss_curve_
 
     @pytest.mark.parametrize("at", [15, 16])
-    @pytest.mark.usefixtures("often")
     def test_trajectories_in_use(self, at, tmp_path, monkeypatch):
         """Stopped before the first and before the second of the two steps that share trajectories."""
-        uninterrupted = small("DiffusionSampler", start=Prior(500)).fit(quadratic)
-        monkeypatch.setattr("skcds.train.checkpoint.INTERVAL", 0.0)
+        options = {"start": Prior(500), "training": ALWAYS}
+        uninterrupted = small("DiffusionSampler", **options).fit(quadratic)
         press_at(monkeypatch, [at], Stop)
         with pytest.raises(Stop):
-            small("DiffusionSampler", start=Prior(500)).fit(quadratic, checkpoint=tmp_path / "a")
-        sampler = small("DiffusionSampler", start=Prior(500)).fit(quadratic, checkpoint=tmp_path / "a")
+            small("DiffusionSampler", **options).fit(quadratic, checkpoint=tmp_path / "a")
+        sampler = small("DiffusionSampler", **options).fit(quadratic, checkpoint=tmp_path / "a")
         assert result(sampler) == result(uninterrupted)
 
-    @pytest.mark.usefixtures("often")
     def test_time_goes_on(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("skcds.train.checkpoint.INTERVAL", 0.0)
         press_at(monkeypatch, [15], Stop)
         with pytest.raises(Stop):
-            small("DiffusionSampler", max_time=1e6).fit(quadratic, checkpoint=tmp_path / "a")
+            small("DiffusionSampler", max_time=1e6, training=ALWAYS).fit(quadratic, checkpoint=tmp_path / "a")
         entry = Checkpoint(tmp_path / "a").entries["score matching"]
-        sampler = small("DiffusionSampler", max_time=0.5 * entry["moment"]["elapsed"])
+        sampler = small("DiffusionSampler", max_time=0.5 * entry["moment"]["elapsed"], training=ALWAYS)
         sampler.fit(quadratic, checkpoint=tmp_path / "a")
         assert sampler.history_[0].n_iter == entry["state"]["iteration"] < 28
 
@@ -412,11 +407,11 @@ import sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {folder!r})
 import torch; torch.set_num_threads(1)
-import skcds.train.checkpoint; skcds.train.checkpoint.INTERVAL = 0.02
 from samplers import quadratic
 from test_checkpoint import result, small
 print("fitting", flush=True)
-print(result(small("DiffusionSampler", max_iter=300).fit(quadratic, checkpoint={path!r})), flush=True)
+sampler = small("DiffusionSampler", {{"checkpoint_interval": 0.02}}, max_iter=300)
+print(result(sampler.fit(quadratic, checkpoint={path!r})), flush=True)
 """
 
 
@@ -439,11 +434,11 @@ def killed_and_resumed(path, delays):
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
 class TestKilled:
     def check(self, tmp_path, n_rounds, n_kills):
-        uninterrupted = str(result(small("DiffusionSampler", max_iter=300).fit(quadratic)))
+        uninterrupted = small("DiffusionSampler", {"checkpoint_interval": 0.02}, max_iter=300).fit(quadratic)
         rng, total = np.random.default_rng(0), 0
         for k in range(n_rounds):
             out, n_killed = killed_and_resumed(tmp_path / f"{k}", rng.uniform(0.2, 1.5, size=n_kills))
-            assert out == uninterrupted
+            assert out == str(result(uninterrupted))
             total += n_killed
             assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
         return total
@@ -477,13 +472,13 @@ class TestInterrupted:
             student = small("ConsistentSamplerDistiller").fit(quadratic)
         assert student.teacher_.interrupted_ and student.teacher_.n_iter_ == 10 and student.interrupted_
 
-    @pytest.mark.usefixtures("often")
     def test_goes_on_later(self, tmp_path, monkeypatch):
-        uninterrupted = small("DiffusionSampler").fit(quadratic)
+        uninterrupted = small("DiffusionSampler", OFTEN).fit(quadratic)
         press_at(monkeypatch, [15])
-        small("DiffusionSampler").fit(quadratic, checkpoint=tmp_path / "a")
+        small("DiffusionSampler", OFTEN).fit(quadratic, checkpoint=tmp_path / "a")
         monkeypatch.undo()
-        assert result(small("DiffusionSampler").fit(quadratic, checkpoint=tmp_path / "a")) == result(uninterrupted)
+        sampler = small("DiffusionSampler", OFTEN).fit(quadratic, checkpoint=tmp_path / "a")
+        assert result(sampler) == result(uninterrupted)
 
     def test_outside_of_training_raises_and_leaves_the_earlier_fit(self):
         sampler = small("DiffusionSampler").fit(quadratic)

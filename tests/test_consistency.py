@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
+from skcds import Consistency
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.models.diffusion import DiffusionModel
 from skcds.models.maps import OneStepModel
 from skcds.models.networks import GatedMLP, ResidualMLP, seeded
 from skcds.models.process import LOG_SNR_MIN, noise_levels
-from skcds.train.objectives.consistency import HUBER, ConsistencyLoss, TrajectoryBank, pseudo_huber
+from skcds.train.objectives.consistency import ConsistencyLoss, TrajectoryBank, pseudo_huber
 from skcds.train.objectives.likelihood import LikelihoodLoss, levels_to_target, truncated_weights
 from skcds.train.objectives.reverse_kl import ReverseKLLoss
 
@@ -204,7 +205,7 @@ class TestPseudoHuber:
     @given(st.integers(1, 9), st.floats(-5, 3))
     def test_between_square_and_length(self, d, exponent):
         difference = 10**exponent * torch.randn(20, d, generator=generator(), dtype=torch.float64)
-        c, length = HUBER * d**0.5, difference.norm(dim=1)
+        c, length = Consistency.huber * d**0.5, difference.norm(dim=1)
         torch.testing.assert_close(pseudo_huber(difference), ((length**2 + c**2).sqrt() - c).mean())
         assert 0 <= pseudo_huber(difference) <= min(length.mean(), (length**2).mean() / (2 * c)) + 1e-15
 
@@ -244,7 +245,7 @@ class TestConsistencyLoss:
         # distance^2 = |theta (1, 2) - theta' (3, -1)|^2 = 5 theta^2 - 2 theta theta' + 10 theta'^2
         consistency_map = Scaled(2.0)
         loss = ConsistencyLoss(SimpleNamespace(map=consistency_map), RecordingBank(), 3, n_iter=10, ema_decay=0.75)
-        c = HUBER * 2**0.5
+        c = Consistency.huber * 2**0.5
         average = 2.0
         for iteration, theta in enumerate([2.0, 1.0, -1.0]):
             consistency_map.theta.data.fill_(theta)

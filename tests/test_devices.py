@@ -17,11 +17,13 @@ from skcds import Control, PathLoss, Pilot, Prior, SelfConsistency
 from skcds._support import devices
 from skcds._support.settings import skeletons
 from skcds.density.energy import Energy
-from skcds.explore import pilot, race
 from skcds.models.networks import GatedMLP
+from skcds.specifications import Climbs, Race
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
-QUICK = {"n_features": 2, "start": Pilot((0.0, 2.0), 100), "n_steps": 4, "batch_size": 128, "random_state": 0}
+# Few runs and climbs: on the pretend device every operation costs as much as a launch on a GPU.
+SHORT = {"race": Race(scales=(1.0, 3.0)), "climbs": Climbs(n_before=2, n_after=2)}
+QUICK = {"n_features": 2, "start": Pilot((0.0, 2.0), 100, **SHORT), "n_steps": 4, "batch_size": 128, "random_state": 0}
 TEACHER = {**QUICK, "max_iter": 220}  # long enough for particles to be exchanged
 MEAN = torch.tensor([1.0, -2.0])
 
@@ -56,10 +58,7 @@ def device(request, monkeypatch):
             pytest.skip("see test_on_the_pretend_device")
         pretend.install()
         monkeypatch.setattr(torch, "Generator", pretend.Generator)
-        monkeypatch.setattr(race, "STARTING_SCALES", (1.0, 3.0))
-        for name in ("CLIMBS", "CLIMBS_BEFORE"):
-            monkeypatch.setattr(pilot, name, 2)  # every operation costs as much as a launch on a GPU
-        monkeypatch.setattr("skcds.explore.modes.descend", lambda energy, points: points)
+        monkeypatch.setattr("skcds.explore.modes.descend", lambda energy, points, max_iter: points)
     return request.param
 
 
@@ -118,7 +117,7 @@ def test_energy_is_called_where_it_works(device, energy):
 @pytest.mark.parametrize(
     "options",
     [
-        {"start": Pilot(n_particles=100)},
+        {"start": Pilot(n_particles=100, **SHORT)},
         {"start": Prior(100), "max_iter": 10, "loss": PathLoss(batch_size=64)},
         *slow({"network": Control(langevin=False, variance="fixed")}),
         *slow({"start": Prior(100), "loss": PathLoss("kl", batch_size=64), "reference": "dds", "max_iter": 10}),
@@ -193,7 +192,7 @@ def test_high_dimension(device):
         batch_size=16,
         random_state=0,
         device=device,
-        start=Pilot(n_particles=100),
+        start=Pilot(n_particles=100, **SHORT),
     ).fit(lambda x: 0.5 * (x**2).sum(1))
     assert fitted._model.device.type == device and fitted.ess_ > 0.5
 

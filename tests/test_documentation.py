@@ -204,7 +204,7 @@ def test_every_public_name_has_a_page_and_a_line_in_the_index(module):
             assert re.search(rf"^   ([\w.]+\.)?{name}$", index, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("module", [skcds.metrics, skcds.targets])
+@pytest.mark.parametrize("module", [skcds.metrics, skcds.specifications, skcds.targets])
 def test_the_index_lists_what_a_module_has(module):
     index = (DOCS / "api" / "index.rst").read_text()
     short = module.__name__.removeprefix("skcds.")
@@ -219,6 +219,15 @@ def test_the_link_of_an_estimator_leads_to_its_page(name):
     page, anchor = link.split("/en/latest/")[1].split("#")
     text = (DOCS / page).with_suffix(".rst").read_text()
     assert anchor == f"skcds.{name}" and f".. autoclass:: {name}\n" in text
+
+
+@pytest.mark.parametrize("name", skcds.specifications.__all__)
+def test_the_link_of_an_inner_specification_leads_to_its_page(name):
+    link = getattr(skcds.specifications, name)()._get_doc_link()
+    page, anchor = link.split("/en/latest/")[1].split("#")
+    text = (DOCS / page).with_suffix(".rst").read_text()
+    assert anchor == f"skcds.specifications.{name}"
+    assert f".. autoclass:: {name}\n" in text.partition("automodule:: skcds.specifications")[2]
 
 
 def code_lines():

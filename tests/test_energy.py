@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from skcds.density.energy import CHUNK_ROWS, FAST_TOLERANCE, PROBE_SIZES, Energy, InvalidEnergyError
+from skcds.density.energy import CHUNK_ROWS, Energy, InvalidEnergyError
+from skcds.density.probe import FAST_TOLERANCE, PROBE_SIZES
 from skcds.density.standardize import Standardization
 from skcds.density.standardize import StandardizedTarget as Target
 

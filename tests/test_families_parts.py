@@ -17,6 +17,7 @@ from skcds.explore.families import most_different, next_betas, systematic_within
 from skcds.explore.smc import next_beta
 from skcds.models.conditional import ConditionalModel, conditional_sizes
 from skcds.models.networks import seeded
+from skcds.specifications import FamilyTempering, FamilyTraining
 from skcds.train.budget import Budget
 from skcds.train.groups import ParticleGroups
 from skcds.train.objectives.family import spread_within
@@ -169,7 +170,7 @@ def test_tempering_finds_every_context():
     """Means and log Z of 200 contexts of 16 particles; their average errors within 5 standard errors of Monte Carlo."""
     energy, C = family(), torch.from_numpy(contexts(200, 2))
     reference = Standardization(D, full=False)
-    found = temper_family(energy, C, reference, 16, generator(), Budget(None, None, energy))
+    found = temper_family(energy, C, reference, generator(), Budget(None, None, energy))
     error = found.x.mean(1) - C @ MIX
     spread = (0.5 * C[:, :1]).exp() / 4
     assert (error / spread).mean(0).abs().max() < 5 / math.sqrt(200) * 1.5
@@ -187,7 +188,7 @@ def test_masses_of_modes_are_those_of_each_context():
 
     C = torch.from_numpy(np.random.default_rng(0).uniform(-2, 2, (300, 2)))
     whole, reference = family(energy, C.numpy()), Standardization(D, full=False)
-    found = temper_family(whole, C, reference, 32, generator(), Budget(None, None, whole))
+    found = temper_family(whole, C, reference, generator(), Budget(None, None, whole), FamilyTempering(n_each=32))
     off = (found.x[:, :, 0] > 0).double().mean(1) - torch.sigmoid(C[:, 0])
     assert abs(float(off.mean())) < 5 * float(off.std()) / math.sqrt(300)
     by_mass = torch.corrcoef(torch.stack([(found.x[:, :, 0] > 0).double().mean(1), torch.sigmoid(C[:, 0])]))[0, 1]
@@ -248,11 +249,12 @@ def test_spread_is_within_a_context():
 def test_groups_keep_anchors_and_forget_the_oldest():
     energy, C = family(), torch.from_numpy(contexts(10))
     standardization = FamilyStandardization.fitted(C, torch.randn(10, 8, D, generator=generator()).double())
-    groups = ParticleGroups(FamilyTarget(energy, standardization), C, torch.randn(10, 8, D).double(), generator(), 12)
+    target, by = FamilyTarget(energy, standardization), FamilyTraining(n_each=8, n_fresh=12 * 8)
+    groups = ParticleGroups(target, C, torch.randn(10, 8, D).double(), generator(), by)
     for _ in range(3):
         groups.add(groups.moved(C[:5], groups.anchors.z[:5].flatten(0, 1), 1))
     assert len(groups.fresh) == 12 and len(groups.anchors) == 10 and len(groups.draw(8)) == 8
-    other = ParticleGroups.of_state(groups.target, groups.state_dict(), generator(), 12)
+    other = ParticleGroups.of_state(groups.target, groups.state_dict(), generator(), by)
     assert torch.equal(other.fresh.z, groups.fresh.z) and len(other) == len(groups)
 
 

@@ -6,13 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skcds import targets
+from skcds import Pilot, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
-from skcds.explore import pilot
 from skcds.explore.laplace import laplace_standardization
 from skcds.explore.pilot import run_pilot
-from skcds.explore.race import STARTING_SCALES
+from skcds.specifications import HighDimension, Race
 
 
 def energy_of(energy_fn, d):
@@ -58,11 +57,7 @@ def test_nothing_where_there_is_no_gaussian(energy_fn):
 class TestPilotInHighDimension:
     d, few = 30, 8  # by Laplace's approximation a dimension costs little, in a race of starting scales much
 
-    @pytest.fixture(autouse=True)
-    def _low_threshold(self, monkeypatch):
-        monkeypatch.setattr(pilot, "FULL_COVARIANCE_MAX", 6)
-        monkeypatch.setattr(pilot, "MIN_PARTICLES", 500)
-        monkeypatch.setattr(pilot, "MAX_NUMBERS", 60_000)
+    low = Pilot(high_dimension=HighDimension(n_features=6, fewest_particles=500, max_numbers=60_000))
 
     def test_log_evidence(self):
         """A quartic term in each coordinate; log Z by quadrature. Runs of 2000 particles spread by less than .1."""
@@ -74,8 +69,8 @@ class TestPilotInHighDimension:
         density = np.exp(-one(nodes))
         log_z = self.d * np.log(np.trapezoid(density, nodes))
         energy = energy_of(lambda x: one(x - 1).sum(1), self.d)
-        result, x = run_pilot(energy, 20_000, torch.Generator().manual_seed(0))
-        assert len(x) == 2000 and result.starting_scale not in STARTING_SCALES  # no race
+        result, x = run_pilot(energy, 20_000, torch.Generator().manual_seed(0), pilot=self.low)
+        assert len(x) == 2000 and result.starting_scale not in Race.scales  # no race
         assert result.log_evidence == pytest.approx(log_z, abs=0.5)
         np.testing.assert_allclose(result.covariance, np.eye(self.d), atol=1e-3)  # the Hessian's at the mode
         laplace = StandardizedTarget(energy, result.standardization())
@@ -86,15 +81,15 @@ class TestPilotInHighDimension:
 
     def test_fewer_particles_are_left_alone(self):
         energy = energy_of(lambda x: 0.5 * (x**2).sum(1), self.d)
-        assert len(run_pilot(energy, 300, torch.Generator().manual_seed(0))[1]) == 300
+        assert len(run_pilot(energy, 300, torch.Generator().manual_seed(0), pilot=self.low)[1]) == 300
 
     def test_without_a_mode(self):
         """Flat at the origin, where the Hessian is zero: the race over starting scales takes its place."""
         energy = energy_of(lambda x: ((x.abs() - 1).clamp(min=0) ** 2).sum(1), self.few)
-        result, x = run_pilot(energy, 500, torch.Generator().manual_seed(0))
-        assert result.starting_scale in STARTING_SCALES and len(x) == 500 and x.isfinite().all()
+        result, x = run_pilot(energy, 500, torch.Generator().manual_seed(0), pilot=self.low)
+        assert result.starting_scale in Race.scales and len(x) == 500 and x.isfinite().all()
 
     def test_without_a_gradient(self):
         energy = energy_of(lambda x: 0.5 * np.square(np.asarray(x)).sum(1), self.few)
-        scale = run_pilot(energy, 500, torch.Generator().manual_seed(0))[0].starting_scale
-        assert np.isclose(scale, [*STARTING_SCALES, 10**2.5, 1e3]).any()  # the race goes on beyond its widest
+        scale = run_pilot(energy, 500, torch.Generator().manual_seed(0), pilot=self.low)[0].starting_scale
+        assert np.isclose(scale, [*Race.scales, 10**2.5, 1e3]).any()  # the race goes on beyond its widest

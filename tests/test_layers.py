@@ -19,7 +19,7 @@ LAYERS = [
     ["weights"],
     ["estimators"],
     ["targets", "adapters", "plotting"],
-    ["importance", "diagnosis"],  # public names of modules further down
+    ["importance", "diagnosis", "specifications"],  # public names of modules further down
     ["", "__main__"],
 ]
 

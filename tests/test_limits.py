@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from cases import crossed
+from samplers import SHORT
 
 import skcds
 from skcds import Control, Coupling, Pilot
@@ -17,8 +18,11 @@ from skcds.train.budget import Budget
 KINDS = ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"]
 
 
+START = Pilot(adaptive=SHORT)
+
+
 def make(kind, d=2, **options):
-    options = {"random_state": 0, **options}
+    options = {"random_state": 0, "start": START, **options}
     if kind == "ConsistentSamplerDistiller" and "max_energy_evals" in options:
         options["teacher"] = skcds.DiffusionSampler(d, max_iter=20, random_state=0)
     return getattr(skcds, kind)(n_features=d).set_params(**options)

@@ -14,14 +14,15 @@ import torch
 from cases import crossed, slow
 from scipy import stats
 
+from skcds import Pilot
 from skcds.density.energy import Energy, InvalidEnergyError
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.explore import pilot, propriety, race, smc, tempered_run
-from skcds.explore.pilot import MOVES, run_pilot
-from skcds.explore.race import STARTING_SCALES
-from skcds.explore.smc import MIN_ESS, temper
+from skcds.explore import pilot, propriety, smc, tempered_run
+from skcds.explore.pilot import run_pilot
+from skcds.explore.smc import temper
 from skcds.explore.store import Store
-from skcds.explore.tempered_run import INFLATION, finest_scale
+from skcds.explore.tempered_run import finest_scale
+from skcds.specifications import HighDimension, Race, Tempering
 from skcds.targets import Funnel, GaussianMixture, gmm9
 from skcds.train import particles as mcmc
 from skcds.train.budget import Budget
@@ -61,8 +62,8 @@ def make_energy(energy_fn, d=2):
     return Energy(energy_fn, d, generator=seeded(0))
 
 
-def run(energy_fn, d=2, n=N, seed=0):
-    return run_pilot(make_energy(energy_fn, d), n, seeded(seed))
+def run(energy_fn, d=2, n=N, seed=0, **stages):
+    return run_pilot(make_energy(energy_fn, d), n, seeded(seed), pilot=Pilot(**stages))
 
 
 def is_standard_normal(u):
@@ -97,7 +98,7 @@ def test_gaussians(name):
     np.testing.assert_allclose(result.loc, x.mean(0))
     np.testing.assert_allclose(result.covariance, np.cov(x.numpy().T).reshape(d, d), rtol=1e-6)  # jitter of 1e-8
     assert result.loc.dtype == result.covariance.dtype == np.float64
-    assert result.starting_scale >= min(STARTING_SCALES) and result.n_temperatures >= 1
+    assert result.starting_scale >= min(Race.scales) and result.n_temperatures >= 1
 
 
 def standardized(target, cov):
@@ -111,7 +112,7 @@ def temper_mixture(mixture, n, seed=0):
     m, p = mixture.means, mixture.mode_masses
     target = standardized(mixture, mixture.sd**2 * np.eye(2) + (m - p @ m).T @ np.diag(p) @ (m - p @ m))
     target.standardization.loc = torch.tensor(p @ m)
-    found = temper(target, n, INFLATION, MOVES[True], seeded(seed))
+    found = temper(target, n, Tempering.inflation, Tempering.n_moves, seeded(seed))
     z, log_evidence = found.z, found.log_evidence
     x = target.standardization(z).numpy()
     return x, mixture.modes(x), log_evidence
@@ -164,8 +165,8 @@ class TestNextTemperature:
         """Bisection to the last bit; a chain of such steps ends at 1."""
         following = smc.next_beta(self.gap, beta)
         assert beta < following < 1
-        assert effective_share((following - beta) * self.gap) == pytest.approx(MIN_ESS, rel=1e-9)
-        assert MIN_ESS >= 0.5  # less than one particle in two is lost to resampling at a temperature
+        assert effective_share((following - beta) * self.gap) == pytest.approx(Tempering.min_ess, rel=1e-9)
+        assert Tempering.min_ess >= 0.5  # less than one particle in two is lost to resampling at a temperature
 
     def test_ends(self):
         assert smc.next_beta(self.gap, 0.99) == 1.0
@@ -185,7 +186,7 @@ class TestSabotage:
 
     def judge(self):
         target = StandardizedTarget(make_energy(self.energy_fn), Standardization(2))
-        found = temper(target, N, 1.0, MOVES[True], seeded(0))
+        found = temper(target, N, 1.0, Tempering.n_moves, seeded(0))
         z, log_evidence = found.z, found.log_evidence
         u = self.energy_fn.whiten(z.numpy())
         return is_standard_normal(u), abs(log_evidence - self.energy_fn.log_evidence), len(np.unique(u, axis=0))
@@ -270,12 +271,12 @@ class TestSupport:
 
 
 class TestManners:
-    @pytest.fixture(autouse=True)
-    def _short_race(self, monkeypatch):
-        monkeypatch.setattr(race, "STARTING_SCALES", (3.0, 10.0))
+    short = {"race": Race(scales=(3.0, 10.0))}
 
     def test_is_reproducible(self):
-        (first, x), (second, y), (_, other) = (run(GaussianEnergy(), n=200, seed=seed) for seed in (3, 3, 4))
+        (first, x), (second, y), (_, other) = (
+            run(GaussianEnergy(), n=200, seed=seed, **self.short) for seed in (3, 3, 4)
+        )
         assert torch.equal(x, y) and not torch.equal(x, other)
         assert first.log_evidence == second.log_evidence and first.starting_scale == second.starting_scale
         np.testing.assert_array_equal(first.loc, second.loc)
@@ -285,16 +286,15 @@ class TestManners:
         before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            run(GaussianEnergy(), n=200)
+            run(GaussianEnergy(), n=200, **self.short)
         assert torch.equal(torch.get_rng_state(), before)
         np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
 
     def test_diagonal_covariance_in_high_dimension(self, monkeypatch):
         energy_fn = GaussianEnergy()
-        monkeypatch.setattr(pilot, "FULL_COVARIANCE_MAX", 1)
-        monkeypatch.setattr(smc, "FULL_COVARIANCE_MAX", 1)
-        monkeypatch.setattr(pilot, "laplace_standardization", lambda energy, start: None)  # as where no mode is found
-        result, x = run(energy_fn)
+        monkeypatch.setattr(pilot, "laplace_standardization", lambda *args: None)  # as where no mode is found
+        high = {"high_dimension": HighDimension(n_features=1), "tempering": Tempering(full_covariance=1)}
+        result, x = run(energy_fn, **self.short, **high)
         np.testing.assert_allclose(result.covariance, x.numpy().var(0, ddof=1))
         assert abs(result.log_evidence - energy_fn.log_evidence) < LOG_Z_BOUND
         assert is_standard_normal(energy_fn.whiten(x.numpy()))
@@ -389,7 +389,7 @@ def ridge(x):
 
 def limited(evals, energy):
     """A budget of which the pilot may take so many evaluations."""
-    return Budget(None, int(evals / pilot.EVALS_SHARE), energy)
+    return Budget(None, int(evals / Pilot.evals_share), energy)
 
 
 class TestLimit:
@@ -434,7 +434,7 @@ class TestLimit:
     def test_copies_part(self):
         """More particles than were tempered: none is where another is, and their spread is the target's."""
         target = GaussianEnergy()
-        run = tempered_run.TemperedRun(make_energy(target), Standardization(2), 200, MOVES[True], seeded(0))
+        run = tempered_run.TemperedRun(make_energy(target), Standardization(2), 200, Tempering.n_moves, seeded(0))
         run.grow(5000)
         assert run.x.shape == (5000, 2) and len(torch.unique(run.x[:, 0])) == 5000
         assert run.x.std(0).numpy() == pytest.approx(np.sqrt(np.diag(target.cov)), rel=0.2)

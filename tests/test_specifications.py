@@ -1,8 +1,11 @@
 """Specifications: parameters of a parameter, with the manners of scikit-learn, that files keep."""
 
+import copy
 import dataclasses
 import pickle
+import re
 
+import joblib
 import numpy as np
 import pytest
 from samplers import D, fitted, make, quadratic
@@ -21,8 +24,11 @@ from skcds import (
     Prior,
     Residual,
     SelfConsistency,
+    specifications,
 )  # fmt: skip
 from skcds.explore.specifications import as_start
+from skcds.io.reader import _Reader
+from skcds.specifications import Adaptive, Likelihood, MapFit, Particles, Race, Tempering, Training
 
 KINDS = [ConsistentSamplerDistiller, ConsistentSamplerScratch]
 MAP = {"n_transforms": 2, "bins": 4, "hidden_features": 16, "n_layers": 1}
@@ -107,6 +113,105 @@ class TestManners:
             found = student.fit(quadratic).teacher_.start
             assert as_start(found).begin == begin
             assert as_start(found).n_particles == (300 if own and own.n_particles == 300 else 20_000)
+
+
+INNER = [getattr(specifications, name) for name in specifications.__all__]
+SHORT = {"start__tempering__n_moves": 2, "start__adaptive__map__n_iter": 3, "start__race__scales": (2.0, 8.0)}
+
+
+class TestInside:
+    """Specifications inside of others."""
+
+    @pytest.mark.parametrize("cls", INNER)
+    def test_every_field_is_documented_and_validated(self, cls):
+        names = [field.name for field in dataclasses.fields(cls)]
+        described = re.findall(r"^    (\w+(?:, \w+)*) : .*, default=", cls.__doc__, re.M)
+        assert sorted(names) == sorted(", ".join(described).split(", ")) == sorted(cls.constraints)
+        assert re.search("nmeasured|measured", cls.__doc__)
+        for name in names:
+            with pytest.raises(ValueError, match=f"'{name}' parameter of {cls.__name__} must be"):
+                cls(**{name: "much"})
+
+    @pytest.mark.parametrize("cls", INNER)
+    def test_equal_ones_hash_alike(self, cls):
+        """Also where two fields are one object, as default values may be, and copies are not."""
+        one = cls()
+        copies = clone(one), pickle.loads(pickle.dumps(one)), copy.deepcopy(one)
+        for same in copies:
+            assert same == one and hash(same) == hash(one) and joblib.hash(same) == joblib.hash(one)
+
+    def test_are_reached_by_name(self):
+        sampler = DiffusionSampler().set_params(**SHORT)
+        params = sampler.get_params()
+        assert SHORT.items() <= params.items() and params["start__tempering__n_moves_without"] == 30
+        assert sampler.start == Pilot(
+            tempering=Tempering(n_moves=2), adaptive=Adaptive(map=MapFit(n_iter=3)), race=Race(scales=(2.0, 8.0))
+        )
+        both = sampler.set_params(start__adaptive=Adaptive(rounds=4), start__adaptive__map__n_iter=5)
+        assert both.start.adaptive == Adaptive(rounds=4, map=MapFit(n_iter=5))
+        assert joblib.hash(sampler) == joblib.hash(clone(sampler)) and "MapFit(n_iter=5)" in repr(sampler)
+        assert "MapFit" in sampler._repr_html_()
+
+    @pytest.mark.parametrize("cls", KINDS)
+    def test_reach_the_training(self, cls):
+        sampler = cls().set_params(objective__training__particles__move_every=3, objective__likelihood__order=2.0)
+        assert sampler._training() == Training(particles=Particles(move_every=3))
+        assert sampler.objective.likelihood == Likelihood(order=2.0)
+
+    @pytest.mark.parametrize(
+        "name, message",
+        [
+            ("start__tempering__moves", "Tempering has no field 'moves'"),
+            ("start__n_particles__x", "Pilot has no field 'n_particles__x'"),
+            ("start__map", "Pilot has no field 'map'"),
+        ],
+    )
+    def test_unknown_fields(self, name, message):
+        with pytest.raises(ValueError, match=message):
+            DiffusionSampler().set_params(**{name: 1})
+
+    @pytest.mark.parametrize("wrong", [[1.0, 3.0], (), (1.0, "3"), (1.0, np.nan)])
+    def test_sequences_are_tuples_of_numbers(self, wrong):
+        with pytest.raises(ValueError, match="'scales' parameter of Race must be"):
+            Race(scales=wrong)
+
+    def test_a_long_repr_is_whole(self):
+        """Checkpoints compare it."""
+        names = [field.name for field in dataclasses.fields(Adaptive) if field.type in ("int", "float", int, float)]
+        many = Adaptive(
+            **{
+                name: getattr(Adaptive, name) * 0.9
+                if isinstance(getattr(Adaptive, name), float)
+                else getattr(Adaptive, name) + 1
+                for name in names
+            }
+        )
+        text = repr(Pilot(adaptive=many, race=Race(scales=tuple(map(float, range(1, 40))))))
+        assert all(f"{name}=" in text for name in names) and "..." not in text.replace("Pilot", "")
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_take_effect_and_are_kept(self, tmp_path):
+        """Fewer moves of fewer particles take fewer evaluations; files, pickles and checkpoints have the fields."""
+
+        def fit(**params):
+            return make("DiffusionSampler", max_iter=2, loss__training__n_judged=100, **params)
+
+        usual, short = fit().fit(quadratic), fit(**SHORT, start__race__n_particles=100)
+        short.fit(quadratic, checkpoint=tmp_path / "state")
+        assert short.n_energy_evals_ < 0.8 * usual.n_energy_evals_
+        short.save(tmp_path / "a")
+        for same in (skcds.load(tmp_path / "a"), pickle.loads(pickle.dumps(short))):
+            assert same.start.race.scales == (2.0, 8.0) and same.start == short.start
+        with pytest.raises(ValueError, match="parameter start is 'Pilot"):
+            fit().fit(quadratic, checkpoint=tmp_path / "state")
+
+    def test_files_of_before_have_the_defaults(self):
+        """They have the fields of their time."""
+        old = {"specification": ["Pilot", {"begin": {"tuple": [0.0, 2.0]}, "n_particles": 500}]}
+        assert _Reader({}, {}, {}, None)._parameter(old, 0) == Pilot((0.0, 2.0), 500)
+        pilot = object.__new__(Pilot)
+        pilot.__setstate__({"begin": None, "n_particles": 500})
+        assert pilot == Pilot(n_particles=500) and pilot.tempering == Tempering()
 
 
 OLD = {

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skcds._support.errors import Spent
 from skcds._support.progress import Progress
+from skcds.specifications import Training
 from skcds.train import budget as budget_module
 from skcds.train import loop as training
 from skcds.train.budget import Budget
@@ -177,7 +178,7 @@ class TestGradients:
         with pytest.warns(ConvergenceWarning, match="not finite 11 times in a row"):
             averaged, losses = train(model, lambda i: math.nan * model.value.sum(), max_iter=300, budget=budget)
         assert averaged.value.item() == model.value.item() == 2
-        assert len(losses) == budget.n_rollbacks <= training.SNAPSHOT_EVERY + training.MAX_ROLLBACKS
+        assert len(losses) == budget.n_rollbacks <= Training.snapshot_every + Training.max_rollbacks
         assert all(math.isnan(value) for value in losses)
 
     def test_a_state_that_diverges_at_once_is_left_for_an_earlier_one(self):

@@ -16,23 +16,12 @@ from .._support.errors import InvalidEnergyError, Spent
 from .._support.warnings import note, warn_user
 from .bounds import Bounds
 from .function import Density
+from .probe import PROBE_SIZES, checked_shape, close, probe
 from .support import candidates
 
-PROBE_SIZES = (7, 2, 1)
 CHUNK_ROWS = 1024  # rows of one call of the user's function: intermediate arrays stay in the cache
-FAST_TOLERANCE = 1e-2  # largest error of float32 energies for which training uses float32
 CALL_SECONDS = 0.25  # that a call may take under a limit of time; its rows are halved or doubled accordingly
 FORGET = 0.7  # weight of the earlier calls in the measured rate of evaluations
-
-
-ONE_POINT = (
-    "A function of one point, or of a dictionary of parameters, becomes one of batches by "
-    "skcds.adapters.from_numpy; models of NumPyro, PyMC and Stan by their adapters."
-)
-
-
-def _describe(energy_fn) -> str:
-    return getattr(energy_fn, "__name__", type(energy_fn).__name__)
 
 
 class Energy:
@@ -96,7 +85,13 @@ class Energy:
         When its result has the wrong type or shape, is finite at no point, or depends on the other rows of the batch.
     """
 
+    # What the probe finds.
+    framework: str
+    call_device: torch.device
+    dtype: torch.dtype
     fast_dtype: torch.dtype
+    has_gradient: bool
+    valid: Tensor
 
     def __init__(
         self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None,
@@ -120,7 +115,7 @@ class Energy:
         self._fewest_rows = min(CHUNK_ROWS, getattr(energy_fn, "fewest_rows", 1))  # one for each worker that it has
         self._canary: Tensor | None = None  # a row at which the callable has worked
         with contextlib.nullcontext() if monitor is None else monitor.untimed():
-            self._probe(self._first_points(generator), generator, start)
+            probe(self, self._first_points(generator), generator, start)
         if monitor is not None and monitor.max_time is not None:
             self.rows = int(min(CHUNK_ROWS, max(self._fewest_rows, self.evals_per_second * CALL_SECONDS)))
 
@@ -170,7 +165,7 @@ class Energy:
             self.fast_dtype = self.dtype
             return True
         inside = exact.isfinite()
-        agrees = torch.equal(fast.isfinite(), inside) and _close(fast[inside], exact[inside])
+        agrees = torch.equal(fast.isfinite(), inside) and close(fast[inside], exact[inside])
         if not agrees:
             self.fast_dtype = self.dtype
         return agrees
@@ -271,7 +266,7 @@ class Energy:
             note(error, f"energy_fn was given {self.framework} points of shape {self._shape(x)} and dtype {x.dtype}.")
             raise
         self._clock(time.perf_counter() - start, len(x))
-        return _checked_shape(value, (len(x),), "energy_fn", self._shape(x))
+        return checked_shape(value, (len(x),), "energy_fn", self._shape(x))
 
     def _clock(self, seconds: float, rows: int) -> None:
         """Keep the rate of evaluations and, under a limit of time, the rows of a call."""
@@ -296,7 +291,7 @@ class Energy:
     def _user_gradient(self, grad_fn: Callable, x: Tensor) -> Tensor:
         with self._silenced(), torch.enable_grad():
             value = self._apply(grad_fn, x.numpy().copy() if self.framework == "numpy" else x.clone())
-        return _checked_shape(value, (len(x), self.n_features), "grad_fn", self._shape(x))
+        return checked_shape(value, (len(x), self.n_features), "grad_fn", self._shape(x))
 
     def cut(self, j: int, threshold: float, above: bool) -> None:
         """From now on count points with coordinate j above (or below) a threshold as outside the support.
@@ -331,161 +326,7 @@ class Energy:
             )
         self.n_invalid += count
 
-    # ---------------------------------------------------------------- the probe
-
-    def _probe(self, points: Tensor, generator, start: Tensor | None) -> None:
-        """Find the framework, the precision and the gradient; check shapes, finiteness and row independence."""
-        unconstrained, (points, *_) = points, self._locate(points)
-        values = self._find_framework(points)
-        self._canary = self._rows(points[:1], None)
-        if not values.isfinite().any():
-            unconstrained, points, values = self._look_for_support(unconstrained, points, values, generator, start)
-        self.valid = unconstrained[values.isfinite()]
-        self._check_rows(points, values)
-        if self.has_gradient:
-            self.log_prob_and_score(unconstrained)
-        self.fast_dtype = self._find_fast_dtype(points, values)
-
-    def _check_rows(self, points: Tensor, values: Tensor) -> None:
-        """Refuse a callable whose rows depend on each other, or are random."""
-        for size in PROBE_SIZES[1:]:
-            alone = self._quietly(points[:size]).to(points.device)
-            tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
-            if not torch.allclose(alone.double(), values[:size], rtol=tolerance, atol=tolerance, equal_nan=True):
-                raise InvalidEnergyError(
-                    f"energy_fn gave {alone.tolist()} for {size} points, and {values[:size].tolist()} for the same "
-                    f"points in a batch of {len(points)}: each row's energy has to depend on that row alone, and not "
-                    "be random."
-                )
-
-    def _quietly(self, points: Tensor) -> Tensor:
-        """Energies (n,) of points in the user's coordinates, whether or not the callable needs autograd for them."""
-        x = self._rows(points, None)
-        try:
-            with torch.no_grad():
-                return self._guarded(self._value, x)[0]
-        except (Spent, InvalidEnergyError):
-            raise
-        except Exception:
-            if self.needs_grad_mode or self.framework != "torch":
-                raise
-            self.needs_grad_mode = True  # a callable that differentiates something itself
-            return self._guarded(self._value, x)[0]
-
-    def _look_for_support(self, unconstrained: Tensor, points: Tensor, values: Tensor, generator, start):
-        """Points, in both coordinates, with their energies, some of them finite if any of many kinds of points is."""
-        n = len(points)
-        spare = self.monitor is None or self.monitor.max_energy_evals is None
-        batches = self._candidates(generator, 200 if spare else n)
-        for batch in [start, *batches] if start is not None else batches:
-            rows = self._locate(batch)[0]
-            found = self._quietly(rows).to(points.device, torch.float64)
-            finite = found.isfinite()
-            if finite.any():
-                order = (~finite).to(torch.int8).argsort(stable=True)[:n]
-                return batch[order], rows[order], found[order]
-        if not (values == torch.inf).any():
-            raise InvalidEnergyError(
-                f"energy_fn returned {values[0].item()} at every one of {n} standard normal points, and nothing finite "
-                "at points nearer, farther, ordered or positive; it has to be finite, or +inf outside the support of "
-                "the density. Pass points of its support in start=."
-            )
-        return unconstrained, points, values
-
-    def _find_fast_dtype(self, points: Tensor, values: Tensor) -> torch.dtype:
-        """float32 when the callable takes it and gives the float64 energies to `FAST_TOLERANCE`.
-
-        Not with bounds: close to them single precision does not tell points apart.
-        """
-        if self.bounds is not None or self.dtype == torch.float32:
-            return self.dtype
-        finite = values.isfinite()
-        try:
-            (fast,) = self._value(points.to(self.call_device, torch.float32))
-            fast = fast.to(points.device, torch.float64)
-        except Spent:
-            raise
-        except Exception:
-            return self.dtype
-        agrees = _close(fast[finite], values[finite]) and torch.equal(fast.isfinite(), finite)
-        return torch.float32 if agrees else self.dtype
-
-    def _find_framework(self, points: Tensor) -> Tensor:
-        """Try torch then NumPy (the other way round with a `grad_fn`), float64 then float32; keep what works.
-
-        Torch is tried on the device of the points first, and then on the CPU.
-        """
-        self.has_gradient = self.grad_fn is not None
-        errors: list[Exception] = []
-        cpu = torch.device("cpu")
-        places = [("torch", device) for device in dict.fromkeys((self.device, cpu))]
-        places = [*places, ("numpy", cpu)] if self.grad_fn is None else [("numpy", cpu), *places]
-        for framework, device in places:
-            for dtype in (torch.float64, torch.float32):
-                self.framework, self.call_device, self.dtype = framework, device, dtype
-                try:
-                    values = self._try(points.to(device, dtype, copy=True))
-                except Exception as error:
-                    errors.append(error)
-                    continue
-                self.has_gradient |= values.requires_grad
-                return values.detach().to(points.device, torch.float64)
-        raise self._first_of(errors, tuple(points.shape))
-
-    def _try(self, x: Tensor) -> Tensor:
-        """Energies of the probe points in the framework and precision that are being tried."""
-        self.n_energy_evals += len(x)
-        with self._silenced(), torch.enable_grad():
-            if self.framework == "numpy":
-                raw = self._apply(self.energy_fn, x.numpy())
-            else:
-                raw = self._apply(self.energy_fn, x.requires_grad_(self.grad_fn is None).clone())
-            if isinstance(raw, Tensor) != (self.framework == "torch"):
-                raise TypeError(f"energy_fn returned {type(raw).__name__} for a {self.framework} input")
-            return _checked_shape(raw, (len(x),), "energy_fn", self._shape(x))
-
-    def _first_of(self, errors: list[Exception], shape: tuple) -> Exception:
-        """The error to raise where no framework worked, the user's own one chained to it."""
-        shape_errors = [error for error in errors if isinstance(error, InvalidEnergyError)]
-        first = (shape_errors or errors)[0]
-        note(
-            first,
-            f"skcds probed energy_fn ({_describe(self.energy_fn)}) with torch tensors and NumPy arrays of shape "
-            f"{shape}.",
-        )
-        note(first, ONE_POINT)
-        others = [error for error in reversed(errors) if type(error) is not type(first)]
-        if others:
-            first.__cause__ = others[0]  # the user's own error may be in the other framework
-        return first
-
 
 def example_of(x: Tensor) -> str:
     """A point (d,) as it is named in messages."""
     return np.array2string(to_numpy(x), precision=4, threshold=8)
-
-
-def _close(fast: Tensor, exact: Tensor) -> bool:
-    return torch.allclose(fast, exact, rtol=0, atol=FAST_TOLERANCE)
-
-
-def _checked_shape(value, shape: tuple, name: str, shape_in) -> Tensor:
-    expected = f"{name} has to return real numbers of shape {shape} for an input of shape {shape_in}"
-    if not isinstance(value, Tensor):
-        try:
-            array = np.asarray(value)
-        except Exception as error:
-            raise InvalidEnergyError(f"{expected}; got {type(value).__name__}.") from error
-        if array.dtype.kind not in "fiu":
-            raise InvalidEnergyError(f"{expected}; got {type(value).__name__} of dtype {array.dtype}.")
-        # a copy: the user's memory may be read-only, reversed, or a buffer that is used again
-        value = torch.from_numpy(
-            np.array(array, dtype=np.float32 if array.dtype == np.float32 else np.float64, order="C")
-        )
-    if tuple(value.shape) != shape:
-        hint = " Sum over the features only, not over the batch." if value.ndim == 0 else ""
-        hint = " Drop the last axis, for example with [:, 0]." if tuple(value.shape) == (*shape, 1) else hint
-        raise InvalidEnergyError(f"{expected}; got shape {tuple(value.shape)}.{hint}")
-    if not value.is_floating_point():
-        raise InvalidEnergyError(f"{expected}; got dtype {value.dtype}.")
-    return value.clone()  # the tensor may be a buffer that is used again

@@ -18,8 +18,9 @@ from torch import Tensor
 from .._support.devices import randn
 from .bounds import Bounds
 from .contexts import ContextSource
-from .energy import PROBE_SIZES, Energy, example_of
+from .energy import Energy, example_of
 from .function import Density
+from .probe import PROBE_SIZES
 from .standardize import StandardizedTarget
 from .support import candidates
 

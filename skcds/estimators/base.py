@@ -1,6 +1,7 @@
 """What the estimators share: parameters, and the template of a fit."""
 
 import contextlib
+import inspect
 import math
 import numbers
 import time
@@ -17,7 +18,6 @@ from sklearn.utils.metadata_routing import UNUSED
 from .._support.devices import find_device, generator_on
 from .._support.errors import Spent
 from .._support.forks import seed_of
-from .._support.parallel import best_fit
 from .._support.progress import Progress
 from .._support.settings import guest
 from .._support.warnings import warn_user
@@ -38,14 +38,15 @@ from ..train.budget import FEWEST_EVALS, Budget
 from ..train.checkpoint import Checkpoint, identity_of
 from ..train.phases import Phase, PhaseRecord
 from ..train.run import Run
+from ..train.specifications import Training
 from ..weights.sample import WeightedSample
-from .copies import with_energy
 from .documentation import filled
 from .families import fit_family, identity_of_family
 from .given import is_given, one_given
 from .judgement import Judged, advice_by_cause, judge_fit
 from .pickling import Persistent
 from .sampling import Drawing
+from .several import fit_several
 
 positive_integer = Interval(numbers.Integral, 1, None, closed="left")
 positive_real = Interval(numbers.Real, 0, None, closed="neither")
@@ -118,6 +119,9 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         cls.__doc__ = filled(cls.__doc__)
+        for member in vars(cls).values():
+            if inspect.isfunction(member):
+                member.__doc__ = filled(member.__doc__, of_method=True)
         register_sampler(cls)
 
     @guest
@@ -175,8 +179,8 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         self._validate_params()
         density = self._find_density(energy_fn, grad_fn, contexts, draws, context_names)
         if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
-            return self._fit_several(density, checkpoint, start)
-        state = Checkpoint(checkpoint)
+            return fit_several(self, density, checkpoint, start)
+        state = Checkpoint(checkpoint, self._training().checkpoint_interval)
         seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
             seed = state.seed  # of the fit that goes on
@@ -267,38 +271,6 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         of_energy = {"_energy": energy, "_energy_name": None, "_lost_energy": None}
         return {"n_features_in_": energy.n_features, **fitted, **spent, **Bounds.as_fitted(energy.bounds), **of_energy}
 
-    def _fit_several(self, density: Density, checkpoint, start):
-        """`n_init` fits, of which the best is kept."""
-        if checkpoint is not None and not isinstance(self.random_state, numbers.Integral):
-            raise ValueError(
-                f"A checkpoint of n_init={self.n_init} fits needs an integer random_state, by which they are found "
-                f"again; got {self.random_state!r}."
-            )
-        seed = seed_of(self.random_state)
-        n_features = self._find_n_features(density.energy_fn)
-        energy = open_energy(  # which finds fault with the function before any worker starts
-            density, n_features, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
-        )
-        best, fits = best_fit(self, density, checkpoint, seed)
-        fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
-        for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
-            fitted[count] = sum(getattr(fit, count) for fit in fits)
-        self._take_back(fitted, density)
-        bounds = Bounds.from_fitted(best)
-        energy.bounds = bounds and bounds.to(energy.device)
-        self.__dict__.update(
-            fitted, _energy=energy, _energy_name=None, _lost_energy=None, fit_time_=time.perf_counter() - start
-        )
-        if not self.converged_:
-            warn_user(
-                f"None of {self.n_init} fits of {type(self).__name__} converged: the best has an effective share of "
-                f"{self.ess_:.3f} and weights with a Pareto k above its limit, so that log evidence and "
-                "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
-                ConvergenceWarning,
-                "convergence",
-            )
-        return self
-
     def _new_budget(self, start: float, state: Checkpoint) -> Budget:
         fewest = self._fewest_evals()
         if self.max_energy_evals is not None and self.max_energy_evals < fewest:
@@ -307,11 +279,16 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
                 f"{self.max_energy_evals}."
             )
         progress = Progress(self.verbose, type(self).__name__)
-        budget = Budget(self.max_time, self.max_energy_evals, None, start, state, progress)
+        budget = Budget(self.max_time, self.max_energy_evals, None, start, state, progress, training=self._training())
         budget.reserve()
         if self.max_time is not None:
             progress.deadline = start + self.max_time
         return budget
+
+    def _training(self) -> Training:
+        """What a fit goes by, from the specification of its loss."""
+        named = [self._specified(name) for name in ("loss", "objective") if name in self._short_cuts]
+        return next((part.training for part in named if hasattr(part, "training")), Training())
 
     def _fewest_evals(self) -> int:
         """Evaluations that a fit can be made of."""
@@ -327,13 +304,6 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         if name == "start":
             return as_start(value)
         return value if isinstance(value, Specification) else self._short_cuts[name][value]
-
-    def _take_back(self, fitted: dict, density: Density) -> None:
-        """Give the sampler inside a fit, which may be from another process, the energy back."""
-        if fitted.get("teacher_") is not None:
-            own = getattr(self.teacher, "estimator", self.teacher)
-            kept = own if hasattr(own, "_model") else with_energy(fitted["teacher_"], density)
-            fitted["teacher_"] = kept
 
     def _one_of_several(self, k: int, seed: int):
         """An unfitted sampler with these parameters and its own seed, for fit k of `n_init`."""

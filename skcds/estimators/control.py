@@ -1,10 +1,8 @@
-"""What the fits of a control of the generative chain share: how they start, and the particles they learn on."""
+"""How the fit of a control of the generative chain starts, and what it leaves."""
 
-import contextlib
 import copy
 import math
 import numbers
-import time
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,12 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from .._support.devices import randint, randn, to_numpy
-from .._support.errors import Spent
+from .._support.devices import randint, to_numpy
 from .._support.settings import CPU, FLOAT
 from .._support.warnings import note
-from ..density.bounds import Bounds, same_bounds
+from ..density.bounds import Bounds
 from ..density.standardize import Standardization, StandardizedTarget
-from ..explore.pilot import MAX_NUMBERS, MIN_PARTICLES, run_pilot
+from ..explore.pilot import run_pilot
 from ..explore.result import PilotResult
 from ..explore.specifications import Pilot
 from ..explore.store import Store
@@ -29,23 +26,12 @@ from ..models.networks import seeded
 from ..models.specifications import Control
 from ..train.objectives.specifications import PathLoss
 from ..train.particles import CORRECTION_MOVES, Population
-from .warm import check_same_networks, serve, warn_of_a_cold_start
+from .paths import LARGEST_RESERVE, POPULATION_SHARE, n_looked_at, population_of
+from .warm import check_continued, check_same_networks, serve, warn_of_a_cold_start
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
-REFRESHES = (0.25, 0.5, 0.75)  # of the iterations, at which particles are exchanged for ends of paths
-MOVES_SHARE = 0.8  # of those that are left then, for moves of the particles; half of it where scores are read
-HELD_OUT = 10_000  # paths that a fit is judged by
-MIN_ITER_REFRESH = 200  # iterations of a fit for which the exchanges are worth their cost
-GAUGED = 64  # paths by which the time of a path is measured
-GAUGE_SHARE = 0.02  # of a limit of time, for the evaluations of these
-PATHS_SHARE = 0.1  # of the seconds left, for an exchange of particles
-FEWEST_PATHS = 200  # that an exchange is made with
-POPULATION_SHARE = 0.25  # of the evaluations left, for looking at all particles once
-FEWEST_PARTICLES = 20
 N_CHECKED = 500  # particles at which single precision is compared with double
 SLOW_ITERATION = 0.02  # seconds that an iteration's scores may take under a limit of time: about as its network
-LARGEST_RESERVE = 0.25  # of a limit of time, for the judgement
-JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
 
 
 CONSTRAINTS: dict = {  # of the parameters of a sampler with a control
@@ -130,7 +116,7 @@ class ControlStart:
         begin = sampler._find_start(energy.n_features, energy.bounds)
         begin = begin and begin.to(energy.device)
         try:
-            run.pilot, x = run_pilot(energy, self.start.n_particles, run.generator, budget, begin, store)
+            run.pilot, x = run_pilot(energy, self.start.n_particles, run.generator, budget, begin, store, self.start)
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
@@ -182,7 +168,8 @@ class ControlStart:
 
     def _grow(self, run):
         """As many particles as are asked for now, if the limits allow: copies that moves part."""
-        n = min(self.start.n_particles, max(MIN_PARTICLES, MAX_NUMBERS // run.energy.n_features))
+        by = self.start.high_dimension
+        n = min(self.start.n_particles, max(by.fewest_particles, by.max_numbers // run.energy.n_features))
         if len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
             rows = torch.arange(n, device=run.population.x.device) % len(run.population)
             run.population.replace(run.population.x[rows])
@@ -191,13 +178,7 @@ class ControlStart:
     def _check_continued(self, energy):
         """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
         sampler = self.sampler
-        if energy.n_features != sampler.n_features_in_:
-            raise ValueError(
-                f"warm_start=True goes on from a fit in {sampler.n_features_in_} dimensions, and the energy has "
-                f"{energy.n_features}; set warm_start=False."
-            )
-        if not same_bounds(Bounds.from_fitted(sampler), energy.bounds):
-            raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
+        check_continued(sampler, energy)
         if sampler._model.needs_score and not energy.has_gradient:
             raise ValueError(
                 "warm_start=True goes on from a fit whose control reads the gradient of the energy, and this energy "
@@ -207,11 +188,11 @@ class ControlStart:
 
     def _reads_score(self, energy) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
-        sampler = self.sampler
+        sampler, n_judged = self.sampler, self.path_loss.training.n_judged
         if self.control.langevin != "auto" or not energy.has_gradient:
             return bool(self.control.langevin) and energy.has_gradient
         if self.with_pilot:
-            paths = 3 * self.start.n_particles + 2 * HELD_OUT  # exchanged, and looked at in the end
+            paths = 3 * self.start.n_particles + 2 * n_judged  # exchanged, and looked at in the end
             per_iter, cost = (
                 sampler.batch_size,
                 sampler.max_iter * sampler.batch_size + paths * sampler.n_steps,
@@ -226,7 +207,7 @@ class ControlStart:
         rate = energy.evals_per_second
         return (
             per_iter / rate < SLOW_ITERATION
-            and 2 * HELD_OUT * sampler.n_steps / rate < LARGEST_RESERVE * sampler.max_time
+            and 2 * n_judged * sampler.n_steps / rate < LARGEST_RESERVE * sampler.max_time
         )
 
     def _new_model(self, standardization, width, run):
@@ -250,85 +231,9 @@ def found_by(run) -> dict:
     }
 
 
-def networks_wanted(name: str, control: Control, energy) -> dict:
-    """Fields of the parameter `name` that decide the network of a control; None where the value leaves it open."""
-    langevin = None if control.langevin == "auto" or not energy.has_gradient else bool(control.langevin)
-    return {f"{name}__{field}": value for field, value in {**vars(control), "langevin": langevin}.items()}
-
-
-def networks_found(name: str, config: dict) -> dict:
-    """Those of a model with this configuration."""
-    variance = "learned" if config["learned_variance"] else "fixed"
-    found = Control(config["hidden"], config["n_layers"], variance, config["langevin"])
-    return {f"{name}__{field}": value for field, value in vars(found).items()}
-
-
-def gauge(run, n_steps: int) -> None:
-    """Find the seconds that a path takes, with a limit of time, of which those of the judgement are kept."""
-    budget = run.budget
-    if budget.max_time is None:
-        return
-    start = time.perf_counter()
-    n = int(min(GAUGED, max(4, GAUGE_SHARE * budget.max_time * run.energy.evals_per_second)))
-    try:
-        weighted_paths(run.model, run.target, n_steps, n, run.generator)
-    except Spent:
-        run.seconds_a_path = budget.max_time  # too slow for any path but those of the judgement
-        return
-    run.seconds_a_path = (time.perf_counter() - start) / n
-    judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * HELD_OUT
-    budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
-
-
-def moves_share(model) -> float:
-    """Share for moves of the particles, of the evaluations that are left after the pilot."""
-    return 0.5 * MOVES_SHARE if model.needs_score else MOVES_SHARE
-
-
 def _as_tensor(value):
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _as_array(value):
     return to_numpy(value) if isinstance(value, Tensor) else value
-
-
-def population_of(run, x: Tensor) -> Population:
-    """A population of particles (n, d), or of as many of them as the limits allow to look at."""
-    few = POPULATION_SHARE * run.budget.energy_evals_left() < FEWEST_PARTICLES
-    with run.budget.judgement() if few else contextlib.nullcontext():
-        return Population(run.target, x[: n_looked_at(len(x), run)], run.generator)
-
-
-def n_looked_at(n: int, run) -> int:
-    """Of n particles those that the limits allow to look at once, or the fewest that there have to be."""
-    affordable = POPULATION_SHARE * run.budget.energy_evals_left()
-    return n if affordable >= n else min(n, max(FEWEST_PARTICLES, int(affordable)))
-
-
-def affordable_paths(n: int, run) -> int:
-    """At most n paths for an exchange of particles, as many as the time left allows; 0 where they are too few."""
-    if run.budget.max_time is None or run.seconds_a_path == 0:
-        return n
-    n = min(n, int(PATHS_SHARE * run.budget.seconds_left() / (2 * run.seconds_a_path)))
-    return n if n >= FEWEST_PATHS else 0
-
-
-def weighted_paths(model, target, n_steps, n, generator):
-    """Ends (n, d) of n trajectories and their log path weights (n,)."""
-
-    def normal(k):
-        return randn(generator, n, model.n_features)
-
-    return model.simulate_weighted(normal(0), model.grid(n_steps), target, normal)
-
-
-def exchange_paths(population, model, target, n_steps, z, log_weights, generator):
-    """Let the ends (n, d) of trajectories with their log path weights (n,) take the places of particles."""
-
-    def weigh(x):
-        """Of paths with their law under the target, which end at particles x."""
-        _, log_ratio = model.noise_back(x, model.grid(n_steps), target, lambda k: randn(generator, x.shape))
-        return target.log_prob(x) + log_ratio
-
-    population.exchange(z, log_weights, weigh)

@@ -1,6 +1,5 @@
 """DiffusionSampler: a many-step diffusion sampler learned from the energy alone."""
 
-import contextlib
 import copy
 import math
 import numbers
@@ -9,49 +8,33 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
-from .._support.errors import Spent
 from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.function import Density
-from ..density.standardize import StandardizedTarget
-from ..explore.pilot import MAX_NUMBERS
 from ..explore.specifications import Pilot
 from ..io.schema import Fitted
 from ..models.diffusion import DiffusionModel
 from ..models.process import GRIDS
 from ..models.specifications import Control
-from ..train.objectives.denoising import MOVE_EVERY, DenoisingLoss
+from ..train.objectives.denoising import DenoisingLoss
 from ..train.objectives.path import PATH_LOSSES
 from ..train.objectives.specifications import PathLoss
 from ..train.particles import effective_share
 from ..train.phases import Phase
 from ..weights.importance import log_evidence
-from ..weights.sample import WeightedSample
 from .base import BaseSampler
-from .control import (
-    CONSTRAINTS,
-    FITTED,
-    HELD_OUT,
-    MIN_ITER_REFRESH,
-    REFRESHES,
-    ControlStart,
+from .control import CONSTRAINTS, FITTED, ControlStart, found_by
+from .networks import networks_found, networks_wanted
+from .paths import (
     affordable_paths,
     exchange_paths,
-    found_by,
     gauge,
+    judge_paths,
     moves_share,
-    networks_found,
-    networks_wanted,
-    population_of,
     weighted_paths,
 )
 
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
-N_COMPARED = 500  # paths by which the control is compared with that before training
-MIN_RESAMPLED_SHARE = 0.1  # effective share of path weights that is good enough to resample their ends by
-FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
-SHARE_COMPARED = N_COMPARED / HELD_OUT  # of the held-out paths, as many of the control before training
-SPOILED = 1.0  # nats of the lower bound by which training has made a control worse
 
 
 class DiffusionSampler(BaseSampler):
@@ -67,8 +50,7 @@ class DiffusionSampler(BaseSampler):
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
     {bounds}
-    feature_names : array-like of str, default=None
-        Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
+    {feature_names}
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
         Where training starts: from the particles of a pilot run, the default, or on the trajectories of the untrained
         sampler alone, as in [1]_. Points of your own, or a tuple (location, scale), are where a pilot begins to look
@@ -92,13 +74,8 @@ class DiffusionSampler(BaseSampler):
         Training ends early when the effective share of the path weights exceeds ``1 - tol``.
     max_iter : int, default=3000
         Optimiser iterations.
-    max_time : float, default=None
-        Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
-        for the judgement of held-out draws. A single call of `energy_fn` is waited for.
-    max_energy_evals : int, default=None
-        Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
-        particles, fewer moves of them, and without scores of the target where they are few.
-        With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
+    {max_time}
+    {max_energy_evals}
     {n_init}
     {n_jobs}
     {device}
@@ -128,8 +105,7 @@ class DiffusionSampler(BaseSampler):
     {loss_curve_}
     {history_}
     {n_iter_}
-    n_energy_evals_, n_grad_evals_, n_network_evals_ : int
-        Evaluations of the energy, of its gradient, and of networks, in points.
+    {n_energy_evals_}
     {interrupted_}
     {n_rollbacks_}
     n_contexts_in_ : int
@@ -248,8 +224,8 @@ class DiffusionSampler(BaseSampler):
 
     def _score_matching(self, run, n_iter):
         model, target, population = run.model, run.target, run.population
-        share = moves_share(model)
-        every = run.budget.spacing(MOVE_EVERY, len(population), n_iter, share, until=self._score_share)
+        share, by = moves_share(run), run.training.particles
+        every = run.budget.spacing(by.move_every, len(population), n_iter, share, until=self._score_share)
         loss = DenoisingLoss(model, target, population, self.n_steps, self.batch_size, run.generator, every)
 
         def refresh(averaged):
@@ -264,45 +240,15 @@ class DiffusionSampler(BaseSampler):
             run.budget.progress.note(ess=share, log_z=log_z)
             return share >= 1 - self.tol
 
-        callbacks = {int(share * n_iter): refresh for share in REFRESHES} if n_iter >= MIN_ITER_REFRESH else {}
+        callbacks = {int(share * n_iter): refresh for share in by.exchanges} if n_iter >= by.min_iter else {}
         return Phase(
             "score matching", loss, n_iter, self.learning_rate, share=self._score_share, callbacks=callbacks
         )  # fmt: skip
 
     def _judge(self, run):
-        """Held-out paths; the control before training is kept where training has clearly lowered the bound on log Z.
-
-        Few particles in high dimension, or few iterations, can teach less than the standardisation knows. Particles are
-        exchanged for ends of the paths, or are these where there are none.
-        """
-        reported = StandardizedTarget.reported(run.energy, run.model.standardization)
-        run.budget.progress.phase("judgement")
-        with run.budget.judgement():
-            n = self._n_held_out(run)
-            z, log_weights = weighted_paths(run.model, reported, self.n_steps, n, run.generator)
-            before = run.untrained.requires_grad_(False).eval()
-            n_before = min(n, max(N_COMPARED * n // HELD_OUT, 20))
-            first, first_weights = weighted_paths(before, reported, self.n_steps, n_before, run.generator)
-            if _bound(log_weights) + SPOILED < _bound(first_weights):
-                run.model, z, log_weights = before, first, first_weights
-            if run.population is not None:
-                with contextlib.suppress(Spent):
-                    exchange_paths(
-                        run.population, run.model, run.target, self.n_steps, z, log_weights, run.generator
-                    )  # fmt: skip
-        if run.population is None:
-            run.population = population_of(run, z)
-            with contextlib.suppress(Spent):
-                run.population.correct(z, log_weights, MIN_RESAMPLED_SHARE)
+        weighted = judge_paths(run, self.n_steps)
         run.fitted |= {"n_steps_": self.n_steps, **found_by(run)}
-        return WeightedSample(to_numpy(run.model.standardization(z)), to_numpy(log_weights), True)
-
-    def _n_held_out(self, run):
-        evals = 1 + self.n_steps * run.model.needs_score
-        n = min(HELD_OUT, max(N_COMPARED, MAX_NUMBERS // run.model.n_features))
-        n = N_COMPARED if run.budget.interrupted else n
-        evals_a_row = 2 * evals + 1 + evals * SHARE_COMPARED
-        return max(run.budget.n_affordable(n, 2.2 * run.seconds_a_path, evals_a_row, FEWEST_HELD_OUT), 2)
+        return weighted
 
     def _advice(self, run):
         return "Raise max_iter or n_steps, or check the energy function."
@@ -318,20 +264,16 @@ class DiffusionSampler(BaseSampler):
 
         Parameters
         ----------
-        n : int
-            Number of draws.
+        {n}
         n_steps : int, default=None
             Steps of the chain; by default those of the fit.
-        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
-            Seed. The first rows of a larger sample are those of a smaller one, to single precision.
+        {random_state}
         method : {"sde", "ode"}, default="sde"
             The stochastic chain, or the probability-flow ODE by Heun's method.
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it and whose control reads the score.
-        out : ndarray of shape (n, n_features), optional
-            Where the draws go, for example a memory map; floating point numbers of any precision.
-        as_frame : bool, default=False
-            Whether to return a pandas data frame with named columns.
+        {out}
+        {as_frame}
 
         Returns
         -------
@@ -378,14 +320,12 @@ class DiffusionSampler(BaseSampler):
 
         Parameters
         ----------
-        n : int
-            Number of draws.
+        {n}
         n_steps : int, default=None
             Steps of the chain; by default those of the fit. The weights are exact for any number.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
-        energy_fn, grad_fn : callable, optional
-            The energy, for a sampler that was loaded without it.
+        {energy_fn}
 
         Returns
         -------
@@ -407,10 +347,3 @@ class DiffusionSampler(BaseSampler):
 
     def _grid(self, n_steps):
         return self._model.grid(self.n_steps_ if n_steps is None else check_count(n_steps, "n_steps", 1))
-
-
-def _bound(log_weights) -> float:
-    """Mean log weight of what falls into the support, less the log of its share; ``-inf`` where nothing does."""
-    finite = log_weights.isfinite()
-    share = float(finite.double().mean())
-    return float(log_weights[finite].mean()) + math.log(share) if share else -math.inf

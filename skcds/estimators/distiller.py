@@ -1,7 +1,6 @@
 """ConsistentSamplerDistiller: a one-step sampler distilled from a diffusion sampler."""
 
 import functools
-import time
 
 import numpy as np
 import torch
@@ -13,40 +12,32 @@ from .._support.devices import placed, randint
 from .._support.forks import seed_of
 from .._support.settings import guest
 from .._support.validation import check_count
-from .._support.warnings import muted
 from ..density.bounds import Bounds, same_bounds
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
-from ..explore.pilot import FEW_EVALS_LEFT
-from ..explore.specifications import Pilot
 from ..io.export import checked_names
-from ..models.maps import BATCH_SIZES, MAPS, OneStepModel, coupling_sizes, has_fine_scales
-from ..models.networks import in_parts, seeded
+from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
+from ..models.networks import in_parts
 from ..models.process import noise_levels
 from ..models.specifications import MAPS_BY_NAME, Specification
-from ..train.budget import FEWEST_EVALS, JUDGEMENT_SHARE
+from ..train.budget import FEWEST_EVALS
 from ..train.objectives.base import Objective, Sum
-from ..train.objectives.consistency import REFRESH_EVERY, REFRESH_ROWS, ConsistencyLoss, TrajectoryBank
-from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, particle_spacing
+from ..train.objectives.consistency import affordable_consistency
+from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, options_within
 from ..train.objectives.reverse_kl import ReverseKLLoss
 from ..train.objectives.specifications import Consistency
 from ..train.particles import Population
 from ..train.phases import Phase
 from .base import BaseSampler, positive_integer
-from .control import MOVES_SHARE, N_CHECKED, POPULATION_SHARE, population_of
+from .control import N_CHECKED
 from .diffusion import DiffusionSampler
 from .given import draws_given, is_given, weighted_given
+from .networks import networks_of_map, start_map
 from .onestep import OneStepSampler
-from .warm import check_same_networks, with_new_coordinates
+from .paths import POPULATION_SHARE, population_of
+from .teacher import FEWEST_WITH_TEACHER, few_evals, fitted_teacher, unwrapped
+from .warm import check_continued, check_same_networks, with_new_coordinates
 
-SMALLEST_BANK = 32  # trajectories of the teacher held in memory with few evaluations allowed
-READING_SHARE = 0.2  # of the evaluations left, for each of moves, trajectories, and new ones, where scores are read
-FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
-BANK_TIME = 0.1  # of the seconds left, for the first trajectories
-REVERSE_KL_SHARE = 0.4  # of the iterations, for a map without a tractable inverse
-TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
-FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that none is forgotten: it explores
-FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
 WEIGHT_DECAY = 1e-2
 
 
@@ -112,11 +103,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
     {bounds_scale_}
     teacher_ : DiffusionSampler
         The fitted teacher.
-    log_evidence_, log_evidence_se_ : float
-        Estimate of log Z from held-out one-step draws, with its standard error.
+    {log_evidence_}
     {elbo_}
-    ess_ : float
-        Effective share of their exact weights, in (0, 1].
+    {ess_}
     {converged_}
     {violation_share_}
     {loss_curve_}
@@ -189,10 +178,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
     # ---------------------------------------------------------------- training
 
     def _fewest_evals(self):
-        return FEWEST_EVALS if hasattr(_unwrap(self.teacher), "_model") else FEWEST_WITH_TEACHER
+        return FEWEST_EVALS if hasattr(unwrapped(self.teacher), "_model") else FEWEST_WITH_TEACHER
 
     def _find_n_features(self, energy_fn):
-        teacher = _unwrap(self.teacher)
+        teacher = unwrapped(self.teacher)
         if teacher is not None and not isinstance(teacher, DiffusionSampler):
             raise TypeError(
                 "teacher has to be a DiffusionSampler, fitted or not, a FrozenEstimator around a fitted one, or None; "
@@ -206,7 +195,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         return int(known)
 
     def _find_bounds(self, n_features):
-        teacher = _unwrap(self.teacher)
+        teacher = unwrapped(self.teacher)
         own = super()._find_bounds(n_features)
         if hasattr(teacher, "_model"):
             known = Bounds.from_fitted(teacher)
@@ -217,7 +206,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         return known
 
     def _find_feature_names(self, energy_fn, n_features):
-        teacher = _unwrap(self.teacher)
+        teacher = unwrapped(self.teacher)
         if self.feature_names is None and getattr(energy_fn, "feature_names", None) is None and teacher is not None:
             return getattr(teacher, "feature_names_out_", checked_names(teacher.feature_names, n_features, "teacher"))
         return super()._find_feature_names(energy_fn, n_features)
@@ -225,8 +214,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _begin(self, run):
         energy = run.energy
         if self.warm_start and hasattr(self, "_model"):
-            self._check_continued(energy)
-        teacher = self._fitted_teacher(run)
+            check_continued(self, energy)
+            network, config = self._specified("network"), self._model.config
+            wanted = {f"network__{name}": size for name, size in vars(network).items()}
+            check_same_networks({"network": network.kind, **wanted}, networks_of_map(config))
+        teacher = fitted_teacher(self, run)
         bounds = Bounds.from_fitted(teacher)
         energy.bounds = bounds and bounds.to(energy.device)
         control = placed(teacher._model, energy.device)
@@ -240,18 +232,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _particles(self, run, teacher, z):
         """A population of the teacher's particles, with what was evaluated there if few evaluations are allowed."""
         known, fitted_here = getattr(teacher, "_particles_log_prob", None), "n_energy_evals_before" in run.fitted
-        if known is None or not fitted_here or not self._few_evals:
+        if known is None or not fitted_here or not few_evals(self):
             return population_of(run, z)
         values = torch.from_numpy(known).to(z.device), torch.from_numpy(teacher._particles_score).to(z)
         return Population(run.target, z, run.generator, known=values)
 
-    @property
-    def _few_evals(self) -> bool:
-        return self.max_energy_evals is not None and self.max_energy_evals <= FEW_EVALS_LEFT
-
     def _recipe(self, run):
-        refines = self._specified("objective").refine and not run.model.map.invertible
-        n_kl = round(REVERSE_KL_SHARE * self.max_iter) if refines else 0
+        objective = self._specified("objective")
+        refines = objective.refine and not run.model.map.invertible
+        n_kl = round(objective.reverse_kl_share * self.max_iter) if refines else 0
         n_iter = self.max_iter - n_kl
         if n_iter:
             loss = self._distillation(run, n_iter)
@@ -269,63 +258,11 @@ class ConsistentSamplerDistiller(OneStepSampler):
             "max_iter or n_steps, or check the energy function."
         )
 
-    def _fitted_teacher(self, run):
-        """The teacher, fitted here unless it comes so; the run notes it, and what fitting it spent."""
-        energy, budget, teacher = run.energy, run.budget, _unwrap(self.teacher)
-        if hasattr(teacher, "_model"):
-            run.fitted["teacher_"] = teacher
-            return teacher
-        seed = int(randint(run.generator, 0, 2**31 - 1))
-        teacher = clone(teacher) if teacher is not None else DiffusionSampler()
-        if teacher.random_state is None:
-            teacher.random_state = seed
-        limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
-        limits["bounds"] = energy.bounds and energy.bounds.to_array()
-        if teacher.device == "auto":
-            limits["device"] = self.device
-        if self.start is not None:
-            limits["start"] = _start_of(teacher, self._specified("start"))
-        if self.max_time is not None:
-            left = self.max_time - budget.elapsed()
-            limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
-        if self.max_energy_evals is not None:
-            share = FRUGAL_TEACHER_SHARE if self._few_evals else TEACHER_SHARE
-            evals = int(share * (self.max_energy_evals - energy.n_energy_evals))
-            limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
-        path = budget.checkpoint.path
-        with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
-            teacher.set_params(**limits).fit(
-                energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
-            )
-        energy.n_invalid += vars(teacher)["_energy"].n_invalid
-        budget.interrupted |= teacher.interrupted_
-        if budget.max_energy_evals is not None:
-            budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
-            share = FRUGAL_JUDGEMENT_SHARE if self._few_evals else JUDGEMENT_SHARE
-            budget.evals_reserve = share * budget.max_energy_evals
-        run.fitted |= {
-            "teacher_": teacher,
-            "n_energy_evals_before": teacher.n_energy_evals_,
-            "n_grad_evals_before": teacher.n_grad_evals_,
-            "n_network_evals_before": teacher.n_network_evals_,
-        }
-        return teacher
-
     def _start_model(self, control, generator):
         if self.warm_start and hasattr(self, "_model"):
             return with_new_coordinates(self._model, control).to(generator.device)
-        log_snr_max = control.log_snr_max
-        network = self._specified("network")
-        sizes = {name: size for name, size in network.sizes().items() if size is not None}
-        if network.kind == "coupling":
-            sizes = coupling_sizes(control.n_features, log_snr_max, **sizes)
-        else:
-            sizes = {"hidden": 128, "n_layers": 4} | sizes
-        standardization = control.standardization
-        with seeded(int(randint(generator, 0, 2**31 - 1))):
-            model = OneStepModel(network.kind, standardization.loc.numel(), log_snr_max, standardization.full, **sizes)
-        model.standardization = standardization
-        return model.to(generator.device)
+        seed = int(randint(generator, 0, 2**31 - 1))
+        return start_map(self._specified("network"), control, seed).to(generator.device)
 
     def _one_of_several(self, k, seed):
         one, teacher = super()._one_of_several(k, seed), self.teacher
@@ -336,21 +273,6 @@ class ConsistentSamplerDistiller(OneStepSampler):
                 one.teacher.random_state = int(sequence.generate_state(1)[0])
         return one
 
-    def _check_continued(self, energy):
-        """Refuse a warm start from a fit in another dimension, with other bounds or another network."""
-        if energy.n_features != self.n_features_in_:
-            raise ValueError(
-                f"warm_start=True goes on from a fit in {self.n_features_in_} dimensions, and the energy has "
-                f"{energy.n_features}; set warm_start=False."
-            )
-        if not same_bounds(Bounds.from_fitted(self), energy.bounds):
-            raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
-        network, config = self._specified("network"), self._model.config
-        names = {"hidden": "hidden_features"}
-        found = {f"network__{names.get(key, key)}": value for key, value in config.items()}
-        wanted = {f"network__{name}": size for name, size in vars(network).items()}
-        check_same_networks({"network": network.kind, **wanted}, {"network": config["network"], **found})
-
     def _distillation(self, run, n_iter):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
         model, control = run.model, placed(run.fitted["teacher_"]._model, run.energy.device)
@@ -360,46 +282,16 @@ class ConsistentSamplerDistiller(OneStepSampler):
         terms: list[tuple[float, Objective]] = []
         if calibrate:
             levels = levels_to_target(model.log_snr_max, run.generator)
-            share = READING_SHARE if control.needs_score else MOVES_SHARE
-            spacing = particle_spacing(run.budget, run.population, n_iter, share)
-            likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **spacing)
+            share = objective.reading_share if control.needs_score else objective.training.particles.moves_share
+            options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
+            likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **options)
             terms.append((1.0, likelihood))
         weight = objective.weight if calibrate else 1.0
         if weight:
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
-            terms.append((weight, self._consistency(run, control, n_pairs, n_iter)))
+            n_steps = run.fitted["teacher_"].n_steps_
+            terms.append((weight, affordable_consistency(run, control, n_steps, n_pairs, n_iter, objective)))
         return Sum(terms)
-
-    def _consistency(self, run, control, n_pairs, n_iter):
-        """The consistency loss; where the control reads the score, with trajectories that the budget allows."""
-        budget, size, n_steps = run.budget, self._specified("objective").bank_size, run.fitted["teacher_"].n_steps_
-        if control.needs_score:
-            n_steps = self._affordable_steps(n_steps, budget)
-
-        def bank_of(size):
-            return TrajectoryBank(control, run.target, n_steps, size, run.generator)
-
-        if budget.max_time is not None:
-            start = time.perf_counter()
-            with budget.untimed():
-                bank = bank_of(SMALLEST_BANK)
-            seconds = (time.perf_counter() - start) / SMALLEST_BANK
-            size = int(min(size, max(SMALLEST_BANK, BANK_TIME * budget.seconds_left() / seconds)))
-        if not control.needs_score:
-            return ConsistencyLoss(run.model, bank_of(size), n_pairs, n_iter, refresh_rows=min(REFRESH_ROWS, size))
-        cost = 2 * n_steps  # of a trajectory, by Heun's method
-        affordable = READING_SHARE * budget.energy_evals_left() / cost
-        size = int(min(size, max(SMALLEST_BANK, affordable)))
-        if budget.max_time is None or size > SMALLEST_BANK:
-            bank = bank_of(size)
-        rows = min(REFRESH_ROWS, size)
-        every = budget.spacing(REFRESH_EVERY, cost * rows, n_iter, READING_SHARE)
-        return ConsistencyLoss(run.model, bank, n_pairs, n_iter, refresh_every=every, refresh_rows=rows)
-
-    def _affordable_steps(self, n_steps, budget):
-        """Steps of trajectories that read the score: the teacher's, or as many as the smallest bank can afford."""
-        affordable = READING_SHARE * budget.energy_evals_left() / (2 * SMALLEST_BANK)
-        return int(min(n_steps, max(1, affordable)))
 
     def _batch_size(self, model):
         return self.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
@@ -415,35 +307,24 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
         Parameters
         ----------
-        n : int
-            Number of draws.
+        {n}
         n_steps : int, default=1
             Calls of the network: after the first, each noises the draw to a lower level and maps it again (multistep
             consistency sampling, Algorithm 4 of the paper).
-        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
-            Seed. The first rows of a larger sample are those of a smaller one, to single precision.
-        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
-            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+        {random_state}
+        {context}
             A family is sampled in one step.
-        polish : int, default=0
-            Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
-            accepted. They need the energy.
+        {polish}
         energy_fn, grad_fn : callable, optional
             The energy, to polish draws of a sampler that was loaded without it.
-        out : ndarray of shape (n, n_features), optional
-            Where the draws go, for example a memory map; floating point numbers of any precision.
-        as_frame : bool, default=False
-            Whether to return a pandas data frame with named columns.
-        return_log_density : bool, default=False
-            Whether to return the log density of the draws, too, by the same pass of the map; see `score_samples`.
+        {out}
+        {as_frame}
+        {return_log_density}
 
         Returns
         -------
-        X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`, or a data frame. For many contexts (m, n, n_features), or a data frame with one
-            more column, ``context``, of their numbers.
-        log_density : ndarray of shape (n,)
-            Float64; only with ``return_log_density=True``.
+        {X}
+        {log_density}
 
         Raises
         ------
@@ -497,21 +378,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
         Parameters
         ----------
-        n : int
-            Number of draws.
+        {n}
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of ``sample(n, random_state=random_state)``.
-        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
-            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
-        energy_fn, grad_fn : callable, optional
-            The energy, for a sampler that was loaded without it.
+        {context}
+        {energy_fn}
 
         Returns
         -------
-        WeightedSample
-            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in
-            expectation: always for a coupling map; for a residual one only where no violation of injectivity was
-            found, else a warning is given.
+        {WeightedSample}
         """
         check_is_fitted(self)
         if is_given(self, context):
@@ -520,18 +395,3 @@ class ConsistentSamplerDistiller(OneStepSampler):
         n = check_count(n, "n", 1)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         return self._weigh_map(n, random_state, target, self._model.map, self._model.call_and_log_weight)
-
-
-def _start_of(teacher, given):
-    """Start of a teacher that is fitted here: its own, with the beginning of the student's where it has none."""
-    own = teacher._specified("start")
-    if teacher.start is None:
-        return given
-    if isinstance(own, Pilot) and own.begin is None and isinstance(given, Pilot):
-        return own.set_params(begin=given.begin)
-    return own
-
-
-def _unwrap(teacher):
-    """The teacher inside a FrozenEstimator, or the teacher."""
-    return getattr(teacher, "estimator", teacher)

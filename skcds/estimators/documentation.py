@@ -8,6 +8,15 @@ import textwrap
 SHARED = """
 learning_rate : float, default=4e-3
     Of AdamW at its height.
+feature_names : array-like of str, default=None
+    Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
+max_time : float, default=None
+    Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
+    for the judgement of held-out draws. A single call of `energy_fn` is waited for.
+max_energy_evals : int, default=None
+    Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
+    particles, fewer moves of them, and without scores of the target where they are few.
+    With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
 n_init : int, default=1
     Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
     is kept. The bound hardly minds a missed mode.
@@ -27,6 +36,10 @@ bounds_ : ndarray of shape (n_features, 2) or None
     Lower and upper bounds, infinite where there is none; None without any.
 bounds_scale_ : ndarray of shape (n_features,) or None
     Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
+log_evidence_, log_evidence_se_ : float
+    Estimate of log Z from held-out one-step draws, with its standard error.
+ess_ : float
+    Effective share of their exact weights, in (0, 1].
 elbo_ : float
     Their mean log weight, an evidence lower bound (of a map that folds no bound).
 converged_ : bool
@@ -37,6 +50,8 @@ history_ : list of PhaseRecord
     Phases of the training that ran, each with its `name`, its `n_iter` and what its losses are of in turn, `cycle`.
 n_iter_ : int
     Iterations done.
+n_energy_evals_, n_grad_evals_, n_network_evals_ : int
+    Evaluations of the energy, of its gradient, and of networks, in points.
 interrupted_ : bool
     Whether the user ended the training.
 n_rollbacks_ : int
@@ -66,28 +81,61 @@ contexts_ : ndarray of shape (m, n_contexts) or None
     `elbo_` and `ess_` are means over these, and `converged_` says that the weights of nine of ten are reliable.
 """
 
+# The arguments of methods that draw.
+OF_METHODS = """
+n : int
+    Number of draws.
+random_state : int, RandomState instance, numpy.random.Generator or None, default=None
+    Seed. The first rows of a larger sample are those of a smaller one, to single precision.
+context : array-like of shape (n_contexts,) or (m, n_contexts), optional
+    Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+polish : int, default=0
+    Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
+    accepted. They need the energy.
+energy_fn, grad_fn : callable, optional
+    The energy, for a sampler that was loaded without it.
+out : ndarray of shape (n, n_features), optional
+    Where the draws go, for example a memory map; floating point numbers of any precision.
+as_frame : bool, default=False
+    Whether to return a pandas data frame with named columns.
+return_log_density : bool, default=False
+    Whether to return the log density of the draws, too, by the same pass of the map; see `score_samples`.
+X : ndarray of shape (n, n_features)
+    Draws, float64, or `out`, or a data frame. For many contexts (m, n, n_features), or a data frame with one
+    more column, ``context``, of their numbers.
+log_density : ndarray of shape (n,)
+    Float64; only with ``return_log_density=True``.
+WeightedSample
+    For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in
+    expectation: always for a coupling map; for a residual one only where no violation of injectivity was
+    found, else a warning is given.
+"""
+
 
 def _parsed(text: str) -> dict[str, str]:
     """Paragraphs of numpydoc by the first name of each."""
     blocks = re.split(r"\n(?=\S)", text.strip("\n"))
-    return {re.split(r"[ ,:]", block)[0]: block for block in blocks}
+    return {re.split(r"[ ,:\n]", block)[0]: block for block in blocks}
 
 
-BLOCKS = _parsed(SHARED)
+BLOCKS, BLOCKS_OF_METHODS = _parsed(SHARED), _parsed(OF_METHODS)
 
 
-def filled(doc: str | None) -> str | None:
+def filled(doc: str | None, of_method: bool = False) -> str | None:
     """A docstring in which each line ``{name}`` is replaced by what all samplers say of a parameter or attribute.
 
     Parameters
     ----------
     doc : str or None
         The docstring; None where Python leaves them out.
+    of_method : bool, default=False
+        Whether it is that of a method, the arguments of which share some names with parameters.
     """
+    blocks = BLOCKS_OF_METHODS if of_method else BLOCKS
     if doc is None:
         return None
 
     def block(found):
-        return textwrap.indent(BLOCKS.get(found[2], found[0].strip()), found[1])
+        return textwrap.indent(blocks.get(found[2], found[0].strip()), found[1])
 
     return re.sub(r"^( +)\{(\w+)\}$", block, doc, flags=re.M)

@@ -27,14 +27,12 @@ from ..train.checkpoint import identity_of
 from ..train.groups import ParticleGroups
 from ..train.objectives.family import FamilyLikelihood, Renewal, renewal_spacing
 from ..train.phases import Phase
+from ..train.specifications import FamilyTraining
 from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit
 from .judgement import advice_by_cause
 from .warm import MIN_SHARE, check_same_networks, warn_of_a_cold_start
 
-TEMPERED_EACH, TRAINED_EACH = 16, 8  # particles of a context in the tempering, and of a group in the training
-FRESH_PARTICLES = 32_000  # that training keeps beside them
 BATCH_SIZE = 512
-RENEWAL_SHARE = 0.8  # of the evaluations left
 WEIGHT_DECAY, EMA_DECAY = 1e-2, 0.995
 HELD_OUT, HELD_OUT_EACH, FEWEST_EACH = 100, 500, 50  # contexts that a fit is judged by, and draws of each
 N_CHECKED = 500  # particles at which single precision is compared with double
@@ -46,7 +44,19 @@ MIN_CONTEXTS = 10  # of an array
 def settings_of(sampler) -> dict[str, int]:
     """What a family's fit takes from the parameters of a sampler, which have other names in each."""
     of_map = getattr(sampler._specified("objective"), "batch_size", sampler.batch_size)
-    return {"n_particles": sampler._specified("start").n_particles, "batch_size": of_map or BATCH_SIZE}
+    start = sampler._specified("start")
+    n_groups = max(1, start.n_particles // start.family.n_each)
+    return {"n_particles": start.n_particles, "n_groups": n_groups, "batch_size": of_map or BATCH_SIZE}
+
+
+def tempered_each(sampler) -> int:
+    """Particles of a context in the tempering."""
+    return sampler._specified("start").family.n_each
+
+
+def training_of(sampler) -> FamilyTraining:
+    """How a sampler trains on a family."""
+    return sampler._specified("objective").family
 
 
 def check_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
@@ -67,6 +77,8 @@ def check_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
         fault = f"start has to be a Pilot, points, or a location and a scale; got {start!r}"
     elif not objective.refine or getattr(objective, "schedule", "separate") != "separate":
         fault = f"objective needs refine=True, and schedule='separate' if it has one; got {objective!r}"
+    elif objective.family.n_each > start.family.n_each:
+        fault = "objective.family.n_each has to be at most start.family.n_each"
     else:
         fault = ""
     if fault:
@@ -128,15 +140,15 @@ def _begin(sampler, run, density: FamilyDensity) -> None:
     """Model, target and particles: from the checkpoint, an earlier fit, simulated pairs, or an exploration."""
     stored = run.checkpoint.restore("start")
     if stored is not None:
-        _restart(run, stored)
+        _restart(sampler, run, stored)
         return
     earlier = sampler._model if sampler.warm_start and hasattr(sampler, "_model") else None
     if earlier is None or not _continue(sampler, run, earlier):
         contexts, x = _particles(sampler, run, density)
-        some = max(1, N_CHECKED // TRAINED_EACH)
+        some = max(1, N_CHECKED // x.shape[1])
         run.energy.given(contexts[:some]).check_fast_dtype(x[:some].flatten(0, 1))
         _set_out(run, FamilyStandardization.fitted(contexts, x))
-        run.population = _groups(run, contexts, x)
+        run.population = _groups(sampler, run, contexts, x)
         run.model = _new_model(sampler, run)
     run.checkpoint.store(
         "start",
@@ -156,17 +168,19 @@ def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
         contexts = torch.from_numpy(energy.source.rows).to(energy.device)
         x = _checked_draws(density.draws, energy.source.rows, energy)
         kept = torch.randperm(len(x), generator=generator, device=generator.device)
-        kept = kept[: 2 * settings_of(sampler)["n_particles"] // TEMPERED_EACH]
-        return contexts[kept], x[kept][:, None].expand(-1, TRAINED_EACH, -1)
+        kept = kept[: 2 * settings_of(sampler)["n_particles"] // tempered_each(sampler)]
+        return contexts[kept], x[kept][:, None].expand(-1, training_of(sampler).n_each, -1)
     start = sampler._find_start(energy.n_features, energy.bounds)
-    n_groups = max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH)
+    n_groups = settings_of(sampler)["n_groups"]
     found = explore_family(
-        energy, n_groups, TEMPERED_EACH, generator, run.budget, start and start.to(energy.device)
-    )  # fmt: skip
+        energy, n_groups, generator, run.budget, start and start.to(energy.device), sampler._specified("start")
+    )
     if not len(found.contexts):
         raise ValueError("At none of the contexts a particle met the support of the density: pass start= or bounds=.")
-    halves = TEMPERED_EACH // TRAINED_EACH
-    return found.contexts.repeat_interleave(halves, 0), found.x.reshape(-1, TRAINED_EACH, energy.n_features)
+    each = training_of(sampler).n_each
+    n_parts = tempered_each(sampler) // each
+    x = found.x[:, : n_parts * each].reshape(-1, each, energy.n_features)
+    return found.contexts.repeat_interleave(n_parts, 0), x
 
 
 def _set_out(run, standardization: FamilyStandardization) -> None:
@@ -174,8 +188,8 @@ def _set_out(run, standardization: FamilyStandardization) -> None:
     run.target = FamilyTarget(energy, standardization, energy.fast_dtype)
 
 
-def _groups(run, contexts: Tensor, x: Tensor) -> ParticleGroups:
-    return ParticleGroups(run.target, contexts, x, run.generator, FRESH_PARTICLES // TRAINED_EACH)
+def _groups(sampler, run, contexts: Tensor, x: Tensor) -> ParticleGroups:
+    return ParticleGroups(run.target, contexts, x, run.generator, training_of(sampler))
 
 
 def _new_model(sampler, run) -> ConditionalModel:
@@ -187,7 +201,7 @@ def _new_model(sampler, run) -> ConditionalModel:
     return model.to(energy.device)
 
 
-def _restart(run, stored: dict) -> None:
+def _restart(sampler, run, stored: dict) -> None:
     """What was begun with, from the checkpoint."""
     energy = run.energy
     if energy.bounds is not None:
@@ -196,9 +210,7 @@ def _restart(run, stored: dict) -> None:
     run.model.load_state_dict(stored["weights"])
     run.model.to(energy.device)
     _set_out(run, run.model.standardization)
-    run.population = ParticleGroups.of_state(
-        run.target, stored["population"], run.generator, FRESH_PARTICLES // TRAINED_EACH
-    )
+    run.population = ParticleGroups.of_state(run.target, stored["population"], run.generator, training_of(sampler))
     run.checkpoint.rewind("start")
 
 
@@ -217,19 +229,19 @@ def _continue(sampler, run, earlier) -> bool:
     check_same_networks(sampler._specified("network").sizes(), found)
     run.model = copy.deepcopy(earlier).to(energy.device)
     _set_out(run, run.model.standardization)
-    contexts = energy.source.draw(max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH), run.generator)
-    latent = randn(run.generator, TEMPERED_EACH * len(contexts), energy.n_features)
+    contexts, each = energy.source.draw(settings_of(sampler)["n_groups"], run.generator), tempered_each(sampler)
+    latent = randn(run.generator, each * len(contexts), energy.n_features)
     z, log_weights = run.model.given(contexts).call_and_log_weight(latent, run.target.given(contexts))
     log_weights = log_weights.view(len(contexts), -1).nan_to_num(nan=-torch.inf)
     inside = (log_weights > -torch.inf).any(1)
     weights = torch.softmax(log_weights[inside], 1)
-    if not inside.any() or float((1 / weights.square().sum(1)).mean()) / TEMPERED_EACH < 2 * MIN_SHARE:
+    if not inside.any() or float((1 / weights.square().sum(1)).mean()) / each < 2 * MIN_SHARE:
         warn_of_a_cold_start(type(sampler).__name__)
         return False
-    index = torch.multinomial(weights, TRAINED_EACH, replacement=True, generator=run.generator)
-    z = z.view(len(contexts), TEMPERED_EACH, -1)[inside].gather(1, index[..., None].expand(-1, -1, z.shape[1]))
+    index = torch.multinomial(weights, training_of(sampler).n_each, replacement=True, generator=run.generator)
+    z = z.view(len(contexts), each, -1)[inside].gather(1, index[..., None].expand(-1, -1, z.shape[1]))
     x = run.target.standardization.given(contexts[inside])(z.flatten(0, 1)).view(z.shape)
-    run.population = _groups(run, contexts[inside], x)
+    run.population = _groups(sampler, run, contexts[inside], x)
     return True
 
 
@@ -238,9 +250,10 @@ def _continue(sampler, run, earlier) -> bool:
 
 def _recipe(sampler, run) -> Iterator[Phase]:
     n_iter, batch_size = sampler.max_iter, settings_of(sampler)["batch_size"]
-    renewal = Renewal(run.population, run.energy.source, run.budget.progress)
-    every = renewal_spacing(run.budget, TRAINED_EACH, n_iter, RENEWAL_SHARE)
-    loss = FamilyLikelihood(run.model, run.population, max(1, batch_size // TRAINED_EACH))
+    by = training_of(sampler)
+    renewal = Renewal(run.population, run.energy.source, run.budget.progress, by)
+    every = renewal_spacing(run.budget, n_iter, by)
+    loss = FamilyLikelihood(run.model, run.population, max(1, batch_size // by.n_each), by.regression)
     callbacks = dict.fromkeys(range(every, n_iter, every), renewal)
     yield Phase(
         "likelihood", loss, n_iter, sampler.learning_rate, WEIGHT_DECAY, ema_decay=EMA_DECAY, callbacks=callbacks

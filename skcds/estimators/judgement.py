@@ -23,7 +23,6 @@ from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..explore.missed import Missed, find_missed
 from ..train.budget import Budget
-from ..train.loop import MAX_ROLLBACKS
 from ..weights.diagnosis import diagnose, energies_at, subset
 from ..weights.sample import WeightedSample
 from .given import energy_of, is_given, one_given, weighted_given
@@ -250,7 +249,7 @@ def advice_by_cause(budget: Budget, n_iter: int, max_iter: int, usual: str) -> s
     ended = f"Training ended after {n_iter} of {max_iter} iterations"
     if budget.interrupted:
         return f"{ended}, when it was interrupted: fit it to the end."
-    if n_iter < max_iter and budget.n_rollbacks > MAX_ROLLBACKS:
+    if n_iter < max_iter and budget.n_rollbacks > budget.training.max_rollbacks:
         return f"{ended}, as loss or gradient was not finite: lower learning_rate, or smooth the energy."
     if n_iter < max_iter and budget.spent() >= 1:
         name = "max_energy_evals" if budget.max_time is None or budget.seconds_left() > 0 else "max_time"

@@ -22,7 +22,6 @@ from .densities import WithDensity
 from .family_methods import OfFamilies
 from .given import is_given, one_given
 
-N_HELD_OUT = 10_000
 N_INJECTIVITY = 2_000
 FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held-out draws, which end with the time
 GAUGED = 40  # draws by which the time of the check for folds is measured
@@ -44,14 +43,14 @@ class OneStepSampler(OfFamilies, WithDensity, BaseSampler):
         model, budget = run.model, run.budget
         target = StandardizedTarget.reported(run.energy, model.standardization)
         budget.progress.phase("judgement")
-        latent = randn(run.generator, N_HELD_OUT, model.n_features)
-        parts, done = [], 0
+        total, parts, done = run.training.n_judged, [], 0
+        latent = randn(run.generator, total, model.n_features)
         with budget.judgement():
             start = time.perf_counter()
-            while done < N_HELD_OUT:
+            while done < total:
                 a_row = (time.perf_counter() - start) / done if done else 1 / target.energy.evals_per_second
                 least = 0 if done else FEWEST_HELD_OUT
-                n = budget.n_affordable(min(FEWEST_HELD_OUT if not done else PART, N_HELD_OUT - done), a_row, 1, least)
+                n = budget.n_affordable(min(FEWEST_HELD_OUT if not done else PART, total - done), a_row, 1, least)
                 if not n and done:
                     break
                 parts.append(model.call_and_log_weight(latent[done : done + max(n, 2)], target))

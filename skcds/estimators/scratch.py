@@ -1,54 +1,28 @@
 """ConsistentSamplerScratch: one step or many, learned from the energy without a teacher."""
 
-import functools
-
-import torch
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .._support.devices import randn
 from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.function import Density
-from ..models.maps import BATCH_SIZES, MAPS, coupling_sizes, has_fine_scales
+from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.networks import in_parts
-from ..models.shortcut import ShortcutModel
 from ..models.specifications import MAPS_BY_NAME, Control, Specification
 from ..train.objectives.base import InTurn, Sum
-from ..train.objectives.denoising import MOVE_EVERY, DenoisingLoss
-from ..train.objectives.likelihood import LikelihoodLoss, particle_spacing
+from ..train.objectives.denoising import DenoisingLoss
+from ..train.objectives.likelihood import LikelihoodLoss, levels_of_steps, options_within
 from ..train.objectives.path import LogVarianceLoss
 from ..train.objectives.self_consistency import SelfConsistencyLoss
 from ..train.objectives.specifications import PathLoss, SelfConsistency
-from ..train.particles import effective_share
 from ..train.phases import Phase
-from .control import (
-    CONSTRAINTS,
-    FITTED,
-    GAUGED,
-    MIN_ITER_REFRESH,
-    POPULATION_SHARE,
-    ControlStart,
-    affordable_paths,
-    exchange_paths,
-    found_by,
-    gauge,
-    moves_share,
-    networks_found,
-    networks_wanted,
-    population_of,
-    weighted_paths,
-)
+from .control import CONSTRAINTS, FITTED, ControlStart, found_by
 from .given import draws_given, is_given, weighted_given
+from .networks import networks_of_shortcut, networks_wanted, shortcut_model
 from .onestep import OneStepSampler
+from .paths import first_ends, gauge, moves_share, renewals
 
-CONSISTENCY_STEPS = {True: 1, False: 8}  # for each step of the sampling loss, on particles and on simulated paths
-REFRESHES = {True: (0.25, 0.5, 0.65, 0.8), False: (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
-REFRESH_DRAWS = 10_000
 WEIGHT_DECAY = 1e-2
-NAMES_OF_MAP = {  # fields of a coupling, by the names that a model's configuration has for them
-    "hidden_features": "map_hidden", "n_layers": "map_layers", "n_transforms": "n_transforms", "bins": "bins",
-}  # fmt: skip
 
 
 class ConsistentSamplerScratch(OneStepSampler):
@@ -65,8 +39,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
     {bounds}
-    feature_names : array-like of str, default=None
-        Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
+    {feature_names}
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
         Where training starts; see `DiffusionSampler`. From a pilot the sampling loss is score matching on particles,
         from the prior it is the log-variance loss on simulated paths, whose states the map is then trained on.
@@ -85,13 +58,8 @@ class ConsistentSamplerScratch(OneStepSampler):
     {learning_rate}
     max_iter : int, default=4000
         Optimiser iterations.
-    max_time : float, default=None
-        Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
-        for the judgement of held-out draws. A single call of `energy_fn` is waited for.
-    max_energy_evals : int, default=None
-        Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
-        particles, fewer moves of them, and without scores of the target where they are few.
-        With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
+    {max_time}
+    {max_energy_evals}
     {n_init}
     {n_jobs}
     {device}
@@ -108,11 +76,9 @@ class ConsistentSamplerScratch(OneStepSampler):
     {feature_names_out_}
     {bounds_}
     {bounds_scale_}
-    log_evidence_, log_evidence_se_ : float
-        Estimate of log Z from held-out one-step draws, with its standard error.
+    {log_evidence_}
     {elbo_}
-    ess_ : float
-        Effective share of their exact weights, in (0, 1].
+    {ess_}
     {converged_}
     {violation_share_}
     {pilot_}
@@ -120,8 +86,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     {loss_curve_}
     {history_}
     {n_iter_}
-    n_energy_evals_, n_grad_evals_, n_network_evals_ : int
-        Evaluations of the energy, of its gradient, and of networks, in points.
+    {n_energy_evals_}
     {interrupted_}
     {n_rollbacks_}
     {n_contexts_in_}
@@ -195,21 +160,18 @@ class ConsistentSamplerScratch(OneStepSampler):
         return wanted | networks_wanted("control", self._specified("control"), energy)
 
     def _networks_found(self, config):
-        residual = config["network"] == "residual"
-        names = {"hidden_features": "hidden", "n_layers": "n_layers"} if residual else NAMES_OF_MAP
-        found = {f"network__{name}": config[key] for name, key in names.items()}
-        return {
-            "network": config["network"],
-            "n_steps": config["n_steps"],
-            **found,
-            **networks_found("control", config),
-        }
+        return networks_of_shortcut(config)
+
+    def _build_model(self, standardization, log_snr_max, langevin):
+        network, control = self._specified("network"), self._specified("control")
+        return shortcut_model(network, control, self.n_steps, standardization, log_snr_max, langevin)
 
     def _begin(self, run):
         if self.n_steps & (self.n_steps - 1):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
         objective = self._specified("objective")
-        ControlStart(self, self._specified("control"), PathLoss(batch_size=objective.path_batch_size)).begin(run)
+        path_loss = PathLoss(batch_size=objective.path_batch_size, training=objective.training)
+        ControlStart(self, self._specified("control"), path_loss).begin(run)
         gauge(run, self.n_steps)
 
     def _judge(self, run):
@@ -219,29 +181,16 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _advice(self, run):
         return "Raise max_iter or the sizes of the networks, or take more steps."
 
-    def _build_model(self, standardization, log_snr_max, langevin):
-        network, control, d = self._specified("network"), self._specified("control"), standardization.loc.numel()
-        if residual := network.kind == "residual":  # the map is the control, too
-            control = control.set_params(**{name: size for name, size in vars(network).items() if size is not None})
-        sizes = coupling_sizes(d, log_snr_max, **({} if residual else network.sizes()))
-        if residual:
-            sizes |= {"hidden": control.hidden_features, "n_layers": control.n_layers}
-        return ShortcutModel(
-            network.kind, self.n_steps, d, log_snr_max, standardization.full, control.hidden_features,
-            control.n_layers, langevin and not residual, control.variance == "learned" and not residual,
-            sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"],
-        )  # fmt: skip
-
     def _recipe(self, run):
         """One phase, of a sampling loss and the losses of the map, in turn or summed."""
         objective = self._specified("objective")
         on_particles, separate = run.population is not None, objective.schedule == "separate"
-        n_map = CONSISTENCY_STEPS[on_particles]
+        n_map = objective.map_steps if on_particles else objective.map_steps_from_prior
         n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
         sampling: DenoisingLoss | LogVarianceLoss
         if on_particles:
-            share = 0.5 * moves_share(run.model)  # the other half is for the likelihood's
-            every = run.budget.spacing(MOVE_EVERY, len(run.population), n_sampling, share)
+            share = 0.5 * moves_share(run)  # the other half is for the likelihood's
+            every = run.budget.spacing(run.training.particles.move_every, len(run.population), n_sampling, share)
             sampling = DenoisingLoss(
                 run.model, run.target, run.population, self.n_steps, self.batch_size, run.generator, every
             )
@@ -249,60 +198,29 @@ class ConsistentSamplerScratch(OneStepSampler):
         else:
             sampling = LogVarianceLoss(run.model, run.target, self.n_steps, objective.path_batch_size, run.generator)
             states = sampling.states
-            n = self._affordable_particles(run)
-            ends, _ = weighted_paths(run.model, run.target, self.n_steps, n, run.generator)
-            run.population = population_of(run, ends)
+            run.population = first_ends(run, self.n_steps, self._specified("start").n_particles)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
-        callbacks = {}
-        if self.max_iter >= MIN_ITER_REFRESH:
-            refresh = functools.partial(self._refresh, run, on_particles)
-            callbacks = {int(share * self.max_iter): refresh for share in REFRESHES[on_particles]}
         both = InTurn(sampling=(1, sampling), map=(n_map, map_loss))
         loss = both if separate else Sum([(1.0, sampling), (1.0, map_loss)])
         yield Phase(
             "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
-            callbacks=callbacks,
+            callbacks=renewals(run, self.n_steps, self.max_iter, on_particles),
         )  # fmt: skip
-
-    def _affordable_particles(self, run) -> int:
-        """Ends of paths that the limits allow for, to begin with."""
-        n = affordable_paths(self._specified("start").n_particles, run) or GAUGED
-        evals_a_path = 1 + self.n_steps * run.model.needs_score
-        return int(min(n, max(2, POPULATION_SHARE * run.budget.energy_evals_left() / evals_a_path)))
-
-    def _refresh(self, run, on_particles, averaged):
-        """Exchange particles for ends of the chain; without a pilot, resample the better of these and the map's."""
-        population, target, generator = run.population, run.target, run.generator
-        n = affordable_paths(min(REFRESH_DRAWS, len(population)) if on_particles else REFRESH_DRAWS, run)
-        if not n:
-            return
-        z, log_weights = weighted_paths(averaged, target, self.n_steps, n, generator)
-        if on_particles:
-            exchange_paths(population, averaged, target, self.n_steps, z, log_weights, generator)
-            return
-        if averaged.map.invertible:
-            latent = randn(generator, REFRESH_DRAWS, averaged.n_features)
-            images = averaged.call_and_log_weight(latent, target)
-            z, log_weights = max((z, log_weights), images, key=lambda draws: effective_share(draws[1]))
-        population.correct(z, log_weights, min_share=0.0)
 
     def _map_loss(self, run, states, n_iter):
         """Self-consistency for `n_iter` iterations, with the likelihood beside it for a map that has one."""
         model, generator, objective = run.model, run.generator, self._specified("objective")
         map_batch = objective.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         batch = map_batch if model.map.invertible else self.batch_size
-        consistency = SelfConsistencyLoss(model, run.target, states, batch, generator)
+        consistency = SelfConsistencyLoss(
+            model, run.target, states, batch, generator, objective.ema_decay, objective.huber
+        )
         if not (objective.refine and model.map.invertible):
             return consistency
-
-        def levels(n):
-            start, size = model.steps.draw(n, generator)
-            return model.steps.log_snr[start], model.steps.log_snr[start + size]
-
-        leaps = torch.stack([model.leap(2**j)[0] for j in range(1, self.n_steps.bit_length())])
+        levels = levels_of_steps(model.steps, generator)
         likelihood = LikelihoodLoss(
-            model, run.population, map_batch, model, run.target, levels, leaps,
-            **particle_spacing(run.budget, run.population, n_iter, 0.5 * moves_share(model)),
+            model, run.population, map_batch, model, run.target, levels, model.leap_levels(),
+            **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
         )  # fmt: skip
         weight = objective.weight
         return Sum([(1.0, likelihood), (weight, consistency)] if weight else [(1.0, likelihood)])
@@ -318,39 +236,28 @@ class ConsistentSamplerScratch(OneStepSampler):
 
         Parameters
         ----------
-        n : int
-            Number of draws.
+        {n}
         n_steps : int, default=1
             A power of two, at most the `n_steps` of the fit. 1 is the single step of Algorithm 3 of the paper.
-        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
-            Seed. The first rows of a larger sample are those of a smaller one, to single precision.
-        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
-            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+        {random_state}
+        {context}
             A family is sampled in one step.
         method : {"map", "chain"}, default=None
             How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
             map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
             to steps of the stochastic chain; the control may read the energy's score there. By default "chain" for a
             coupling map, "map" for a residual one, for which there is no "chain".
-        polish : int, default=0
-            Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
-            accepted. They need the energy.
+        {polish}
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it: a chain whose control reads the score, or polishing.
-        out : ndarray of shape (n, n_features), optional
-            Where the draws go, for example a memory map; floating point numbers of any precision.
-        as_frame : bool, default=False
-            Whether to return a pandas data frame with named columns.
-        return_log_density : bool, default=False
-            Whether to return the log density of the draws, too, by the same pass of the map; see `score_samples`.
+        {out}
+        {as_frame}
+        {return_log_density}
 
         Returns
         -------
-        X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`, or a data frame. For many contexts (m, n, n_features), or a data frame with one
-            more column, ``context``, of their numbers.
-        log_density : ndarray of shape (n,)
-            Float64; only with ``return_log_density=True``.
+        {X}
+        {log_density}
 
         Raises
         ------
@@ -437,26 +344,20 @@ class ConsistentSamplerScratch(OneStepSampler):
 
         Parameters
         ----------
-        n : int
-            Number of draws.
+        {n}
         n_steps : int, default=1
             A power of two, at most the `n_steps` of the fit.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed; the draws are those of `sample` with the same arguments.
-        context : array-like of shape (n_contexts,) or (m, n_contexts), optional
-            Of a sampler that was fitted to a family of densities: which of them, or which many of them.
+        {context}
         method : {"map", "chain"}, default=None
             As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the
             chain are path weights with the exact density of the leap.
-        energy_fn, grad_fn : callable, optional
-            The energy, for a sampler that was loaded without it.
+        {energy_fn}
 
         Returns
         -------
-        WeightedSample
-            For many contexts a list of them. ``is_bound`` says whether the mean log weight is a lower bound of log Z in
-            expectation: always for a coupling map; for a residual one only where no violation of injectivity was
-            found, else a warning is given.
+        {WeightedSample}
         """
         check_is_fitted(self)
         if is_given(self, context):

@@ -1,6 +1,6 @@
 """Warm starts: whether networks and particles of an earlier fit can serve the energy of a new one."""
 
-__all__ = ["check_same_networks", "serve", "warn_of_a_cold_start", "with_new_coordinates"]
+__all__ = ["check_continued", "check_same_networks", "serve", "warn_of_a_cold_start", "with_new_coordinates"]
 
 import math
 
@@ -8,6 +8,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from .._support.warnings import warn_user
+from ..density.bounds import Bounds, same_bounds
 from ..models.maps import OneStepModel
 from ..models.networks import without_draws
 from ..train.particles import CORRECTION_MOVES, Population, effective_share, systematic_index
@@ -15,6 +16,23 @@ from ..train.particles import CORRECTION_MOVES, Population, effective_share, sys
 MIN_SHARE = 0.1  # effective share of the old particles under the new energy, by which they can be resampled
 SAME_SHARE = 0.99  # from which they are kept as they are
 MAX_GAIN = 1.0  # nats of their mean log density that a few moves may bring, where the old densities are not known
+
+
+def check_continued(sampler, energy) -> None:
+    """Refuse a warm start from a fit in another dimension, or with other bounds, than those of an energy.
+
+    Raises
+    ------
+    ValueError
+        Which says what differs.
+    """
+    if energy.n_features != sampler.n_features_in_:
+        raise ValueError(
+            f"warm_start=True goes on from a fit in {sampler.n_features_in_} dimensions, and the energy has "
+            f"{energy.n_features}; set warm_start=False."
+        )
+    if not same_bounds(Bounds.from_fitted(sampler), energy.bounds):
+        raise ValueError("warm_start=True goes on from a fit with other bounds; set warm_start=False.")
 
 
 def check_same_networks(wanted: dict, found: dict) -> None:

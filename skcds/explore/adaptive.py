@@ -20,32 +20,10 @@ from ..train.objectives.likelihood import spread_of
 from ..train.optimizer import AdamW
 from ..train.particles import systematic_index
 from .climb import Mode
+from .few_evaluations import Adaptive, MapFit, Mixture
 from .mixture import TMixture
 from .smc import moments
 from .store import Proposal, Store, log_evidence, n_effective, tempered
-
-# Tried together on Gaussian mixtures, wells and twisted Gaussians in 2 to 5 dimensions; unmeasured one by one, but for
-# the regression: without it and with it, the ESS of a map fitted to the points of nine modes was .93 and .96.
-ROUNDS = 12  # of draws from a new proposal
-FEWEST_DRAWS, MOST_DRAWS = 50, 4000  # of a round
-EFFECTIVE = 0.4  # of a round's draws, that the tempered weights leave effective
-EFFECTIVE_A_FEATURE = 10  # at least
-MAX_COMPONENTS, POINTS_A_COMPONENT = 50, 4  # of a mixture; effective points for each coordinate of one
-FEWEST_COMPONENTS, USED = 8, 0.8  # beside two a mode to begin with; share of them in use with which there may be more
-MAX_FITTED = 4000  # points that a mixture is fitted to
-SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)  # of round parts of the first proposal
-LAPLACE_SPREAD = 1.2  # of its parts at modes
-DEFENSIVE = 0.15  # of a round's draws, from broader proposals, which keep weights bounded
-WIDE = 1.6  # width of the broader ones, in units of the mixture's
-GOOD_MIXTURE, GOOD_PROPOSAL = 0.65, 0.8  # normalised ESS of a round, above which no map is tried, nor anything fitted
-GROWTH = 1.5  # of the store, after which it is all the same
-ENOUGH = 0.9, 5000  # normalised ESS of a round, and effective points, after which no more is explored
-MAP_ITERATIONS = 200
-BATCH, LEARNING_RATE, WEIGHT_DECAY = 256, 3e-3, 1e-2
-HELD_OUT = 0.12  # of the points, by which proposals are compared
-EXPONENT = 0.5  # of the weights by which points are drawn for training: spreads a batch over more of them
-REGRESSION = 1.0  # weight of the regression on log densities, beside the likelihood
-LOG_SNR_MAX, N_TRANSFORMS = 6.0, 4  # of the map
 
 
 class MapProposal:
@@ -71,6 +49,7 @@ class MapProposal:
 def explore(
     energy: Energy, store: Store, modes: list[Mode], generator, left: Callable[[], float],
     ended: Callable[[], bool] = lambda: False, progress=None, gaussian: Standardization | None = None,
+    by: Adaptive | None = None,
 ) -> BaseException | None:  # fmt: skip
     """Fill a store by draws from proposals, each fitted to all points before it (Cornuet et al. 2012).
 
@@ -98,17 +77,21 @@ def explore(
         Told how far the exploration is.
     gaussian : Standardization, optional
         Location and scale to begin from, beside the modes.
+    by : Adaptive, optional
+        How many draws there are, and from which proposals.
 
     Returns
     -------
     stopped : BaseException or None
         What ended it early: `Spent`, or KeyboardInterrupt.
     """
-    explorer = _Explorer(energy, store, modes, first_proposal(energy, modes, gaussian), generator, ended)
+    by = Adaptive() if by is None else by
+    first = first_proposal(energy, modes, gaussian, by.mixture)
+    explorer = _Explorer(energy, store, modes, first, generator, ended, by)
     total = left()
-    size = int(min(MOST_DRAWS, max(FEWEST_DRAWS, total / ROUNDS)))
+    size = int(min(by.most_draws, max(by.fewest_draws, total / by.rounds)))
     try:
-        while left() >= FEWEST_DRAWS and not ended() and not explorer.is_enough():
+        while left() >= by.fewest_draws and not ended() and not explorer.is_enough():
             explorer.step(int(min(size, left())))
             if progress is not None:
                 log_weights = store.log_weights()
@@ -119,24 +102,26 @@ def explore(
     return None
 
 
-def first_proposal(energy: Energy, modes: list[Mode], gaussian: Standardization | None = None) -> TMixture:
+def first_proposal(
+    energy: Energy, modes: list[Mode], gaussian: Standardization | None = None, by: Mixture | None = None
+) -> TMixture:
     """Laplace's approximations at modes, and round parts of many widths around the origin and around the modes."""
+    by = Mixture() if by is None else by
     d, device = energy.n_features, energy.device
-    parts = [(0.5, TMixture.isotropic(torch.zeros(d, dtype=torch.float64, device=device), SCALES))]
+    parts = [(0.5, TMixture.isotropic(torch.zeros(d, dtype=torch.float64, device=device), by.scales, by.freedom))]
     if modes:
         loc = torch.stack([mode.x for mode in modes])
         scale = torch.stack([mode.standardization.matrix for mode in modes])
         log_mass = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64, device=CPU).to(device)
         weights = torch.softmax(0.5 * log_mass, 0) + 0.1 / len(modes)
-        parts.append((0.5, TMixture(weights, loc, LAPLACE_SPREAD * scale)))
+        parts.append((0.5, TMixture(weights, loc, by.laplace_spread * scale, by.freedom)))
         spread = float(loc.std(0, unbiased=False).norm()) / math.sqrt(d)
         if spread > 0:
-            parts.append((0.2, TMixture.isotropic(loc.mean(0), [0.7 * spread, 2 * spread])))
+            parts.append((0.2, TMixture.isotropic(loc.mean(0), [0.7 * spread, 2 * spread], by.freedom)))
     if gaussian is not None:
         wide = torch.stack([gaussian.matrix, 3 * gaussian.matrix])
-        parts.append(
-            (1.0, TMixture(torch.ones(2, dtype=torch.float64, device=device), gaussian.loc.expand(2, -1), wide))
-        )
+        both = torch.ones(2, dtype=torch.float64, device=device)
+        parts.append((1.0, TMixture(both, gaussian.loc.expand(2, -1), wide, by.freedom)))
     return TMixture.joined(parts)
 
 
@@ -144,26 +129,29 @@ class _Explorer:
     """The proposals of an exploration, and how well the last of them did."""
 
     def __init__(
-        self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, ended: Callable[[], bool]
+        self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, ended: Callable[[], bool],
+        by: Adaptive,
     ):  # fmt: skip
+        self.by = by
         self.energy, self.store, self.first, self.generator, self.ended = energy, store, first, generator, ended
         self.proposal: Proposal = first
         self.broad = first
         self.model: OneStepModel | None = None
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
-        self.most = 2 * len(modes) + FEWEST_COMPONENTS  # of a mixture; more where these are used
+        self.most = 2 * len(modes) + by.mixture.fewest_components  # of a mixture; more where these are used
 
     def is_enough(self) -> bool:
         """Whether another round would tell nothing new."""
-        return self.ess > ENOUGH[0] and n_effective(self.store.log_weights()) > ENOUGH[1]
+        by = self.by
+        return self.ess > by.enough_ess and n_effective(self.store.log_weights()) > by.enough_effective
 
     def step(self, n: int) -> None:
         """A round of n draws, from a new proposal unless the last is good enough."""
         if len(self.store):
-            settled = self.proposal is not self.first and self.ess > GOOD_PROPOSAL
-            if not settled or len(self.store) > GROWTH * self.fitted_at:
+            settled = self.proposal is not self.first and self.ess > self.by.good_proposal
+            if not settled or len(self.store) > self.by.growth * self.fitted_at:
                 self._propose(n)
-        n_broad = 0 if self.proposal is self.first else int(DEFENSIVE * n)
+        n_broad = 0 if self.proposal is self.first else int(self.by.defensive * n)
         k = self._draw(self.proposal, n - n_broad)
         own = self.store.log_weights_of(k)
         self.ess = n_effective(own) / max(len(own), 1)
@@ -179,27 +167,24 @@ class _Explorer:
 
     def _propose(self, n: int) -> None:
         """Take the proposal that gives held-out points the larger weighted log density: a mixture, or a map."""
-        store, d = self.store, self.energy.n_features
+        store, d, by = self.store, self.energy.n_features, self.by
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
             return
-        hot = log_weights * tempered(log_weights, max(EFFECTIVE_A_FEATURE * d, EFFECTIVE * n))
-        held = rand(self.generator, len(store)) < HELD_OUT
+        hot = log_weights * tempered(log_weights, max(by.effective_a_feature * d, by.effective * n))
+        held = rand(self.generator, len(store)) < by.held_out
         training = torch.where(held, -torch.inf, hot)
         if n_effective(training) == 0 or not (hot[held] > -torch.inf).any():
             return
-        points = store.x[systematic_index(training, min(MAX_FITTED, 2 * len(store)), self.generator)]
-        k = int(min(self.most, MAX_COMPONENTS, max(1, n_effective(training) / (POINTS_A_COMPONENT * d))))
-        mixture = TMixture.fitted(points, k, int(randint(self.generator, 0, 2**31 - 1)))
-        if len(mixture) > USED * k:
-            self.most *= 2
+        points = store.x[systematic_index(training, min(by.mixture.max_fitted, 2 * len(store)), self.generator)]
+        mixture = self._mixture_of(points, n_effective(training))
         is_map = isinstance(self.proposal, MapProposal)
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
-        self.broad = TMixture.joined([(0.7, mixture.broadened(WIDE)), (0.3, self.first)])
-        if (was_first or (self.ess > GOOD_MIXTURE and not is_map)) or self.ended():
+        self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
+        if (was_first or (self.ess > by.map.good_mixture and not is_map)) or self.ended():
             return
         model = self._new_model(points) if self.model is None or not torch.equal(hot, log_weights) else self.model
-        if fit_map(model, store, hot, held, MAP_ITERATIONS, self.generator, self.ended):
+        if fit_map(model, store, hot, held, self.generator, self.ended, by.map):
             self.model = model
             candidate = MapProposal(copy.deepcopy(model))
             weights = torch.softmax(torch.where(held, hot, -torch.inf), 0)[held]
@@ -207,18 +192,27 @@ class _Explorer:
             if scores[0] > scores[1]:
                 self.proposal = candidate
 
+    def _mixture_of(self, points: Tensor, n_points: float) -> TMixture:
+        """A mixture fitted to points (n, d), as many components as so many effective ones allow."""
+        by = self.by.mixture
+        k = int(min(self.most, by.max_components, max(1, n_points / (by.points_a_component * points.shape[1]))))
+        mixture = TMixture.fitted(points, k, int(randint(self.generator, 0, 2**31 - 1)), by)
+        if len(mixture) > by.used * k:
+            self.most *= 2
+        return mixture
+
     def _new_model(self, points: Tensor) -> OneStepModel:
-        d, standardization = points.shape[1], Standardization.from_moments(*moments(points))
+        d, by, standardization = points.shape[1], self.by.map, Standardization.from_moments(*moments(points))
         with seeded(int(randint(self.generator, 0, 2**31 - 1))):
-            sizes = coupling_sizes(d, LOG_SNR_MAX, n_transforms=N_TRANSFORMS)
-            model = OneStepModel("coupling", d, LOG_SNR_MAX, standardization.full, **sizes)
+            sizes = coupling_sizes(d, by.log_snr_max, n_transforms=by.n_transforms)
+            model = OneStepModel("coupling", d, by.log_snr_max, standardization.full, **sizes)
         model.standardization = standardization
         return model.to(points.device)
 
 
 def fit_map(
-    model: OneStepModel, store: Store, log_weights: Tensor, held: Tensor, n_iter: int, generator,
-    ended: Callable[[], bool] = lambda: False, regression: float = REGRESSION,
+    model: OneStepModel, store: Store, log_weights: Tensor, held: Tensor, generator,
+    ended: Callable[[], bool] = lambda: False, by: MapFit | None = None,
 ) -> bool:  # fmt: skip
     """Fit a map to weighted points, by likelihood and regression; whether there was time for it.
 
@@ -232,32 +226,31 @@ def fit_map(
         Weights (n,) of the points in the likelihood.
     held : Tensor of bool
         (n,), points that are not trained on.
-    n_iter : int
-        Iterations.
     generator : torch.Generator
         Source of randomness.
     ended : callable, optional
         Whether the time is over.
-    regression : float
-        Weight of the regression.
+    by : MapFit, optional
+        Iterations, batches and weights.
     """
+    by = MapFit() if by is None else by
     z = model.standardization.inverse(store.x)
     log_p, z = (store.log_prob + model.standardization.log_det(z)).float(), z.float()
     log_weights = torch.where(held | ~log_p.isfinite(), -torch.inf, log_weights)
-    cumulative = torch.softmax(EXPONENT * log_weights, 0).cumsum(0)
-    rest = ((1 - EXPONENT) * (log_weights - log_weights.max())).exp().float()
+    cumulative = torch.softmax(by.exponent * log_weights, 0).cumsum(0)
+    rest = ((1 - by.exponent) * (log_weights - log_weights.max())).exp().float()
     model.requires_grad_(True)
-    optimizer = AdamW(model.map.parameters(), LEARNING_RATE, WEIGHT_DECAY)
-    for i in range(n_iter):
+    optimizer = AdamW(model.map.parameters(), by.learning_rate, by.weight_decay)
+    for i in range(by.n_iter):
         if i % 25 == 0 and ended():
             return False
-        annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / n_iter))
-        optimizer.learning_rate = LEARNING_RATE * min(1.0, (i + 1) / 20) * annealed
-        uniform = rand(generator, BATCH, dtype=torch.float64) * cumulative[-1]
+        annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / by.n_iter))
+        optimizer.learning_rate = by.learning_rate * min(1.0, (i + 1) / 20) * annealed
+        uniform = rand(generator, by.batch_size, dtype=torch.float64) * cumulative[-1]
         rows = torch.searchsorted(cumulative, uniform).clamp(max=len(z) - 1)
         optimizer.zero_grad()
         log_q = model.log_prob(z[rows])
-        loss = -(rest[rows] / rest[rows].mean() * log_q).mean() + regression * spread_of(log_p[rows] - log_q)
+        loss = -(rest[rows] / rest[rows].mean() * log_q).mean() + by.regression * spread_of(log_p[rows] - log_q)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.map.parameters(), 1.0)
         optimizer.step()

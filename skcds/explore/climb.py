@@ -15,12 +15,8 @@ from torch import Tensor
 from .._support.devices import to_numpy
 from ..density.energy import Energy
 from ..density.standardize import Standardization
+from .stages import Climbs
 
-ROUNDS = 3  # of a search and a look at the scales, each in the coordinates of the one before
-MAX_CALLS = 400  # of the energy in a search by gradients
-CALLS_A_COORDINATE = 60  # of the energy in a search without
-MAX_FEATURES_WITHOUT = 30  # in which a search without gradients is tried
-SCALE_PASSES = 8  # after which the scale of a coordinate is left as it is
 RISE = 0.5, 2.0  # nats by which the energy should rise over the distance that the scale is taken from
 DIFFERENCE = 1e-2  # of the gradient for the Hessian, in units of a coordinate's scale
 MIN_CURVATURE = 1e-10  # smallest eigenvalue of the Hessian in scaled coordinates, relative to the largest
@@ -53,7 +49,7 @@ class Mode:
         return float(self.standardization.inverse(x[None]).norm()) < NEAR
 
 
-def climb(energy: Energy, start: Tensor, known: Sequence[Mode] = ()) -> Mode | None:
+def climb(energy: Energy, start: Tensor, known: Sequence[Mode] = (), by: Climbs | None = None) -> Mode | None:
     """The mode that a climb from a point (d,) ends at, or None where there is no Gaussian around its end.
 
     A mode that is known already is given as it is, without another look at its scales.
@@ -67,25 +63,26 @@ def climb(energy: Energy, start: Tensor, known: Sequence[Mode] = ()) -> Mode | N
     Spent
         When a limit is reached on the way.
     """
-    if not energy.has_gradient and energy.n_features > MAX_FEATURES_WITHOUT:
+    by = Climbs() if by is None else by
+    if not energy.has_gradient and energy.n_features > by.max_features_without:
         return None
     x = start.double()
     scale = torch.ones_like(x)
-    for _ in range(ROUNDS):
-        found, finished = _search(energy, x, scale)
+    for _ in range(by.rounds):
+        found, finished = _search(energy, x, scale, by)
         if found is None:
             return None
         x = found
         for mode in known:
             if mode.is_near(x):
                 return mode
-        previous, scale = scale, _scales(energy, x, scale)
+        previous, scale = scale, _scales(energy, x, scale, by.scale_passes)
         if finished and bool(((scale / previous).log().abs() < math.log(30)).all()):
             break
     return _laplace(energy, x, scale)
 
 
-def _search(energy: Energy, x: Tensor, scale: Tensor) -> tuple[Tensor | None, bool]:
+def _search(energy: Energy, x: Tensor, scale: Tensor, by: Climbs) -> tuple[Tensor | None, bool]:
     """The lowest point (d,) found from x in scaled coordinates, and whether the search came to an end."""
     origin, unit = to_numpy(x), to_numpy(scale)
     device = x.device
@@ -105,23 +102,23 @@ def _search(energy: Energy, x: Tensor, scale: Tensor) -> tuple[Tensor | None, bo
 
     with np.errstate(all="ignore"):
         if energy.has_gradient:
-            options: dict[str, float] = {"maxfun": MAX_CALLS, "maxiter": MAX_CALLS}
+            options: dict[str, float] = {"maxfun": by.max_calls, "maxiter": by.max_calls}
             found = minimize(value, np.zeros_like(origin), (True,), "L-BFGS-B", jac=True, options=options)
         else:
-            options = {"maxfev": CALLS_A_COORDINATE * len(origin), "xtol": 1e-6, "ftol": 1e-12}
+            options = {"maxfev": by.calls_a_coordinate * len(origin), "xtol": 1e-6, "ftol": 1e-12}
             found = minimize(value, np.zeros_like(origin), (False,), "Powell", options=options)
     if not math.isfinite(best[0]) or not np.isfinite(best[1]).all():
         return None, True
     return torch.from_numpy(best[1]).to(device), bool(found.success)
 
 
-def _scales(energy: Energy, x: Tensor, scale: Tensor) -> Tensor:
+def _scales(energy: Energy, x: Tensor, scale: Tensor, passes: int) -> Tensor:
     """Distances (d,) over which the energy rises by about a nat along each coordinate, to the mean of both sides."""
     d = len(x)
     here = -energy.log_prob(x[None])[0]
     scale = scale.clone()
     floor = 4e-16 * x.abs().clamp(min=1e-290)
-    for _ in range(SCALE_PASSES):
+    for _ in range(passes):
         steps = torch.diag(scale)
         energies = -energy.log_prob(torch.cat([x + steps, x - steps])).view(2, d)
         rise = 0.5 * (energies - here).sum(0)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..density.energy import Energy
+from .stages import Climbs
 
-MAX_ITER = 150  # of a descent; what has not ended then is for a climb of its own
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to bring (Armijo; Nocedal & Wright 2006, 3.4)
 SHRINK = 0.25  # of a step that did not
 SMALLEST_STEP = 1e-8  # in units of the quasi-Newton step, after which a descent starts again from the gradient
@@ -15,7 +15,7 @@ ENDED = 1e-7  # nats that a quasi-Newton step is predicted to bring, with which 
 FIRST_STEP, RESTART = 1.0, 1e-3  # length of the first step, in the coordinates of the energy, and after such a start
 
 
-def descend(energy: Energy, points: Tensor, max_iter: int = MAX_ITER) -> Tensor:
+def descend(energy: Energy, points: Tensor, max_iter: int = Climbs.max_steps) -> Tensor:
     """Points (n, d) of lower energy, most of them minima, from points (n, d).
 
     Parameters

@@ -17,19 +17,10 @@ from ..train.budget import Budget
 from ..train.particles import TARGET_ACCEPTANCE, mala_step
 from .pilot import run_pilot
 from .smc import moments
+from .specifications import Pilot
+from .stages import FamilyTempering
 from .start import Start
 
-SCOUTS, SCOUT_PARTICLES = 4, 500  # contexts that a pilot looks at, and its particles for each
-SCOUT_EVALS = 150_000  # that it may make for each, and the share of the limits that all of them may take:
-SCOUT_SHARE = 0.1
-CANDIDATES = 500  # contexts that the most different ones are chosen from
-INFLATION = 2.0  # width of the Gaussian that all contexts start from, in units of the spread of the pilots' particles
-MIN_ESS = 0.6  # normalised, of the incremental weights within a context; sets its next temperature
-MOVES = {True: 8, False: 20}  # a temperature, with and without gradient
-MAX_TEMPERATURES = 100
-TEMPERATURES = 15  # that a run is planned for
-FIRST_STEP, DECADES = 0.1, 1.0  # of MALA in preconditioned coordinates, and how far below it random steps go
-TIME_SHARE, EVALS_SHARE = 0.3, 0.4  # of the limits of a fit, for the tempering
 FEWEST_GROUPS = 20  # contexts that a family can be learned from
 
 
@@ -53,50 +44,60 @@ class Explored:
 
 
 def explore_family(
-    energy: FamilyEnergy, n_groups: int, n_each: int, generator, budget: Budget, start: Start | None = None
-) -> Explored:
+    energy: FamilyEnergy, n_groups: int, generator, budget: Budget, start: Start | None = None,
+    pilot: Pilot | None = None,
+) -> Explored:  # fmt: skip
     """Particles for many contexts from the energy alone.
 
     Parameters
     ----------
     energy : FamilyEnergy
         The family.
-    n_groups, n_each : int
-        Contexts, and particles of each; fewer contexts where the limits do not allow for so many.
+    n_groups : int
+        Contexts; fewer where the limits do not allow for so many.
     generator : torch.Generator
         Source of randomness.
     budget : Budget
         Limits of the fit.
     start : Start, optional
         Where the user says that the densities are.
+    pilot : Pilot, optional
+        How the pilots go; its ``family`` says how the tempering goes.
 
     Raises
     ------
     InvalidEnergyError
         Where the energy at a context is not one of a density.
     """
-    with budget.part(TIME_SHARE, EVALS_SHARE):
+    pilot = Pilot() if pilot is None else pilot
+    by, full_covariance = pilot.family, pilot.tempering.full_covariance
+    with budget.part(by.time_share, by.evals_share):
         if start is not None and start.gaussian is not None:
             reference = start.gaussian
         else:
-            points = scout(energy, generator, budget, start)
-            reference = Standardization.from_moments(*moments(points))
+            points = scout(energy, generator, budget, start, pilot)
+            reference = Standardization.from_moments(*moments(points, full_covariance))
         budget.progress.phase("tempering")
-        cost = TEMPERATURES * (1 + MOVES[energy.has_gradient]) * n_each
-        affordable = budget.energy_evals_left(EVALS_SHARE) / cost
+        cost = by.n_temperatures * (1 + _moves(by, energy)) * by.n_each
+        affordable = budget.energy_evals_left(by.evals_share) / cost
         n_groups = int(min(n_groups, max(affordable, FEWEST_GROUPS)))
         contexts = energy.source.draw(n_groups, generator)
-        return temper_family(energy, contexts, reference.to(energy.device), n_each, generator, budget)
+        return temper_family(energy, contexts, reference.to(energy.device), generator, budget, by)
 
 
-def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None = None) -> Tensor:
+def _moves(by: FamilyTempering, energy: FamilyEnergy) -> int:
+    return by.n_moves if energy.has_gradient else by.n_moves_without
+
+
+def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None, pilot: Pilot) -> Tensor:
     """Points (n, d) of the densities of a few contexts, the most different ones, by a pilot for each."""
-    found, bounds = [], energy.bounds
+    found, bounds, by = [], energy.bounds, pilot.family
     monitor = energy.monitor
     try:
-        for context in most_different(energy.source.draw(CANDIDATES, generator), SCOUTS):
-            energy.monitor = limits = _limits_of_a_scout(energy, budget)
-            _, x = run_pilot(energy.given(context[None]), SCOUT_PARTICLES, generator, limits, start)
+        for context in most_different(energy.source.draw(by.n_candidates, generator), by.n_scouts):
+            energy.monitor = limits = _limits_of_a_scout(energy, budget, by)
+            density = energy.given(context[None])
+            _, x = run_pilot(density, by.scout_particles, generator, limits, start, pilot=pilot)
             found.append(x if energy.bounds is None else energy.bounds(x))
             budget.interrupted |= limits.interrupted
             if budget.interrupted:
@@ -114,13 +115,13 @@ def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None =
     return energy.bounds.inverse(points)
 
 
-def _limits_of_a_scout(energy: FamilyEnergy, budget: Budget) -> Budget:
+def _limits_of_a_scout(energy: FamilyEnergy, budget: Budget, by: FamilyTempering) -> Budget:
     """A budget of its own, which ends no later than the fit's."""
-    evals, seconds = float(SCOUT_EVALS), None
+    evals, seconds, share = float(by.scout_evals), None, by.scout_share / by.n_scouts
     if budget.max_energy_evals is not None:
-        evals = min(evals, SCOUT_SHARE / SCOUTS * (budget.max_energy_evals - budget.evals_reserve))
+        evals = min(evals, share * (budget.max_energy_evals - budget.evals_reserve))
     if budget.max_time is not None:
-        seconds = budget.elapsed() + SCOUT_SHARE / SCOUTS * budget.max_time
+        seconds = budget.elapsed() + share * budget.max_time
     limits = copy.copy(budget)
     limits.max_energy_evals, limits.max_time = energy.n_energy_evals + int(evals), seconds
     limits.time_reserve = limits.evals_reserve = 0.0
@@ -139,8 +140,9 @@ def most_different(contexts: Tensor, n: int) -> Tensor:
 
 
 def temper_family(
-    energy: FamilyEnergy, contexts: Tensor, reference: Standardization, n_each: int, generator, budget: Budget
-) -> Explored:
+    energy: FamilyEnergy, contexts: Tensor, reference: Standardization, generator, budget: Budget,
+    by: FamilyTempering | None = None,
+) -> Explored:  # fmt: skip
     """Tempered sequential Monte Carlo within each context, side by side (Del Moral, Doucet & Jasra 2006).
 
     Particles are weighed, resampled and moved within their context; each context has its own temperatures and step
@@ -155,17 +157,18 @@ def temper_family(
         (m, k).
     reference : Standardization
         Location and scale of the Gaussian that all start from, before it is inflated.
-    n_each : int
-        Particles of a context.
     generator, budget
         See `explore_family`.
+    by : FamilyTempering, optional
+        How many particles and moves there are, and more.
     """
-    run = _Tempering(energy, contexts, reference, n_each, generator)
+    by = FamilyTempering() if by is None else by
+    run = _Tempering(energy, contexts, reference, by, generator)
     try:
-        for _ in range(MAX_TEMPERATURES):
+        for _ in range(by.max_temperatures):
             if not run.cool():
                 break
-            run.move(MOVES[energy.has_gradient])
+            run.move(_moves(by, energy))
             budget.progress.note(float(run.beta.mean()))
     except Spent:
         pass
@@ -177,23 +180,25 @@ def temper_family(
 class _Tempering:
     """Particles of all contexts on their way from the reference, in its coordinates."""
 
-    def __init__(self, energy: FamilyEnergy, contexts: Tensor, reference: Standardization, n_each: int, generator):
+    def __init__(
+        self, energy: FamilyEnergy, contexts: Tensor, reference: Standardization, by: FamilyTempering, generator
+    ):  # fmt: skip
         self.energy, self.contexts, self.reference = energy, contexts, reference
-        self.n_each, self.generator, self.dtype = n_each, generator, energy.fast_dtype
-        m, d = len(contexts), energy.n_features
-        self.z = INFLATION * randn(generator, m, n_each, d, dtype=torch.float64)
+        self.by, self.generator, self.dtype = by, generator, energy.fast_dtype
+        m, d, self.n_each = len(contexts), energy.n_features, by.n_each
+        self.z = by.inflation * randn(generator, m, self.n_each, d, dtype=torch.float64)
         self.beta = torch.zeros(m, dtype=torch.float64, device=contexts.device)
-        self.step = torch.full_like(self.beta, FIRST_STEP)
+        self.step = torch.full_like(self.beta, by.step)
         self.log_evidence = torch.zeros_like(self.beta)
-        self.log_prob = self._target(contexts).log_prob(self.z.flatten(0, 1)).view(m, n_each)
+        self.log_prob = self._target(contexts).log_prob(self.z.flatten(0, 1)).view(m, self.n_each)
         self.usable = (self.log_prob > -torch.inf).any(1)
 
     def _target(self, contexts: Tensor) -> StandardizedTarget:
         return StandardizedTarget(self.energy.given(contexts), self.reference, self.dtype)
 
     def _log_reference(self, z: Tensor) -> Tensor:
-        d = z.shape[-1]
-        return -0.5 * z.square().sum(-1) / INFLATION**2 - d * math.log(INFLATION * math.sqrt(2 * math.pi))
+        d, scale = z.shape[-1], self.by.inflation
+        return -0.5 * z.square().sum(-1) / scale**2 - d * math.log(scale * math.sqrt(2 * math.pi))
 
     def cool(self) -> bool:
         """Weigh and resample every context that is not there yet to its next temperature; False where all are."""
@@ -202,7 +207,7 @@ class _Tempering:
             return False
         rows = self.active
         gap = (self.log_prob[rows] - self._log_reference(self.z[rows])).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
-        beta = next_betas(gap, self.beta[rows])
+        beta = next_betas(gap, self.beta[rows], self.by.min_ess)
         log_weights = ((beta - self.beta[rows])[:, None] * gap).nan_to_num(nan=-torch.inf)
         self.log_evidence[rows] += torch.logsumexp(log_weights, 1) - math.log(self.n_each)
         index = systematic_within(log_weights, self.n_each, self.generator)
@@ -226,7 +231,7 @@ class _Tempering:
             log_prob, score = target.log_prob_and_score(z)
             self.seen = log_prob
             if self.energy.has_gradient:
-                score = (beta[:, None] * score - (1 - beta[:, None]) * z / INFLATION**2) @ factor
+                score = (beta[:, None] * score - (1 - beta[:, None]) * z / self.by.inflation**2) @ factor
             density = beta * log_prob + (1 - beta) * self._log_reference(z)
             return density.nan_to_num(nan=-torch.inf, neginf=-torch.inf), score
 
@@ -235,7 +240,7 @@ class _Tempering:
         plain = self.seen
         for _ in range(n_moves):
             decade = rand(self.generator, len(u), 1, dtype=torch.float64)
-            step = self.step[rows].repeat_interleave(self.n_each)[:, None] * 10 ** (-DECADES * decade)
+            step = self.step[rows].repeat_interleave(self.n_each)[:, None] * 10 ** (-self.by.decades * decade)
             u, density, score, accepted = mala_step(tempered, u, density, score, step, self.generator)
             plain = torch.where(accepted, self.seen, plain)
             rate = accepted.double().view(-1, self.n_each).mean(1)
@@ -249,7 +254,7 @@ class _Tempering:
         return Explored(self.contexts[rows], x, self.log_evidence[rows])
 
 
-def next_betas(gap: Tensor, beta: Tensor, min_ess: float = MIN_ESS) -> Tensor:
+def next_betas(gap: Tensor, beta: Tensor, min_ess: float = FamilyTempering.min_ess) -> Tensor:
     """Next inverse temperatures (m,): for each context the largest that leaves enough of its weights effective.
 
     Parameters

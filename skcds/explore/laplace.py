@@ -10,14 +10,16 @@ from torch import Tensor
 from .._support.devices import to_numpy
 from ..density.energy import Energy
 from ..density.standardize import Standardization
+from .stages import HighDimension
 
-MAX_ITERATIONS = 2000  # of L-BFGS
 NEWTON_STEPS = 3
 DIFFERENCE = 1e-4  # for the Hessian, in units of a coordinate's scale
 MIN_CURVATURE = 1e-10  # smallest eigenvalue of the Hessian relative to the largest that makes a Gaussian
 
 
-def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Standardization | None:
+def laplace_standardization(
+    energy: Energy, start: Tensor | None = None, max_iter: int = HighDimension.max_iter
+) -> Standardization | None:
     """Mode of a density, found from `start`, with the inverse Hessian of the energy there as covariance.
 
     The mode is found by L-BFGS and polished by Newton steps, the Hessian by central differences of the score: 2
@@ -29,6 +31,8 @@ def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Stan
         The density; its gradient is needed.
     start : Tensor, default=None
         Point (n_features,) to start from; by default the origin.
+    max_iter : int, default=2000
+        Iterations of L-BFGS.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Stan
     """
     if start is None:
         start = torch.zeros(energy.n_features, dtype=torch.float64, device=energy.device)
-    mode = _minimum(energy, start.double())
+    mode = _minimum(energy, start.double(), max_iter)
     if mode is None:
         return None
     hessian = _hessian(energy, mode)
@@ -52,7 +56,7 @@ def laplace_standardization(energy: Energy, start: Tensor | None = None) -> Stan
     return Standardization.from_moments(mode, (vectors / values) @ vectors.T)
 
 
-def _minimum(energy: Energy, start: Tensor) -> Tensor | None:
+def _minimum(energy: Energy, start: Tensor, max_iter: int) -> Tensor | None:
     def value_and_gradient(x):
         log_prob, score = energy.log_prob_and_score(torch.from_numpy(x)[None].to(start.device))
         return -float(log_prob[0]), -to_numpy(score[0])
@@ -60,7 +64,7 @@ def _minimum(energy: Energy, start: Tensor) -> Tensor | None:
     with np.errstate(all="ignore"):
         found = minimize(
             value_and_gradient, to_numpy(start), jac=True, method="L-BFGS-B",
-            options={"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS},
+            options={"maxiter": max_iter, "maxfun": 2 * max_iter},
         )  # fmt: skip
     is_finite = np.isfinite(found.fun) and np.isfinite(found.x).all()
     return torch.from_numpy(found.x).to(start.device) if is_finite else None

@@ -14,10 +14,11 @@ from .._support.warnings import muted
 from ..density.energy import Energy
 from ..train.budget import Budget
 from .climb import Mode
-from .modes import FEWEST_CLIMBS, MIN_SHARE, climbs_from, near_to, radius_squared
+from .modes import climbs_from, near_to, radius_squared
 
 CLIMB_SHARE = 0.75  # of the evaluations, for climbs; the rest weighs what they find
-BATCH = 12  # climbs at a time
+BATCH, FEWEST_CLIMBS = 12, 96  # climbs at a time, and at least
+MIN_SHARE = 0.01  # of the mass, that a mode has to have to be looked at
 CHANCE_OF_ANOTHER = 5e-4  # that the next climb ends at a new mode, with which they end (see `survey`)
 LOOKED_AT = 1000  # draws, for those of the largest density
 WIDTHS = 3.0, 10.0, 30.0  # of starting points around the draws, in units of their spread

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from .._support.devices import rand, randn, to_numpy
 from .._support.settings import CPU
-
-FREEDOM = 5.0  # degrees, of the components
-SPREAD = 1.2  # of the components, in units of the covariance of what they were fitted to
-JITTER = 1e-6  # added to a covariance, in units of the variances
+from .few_evaluations import Mixture
 
 
 class _QuietMixture(BayesianGaussianMixture):
@@ -38,19 +35,20 @@ class TMixture:
         Degrees of freedom, a whole number; infinity for Gaussians.
     """
 
-    def __init__(self, weights: Tensor, loc: Tensor, scale: Tensor, freedom: float = FREEDOM):
+    def __init__(self, weights: Tensor, loc: Tensor, scale: Tensor, freedom: float = Mixture.freedom):
         self.weights, self.loc, self.scale, self.freedom = (weights / weights.sum()).double(), loc, scale, freedom
 
     @classmethod
-    def isotropic(cls, loc: Tensor, scales, freedom: float = FREEDOM) -> "TMixture":
+    def isotropic(cls, loc: Tensor, scales, freedom: float = Mixture.freedom) -> "TMixture":
         """Round components of several widths at one place (d,), equally likely."""
         scales = torch.as_tensor(scales, dtype=torch.float64, device=CPU).to(loc.device)
         eye = torch.eye(len(loc), dtype=torch.float64, device=loc.device)
         return cls(torch.ones_like(scales), loc.expand(len(scales), -1), scales[:, None, None] * eye, freedom)
 
     @classmethod
-    def fitted(cls, x: Tensor, n_components: int, seed: int, means: Tensor | None = None) -> "TMixture":
+    def fitted(cls, x: Tensor, n_components: int, seed: int, by: Mixture | None = None) -> "TMixture":
         """Fitted to points (n, d): as many components as they need, at most `n_components` (variational Bayes)."""
+        by = Mixture() if by is None else by
         center, width = x.mean(0), x.std(0).clamp(min=1e-150)
         z = to_numpy((x - center) / width)
         options = {"max_iter": 60, "reg_covar": 1e-6, "random_state": seed, "weight_concentration_prior": 1e-2}
@@ -61,8 +59,8 @@ class TMixture:
             torch.from_numpy(np.ascontiguousarray(value[used])).to(x.device)
             for value in (mixture.weights_, mixture.means_, mixture.covariances_)
         )
-        scale = torch.linalg.cholesky(covariance) * width[:, None] * SPREAD
-        return cls(weights, center + width * loc, scale)
+        scale = torch.linalg.cholesky(covariance) * width[:, None] * by.spread
+        return cls(weights, center + width * loc, scale, by.freedom)
 
     @classmethod
     def joined(cls, parts: "list[tuple[float, TMixture]]") -> "TMixture":

@@ -15,29 +15,15 @@ from ..density.energy import Energy
 from ..density.standardize import StandardizedTarget
 from .climb import NEAR, Mode, climb
 from .descent import descend
-from .smc import temper
-
-MIN_SHARE = 0.01  # of the mass, that a mode has to have to be looked at
-COVERED = 0.25  # of the particles that a mode should have, with which it is taken for known
-WIDENING = 1.5  # of the Gaussian that the run of a mode starts from
-RUN_PARTICLES = 500
-CLEAR_FACTOR = 2.0  # by which the mass of a mode has to exceed what the particles have there
-MIN_COUNT = 20  # particles that a lost mode makes a difference of at least
-CLIMBS, FEW_CLIMBS = 24, 4
-BATCH = 12  # descents at a time: more take fewer calls, and more of a small limit before the first has ended
-FEWEST_CLIMBS = 96  # of a survey
-CHANCE_OF_ANOTHER = 0.002  # that the next climb ends at a new mode, with which a survey ends
-STARTING_SCALES = 0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0  # of the points that climbs before any run start from
-SURVEYED = 1.0, 3.0, 10.0, 30.0, 100.0  # distances of the points that it starts from
-FAR_STARTS = 3.0  # widths of the particles that some climbs start from
-WIDE_STARTS = 3.0, 10.0, 30.0, 10.0  # widths of the particles that four times as many climbs start from
+from .few_evaluations import Survey
+from .smc import Tempered, temper
+from .stages import Climbs, LostModes, Tempering
 
 
-def starting_points(energy: Energy, generator: torch.Generator, n: int) -> Tensor:
+def starting_points(energy: Energy, generator: torch.Generator, n: int, by: Climbs | None = None) -> Tensor:
     """Points (n, d) near and far from the origin, some of the support among them, for climbs before any run."""
-    scales = torch.tensor([0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0], dtype=torch.float64, device=CPU).to(
-        energy.device
-    )
+    distances = (Climbs() if by is None else by).scales
+    scales = torch.tensor(distances, dtype=torch.float64, device=CPU).to(energy.device)
     z = randn(generator, n, energy.n_features, dtype=torch.float64)
     points = scales[torch.arange(n, device=energy.device) % len(scales), None] * z
     rows = min(len(energy.valid), max(n // 2, 1))
@@ -45,19 +31,20 @@ def starting_points(energy: Energy, generator: torch.Generator, n: int) -> Tenso
     return points
 
 
-def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = ()) -> list[Mode]:
+def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = (), by: Climbs | None = None) -> list[Mode]:
     """Distinct modes that climbs from points (n, d) end at; fewer where a limit is reached.
 
     Where there is a gradient, batches of points descend together, and only ends at which no mode is known yet are
     looked at one by one.
     """
+    by = Climbs() if by is None else by
     modes: list[Mode] = []
-    for batch in points.split(BATCH):
+    for batch in points.split(by.batch_size):
         try:
-            ends = descend(energy, batch) if energy.has_gradient and len(batch) > 1 else batch
+            ends = descend(energy, batch, by.max_steps) if energy.has_gradient and len(batch) > 1 else batch
             for end in ends:
                 if not any(mode.is_near(end) for mode in (*known, *modes)):
-                    mode = climb(energy, end, (*known, *modes))
+                    mode = climb(energy, end, (*known, *modes), by)
                     if mode is not None and not any(_same(mode, other) for other in (*known, *modes)):
                         modes.append(mode)
         except Spent:
@@ -65,39 +52,47 @@ def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = ()) -> l
     return modes
 
 
-def survey(energy: Energy, generator, n_max: int) -> list[Mode]:
+def survey(
+    energy: Energy, generator, by: Survey | None = None, climbs: Climbs | None = None, known: Sequence[Mode] = (),
+    n_made: int = 0,
+) -> list[Mode]:  # fmt: skip
     """Distinct modes that climbs end at, from points of many scales, around the origin and around modes found so far.
 
-    They go on until the chance that the next climb ends at a new mode is estimated at .002: after n climbs to w modes
-    that is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy Kan 1987).
+    They go on until the estimated chance that the next climb ends at a new mode is small: after n climbs to w modes it
+    is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy Kan 1987). A survey may go on from climbs that were made, and from
+    modes that are known.
     """
-    modes: list[Mode] = []
-    n = 0
-    while n < n_max:
-        before = energy.n_energy_evals
-        modes += climbs_from(energy, _surveyed(energy, modes, n, generator), modes)
-        n, w = n + BATCH, len(modes)
+    by, climbs = Survey() if by is None else by, Climbs() if climbs is None else climbs
+    modes, n = list(known), n_made
+    while n < by.n_climbs + n_made and not _is_complete(n, len(modes), by):
+        before, numbers = energy.n_energy_evals, range(n, n + climbs.batch_size)
+        modes += climbs_from(energy, _surveyed(energy, modes, numbers, by.distances, generator), modes, climbs)
+        n += climbs.batch_size
         if energy.n_energy_evals == before:  # nothing more is allowed
-            break
-        if n >= (FEWEST_CLIMBS if w else 1) and w * (w + 1) <= CHANCE_OF_ANOTHER * n * (n - 1):
             break
     return modes
 
 
-def _surveyed(energy: Energy, modes: list[Mode], n: int, generator) -> Tensor:
-    """Points (BATCH, d) to climb from after n climbs."""
+def _is_complete(n: int, w: int, by: Survey) -> bool:
+    """Whether another mode is unlikely after n climbs to w modes."""
+    return n >= max(1, by.fewest_climbs if w else 1) and w * (w + 1) <= by.chance_of_another * n * (n - 1)
+
+
+def _surveyed(energy: Energy, modes: list[Mode], numbers: range, distances: tuple, generator) -> Tensor:
+    """Points (n, d) that the climbs of n numbers start from."""
     points = []
-    for k in range(n, n + BATCH):
+    for k in numbers:
         around = bool(modes) and k % 2 == 0
         x = torch.stack([mode.x for mode in modes]) if around else energy.valid.new_zeros(1, energy.n_features)
-        spread = SURVEYED[k // (1 + bool(modes)) % len(SURVEYED)] + x.std(0, unbiased=False)
+        spread = distances[k // (1 + bool(modes)) % len(distances)] + x.std(0, unbiased=False)
         points.append(x.mean(0) + spread * randn(generator, energy.n_features, dtype=torch.float64))
     return torch.stack(points)
 
 
 def find_lost_modes(
-    energy: Energy, x: Tensor, log_evidence: float, modes: list[Mode], n_climbs: int, n_moves: int, generator
-) -> tuple[Tensor, float, int]:
+    energy: Energy, x: Tensor, log_evidence: float, modes: list[Mode], n_climbs: int, n_moves: int, generator,
+    by: LostModes | None = None, climbs: Climbs | None = None, tempering: Tempering | None = None,
+) -> tuple[Tensor, float, int]:  # fmt: skip
     """Particles with those of modes that they had lost, by evidence.
 
     Climbs from particles, from the best of them and from near and far around them end at modes. Where Laplace's
@@ -115,11 +110,18 @@ def find_lost_modes(
     modes : list of Mode
         Modes that are known already.
     n_climbs : int
-        How many climbs may be tried, and four times as many from far around.
+        How many climbs may be tried, and four times as many from far around. If these are as many as `climbs` says,
+        further ones go on until another mode is unlikely.
     n_moves : int
         Moves at a temperature of such a run.
     generator : torch.Generator
         Source of randomness.
+    by : LostModes, optional
+        Which modes are added.
+    climbs : Climbs, optional
+        Where climbs start from, and how they go.
+    tempering : Tempering, optional
+        How the runs go.
 
     Returns
     -------
@@ -130,34 +132,43 @@ def find_lost_modes(
     n_found : int
         How many were added.
     """
+    by, climbs = LostModes() if by is None else by, Climbs() if climbs is None else climbs
     found = 0
-    points = torch.cat(
-        [_points_around(energy, x, n_climbs, generator), _far_around(x, len(WIDE_STARTS) * n_climbs, generator)]
-    )
-    for mode in [*modes, *climbs_from(energy, points, modes)]:
-        if mode.log_mass < log_evidence + math.log(MIN_SHARE):
+    around = _points_around(energy, x, n_climbs, climbs.far, generator)
+    points = torch.cat([around, _far_around(x, len(climbs.wide) * n_climbs, climbs.wide, generator)])
+    modes = [*modes, *climbs_from(energy, points, modes, climbs)]
+    if energy.has_gradient and n_climbs >= climbs.n_after:
+        further = Survey(n_climbs=climbs.n_further, chance_of_another=climbs.chance_of_another)
+        modes = survey(energy, generator, further, climbs, modes, len(points))
+    for mode in modes:
+        if mode.log_mass < log_evidence + math.log(by.min_share):
             continue
         near = near_to(mode, x)
         share = min(1.0, math.exp(mode.log_mass - log_evidence))
-        if float(near.double().mean()) >= COVERED * share:
+        if float(near.double().mean()) >= by.covered * share:
             continue
-        merged = _weigh(energy, mode, x, near, log_evidence, n_moves, generator)
+        run = _run_from(energy, mode, n_moves, generator, by, tempering)
+        merged = _weigh(mode, run, x, near, log_evidence, by, generator)
         if merged is not None:
             (x, log_evidence), found = merged, found + 1
     return x, log_evidence, found
 
 
-def _weigh(energy: Energy, mode: Mode, x: Tensor, near: Tensor, log_evidence: float, n_moves: int, generator):
-    """Particles and log evidence with the mode, by a run from its Gaussian; None if it has no more than they know."""
+def _run_from(energy: Energy, mode: Mode, n_moves: int, generator, by: LostModes, tempering: Tempering | None):
+    """A run from the Gaussian of a mode."""
     target = StandardizedTarget(energy, mode.standardization)
-    run = temper(target, RUN_PARTICLES, WIDENING, n_moves, generator)
+    return temper(target, by.n_particles, by.inflation, n_moves, generator, by=tempering)
+
+
+def _weigh(mode: Mode, run: Tempered, x: Tensor, near: Tensor, log_evidence: float, by: LostModes, generator):
+    """Particles and log evidence with the mode that a run started from; None if it has no more than they know."""
     if run.log_evidence == -math.inf:
         return None
     inside = run.z.square().sum(1) <= radius_squared(x.shape[1])
     mass = math.exp(min(run.log_evidence - log_evidence, 700.0)) * float(inside.double().mean())
     known = float(near.double().mean())
     n = len(x)
-    if mass < MIN_SHARE or mass < CLEAR_FACTOR * known or (mass - known) * n / (1 + mass) < MIN_COUNT:
+    if mass < by.min_share or mass < by.clear_factor * known or (mass - known) * n / (1 + mass) < by.min_count:
         return None
     rest = x[~near]
     n_new = n if not len(rest) else round(n * mass / (1 - known + mass))
@@ -170,19 +181,19 @@ def _weigh(energy: Energy, mode: Mode, x: Tensor, near: Tensor, log_evidence: fl
     return torch.cat([new, kept])[randperm(generator, n)], total
 
 
-def _points_around(energy: Energy, x: Tensor, n: int, generator) -> Tensor:
+def _points_around(energy: Energy, x: Tensor, n: int, width: float, generator) -> Tensor:
     """Particles, the best of them, and points around them, (n, d)."""
     log_prob = energy.log_prob(x[: 50 * n])
     best = x[log_prob.argsort(descending=True)[: n // 4]]
     some = x[randperm(generator, len(x))[: n // 2]]
     n_far = n - len(best) - len(some)
-    far = x.mean(0) + FAR_STARTS * x.std(0) * randn(generator, n_far, x.shape[1], dtype=torch.float64)
+    far = x.mean(0) + width * x.std(0) * randn(generator, n_far, x.shape[1], dtype=torch.float64)
     return torch.cat([best, some, far])
 
 
-def _far_around(x: Tensor, n: int, generator) -> Tensor:
+def _far_around(x: Tensor, n: int, wide: tuple[float, ...], generator) -> Tensor:
     """Points (n, d) around particles, at several distances."""
-    widths = torch.tensor(WIDE_STARTS, dtype=torch.float64, device=CPU).to(x.device)
+    widths = torch.tensor(wide, dtype=torch.float64, device=CPU).to(x.device)
     widths = widths[torch.arange(n, device=x.device) % len(widths), None]
     return x.mean(0) + widths * x.std(0) * randn(generator, n, x.shape[1], dtype=torch.float64)
 

@@ -18,44 +18,23 @@ from .adaptive import explore
 from .balance import balance
 from .climb import Mode
 from .laplace import laplace_standardization
-from .modes import CLIMBS, FEW_CLIMBS, climbs_from, find_lost_modes, starting_points, survey
+from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
-from .smc import FULL_COVARIANCE_MAX, moments
+from .smc import moments
+from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
-from .tempered_run import GROWTH_MOVES, INFLATION, TemperedRun, heavy_tails, standardize
+from .tempered_run import TemperedRun, heavy_tails, standardize
 
-MOVES = {True: 10, False: 30}  # a temperature, with and without gradient
-RACE_MOVES = 3  # at least
-TIME_SHARE, EVALS_SHARE = 0.4, 0.6  # of the limits of a fit
-FEW_EVALS_LEFT = 300_000  # with fewer, points are weighed and all kept (unmeasured, like the shares)
-FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE = 0.6, 0.9  # of the limits of a fit, then
-FEWEST_EXPLORED = 500  # evaluations with which that is worth while
-MOST_FEATURES_EXPLORED = 64  # in which mixtures and maps can be fitted to thousands of points
-CHECKED_SHARE = 0.05  # of the evaluations left, kept for a look at whether the density is one
-FEWEST_EFFECTIVE = 50  # points that particles are taken from, if need be by tempered weights
-SURVEY_SHARE, MOST_CLIMBS = 0.15, 200  # of the evaluations left, for climbs of an exploration
-CLIMB_SHARE = 0.1  # of the evaluations that the pilot may make, for climbs before the race, and after the last run
-RACE_SHARE = 0.4  # of those left, for the race
-RUN_SHARE = 0.5  # of those left after it, for the run with all particles; the rest makes more of them
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
-BALANCE_SHARE = 0.1  # of those left after it, for draws that tell the masses of regions
-CLEAR_GAIN = 0.05  # nats of log Z by which a run with tamed tails has found what one without missed
-MAX_TAMED_RUNS = 3
-HIGH_INFLATION = 1.1  # in place of `INFLATION` around Laplace's approximation
-LAPLACE_TEMPERATURES = 18  # of a run from there, as measured once on a log-Gaussian Cox process in 1600 dimensions
-CLIMBS_BEFORE = 8  # climbs before the race
-MANY_FEATURES, CLIMBS_THERE = 50, 2  # above which a climb costs hundreds of evaluations, and fewer are made
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
-MIN_AFFORDABLE = 50  # particles of a run, however few evaluations are allowed
-MAX_NUMBERS, MIN_PARTICLES = 5_000_000, 2000  # held by the draws of high dimension; particles moved there at least
 
 
 def run_pilot(
     energy: Energy, n_particles: int, generator, budget: Budget | None = None, start: Start | None = None,
-    store: Store | None = None,
+    store: Store | None = None, pilot: Pilot | None = None,
 ) -> tuple[PilotResult, Tensor]:  # fmt: skip
     """Find location, scale and particles of a density from its energy alone.
 
@@ -70,14 +49,14 @@ def run_pilot(
     Where few evaluations are allowed, and a store is given, there is no race and no tempering: points from adapted
     proposals are weighed (see `explore`), and particles resampled from these.
 
-    In more than `FULL_COVARIANCE_MAX` dimensions, with a gradient, one run starts from Laplace's approximation.
+    In more than 256 dimensions, with a gradient, one run starts from Laplace's approximation.
 
     Parameters
     ----------
     energy : Energy
         The density; the scales of its bounds are set.
     n_particles : int
-        Number of particles of the final run; at most `MAX_NUMBERS` / d of them from Laplace's approximation.
+        Number of particles of the final run; at most so many as hold 5e6 numbers from Laplace's approximation.
     generator : torch.Generator
         Source of randomness.
     budget : Budget, optional
@@ -87,6 +66,8 @@ def run_pilot(
         Where the user says to begin.
     store : Store, optional
         Allows for an exploration by few evaluations, which it keeps; its ``chosen`` are the rows that particles are of.
+    pilot : Pilot, optional
+        What the stages go by; its `begin` and `n_particles` are not looked at.
 
     Returns
     -------
@@ -103,28 +84,32 @@ def run_pilot(
         When the user interrupts before there is a particle.
     """
     budget = Budget(None, None, energy) if budget is None else budget
-    pilot = _Pilot(energy, n_particles, generator, budget, start)
-    if store is not None and pilot.is_frugal():
-        pilot.time_share, pilot.evals_share = FRUGAL_TIME_SHARE, FRUGAL_EVALS_SHARE
-        with budget.part(pilot.time_share, pilot.evals_share):
-            found = pilot.explore(store)
+    run = _Pilot(energy, n_particles, generator, budget, start, Pilot() if pilot is None else pilot)
+    if store is not None and run.is_frugal():
+        run.time_share, run.evals_share = run.by.adaptive.time_share, run.by.adaptive.evals_share
+        with budget.part(run.time_share, run.evals_share):
+            found = run.explore(store)
         if found is not None:
             return found
-        pilot.time_share, pilot.evals_share = TIME_SHARE, EVALS_SHARE
-    with budget.part(pilot.time_share, pilot.evals_share):
-        return pilot.run()
+        run.time_share, run.evals_share = run.by.time_share, run.by.evals_share
+    with budget.part(run.time_share, run.evals_share):
+        return run.run()
 
 
 class _Pilot:
     """One run of the pilot: its steps, and what they leave for each other."""
 
-    def __init__(self, energy: Energy, n_particles: int, generator, budget: Budget, start: Start | None):
+    def __init__(
+        self, energy: Energy, n_particles: int, generator, budget: Budget, start: Start | None, by: Pilot
+    ):  # fmt: skip
         self.energy, self.n_particles, self.generator = energy, n_particles, generator
-        self.budget, self.start, self.n_moves = budget, start, MOVES[energy.has_gradient]
+        self.budget, self.start, self.by = budget, start, by
+        self.n_moves = by.tempering.n_moves if energy.has_gradient else by.tempering.n_moves_without
+        self.is_high = energy.n_features > by.high_dimension.n_features
         self.begun, self.clock = energy.n_energy_evals, time.perf_counter()
         self.rate: float | None = None  # measured in the race
         self.modes: list[Mode] = []
-        self.time_share, self.evals_share = TIME_SHARE, EVALS_SHARE
+        self.time_share, self.evals_share = by.time_share, by.evals_share
 
     def left(self) -> float:
         """Evaluations that the pilot can still make within its shares of the limits."""
@@ -144,11 +129,11 @@ class _Pilot:
             first_look(self.energy, self.generator, few=self.left() < FEW_EVALS)
         except Spent:
             pass
-        if self.energy.n_features > FULL_COVARIANCE_MAX and self.energy.has_gradient:
+        if self.is_high and self.energy.has_gradient:
             found = self._in_high_dimension()
             if found is not None:
                 return found
-        if self.energy.n_features <= FULL_COVARIANCE_MAX:
+        if not self.is_high:
             self._climb()
         winner, stopped = self._race()
         if stopped is not None:
@@ -159,43 +144,43 @@ class _Pilot:
         try:
             run = self._tame(run)
             check_mass(run.x, run.standardization, self.energy.bounds)
-            check_directions(run.x, moments(run.x), run.target)
+            check_directions(run.x, self._moments(run.x), run.target)
             self._look_for_lost_modes(run)
             self._balance(run)
-            run.grow(int(min(self.n_particles, self.left() / (1 + GROWTH_MOVES * self.n_moves))))
+            run.grow(int(min(self.n_particles, self.left() / (1 + self.by.tempering.growth_moves * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
             self._note(ended)
-        return run.result(standardize(run.x, run.tails), winner.scale), run.x
+        return run.result(run.standardized(), winner.scale), run.x
 
     # ---------------------------------------------------------------- by few evaluations
 
     def is_frugal(self) -> bool:
         """Whether evaluations are few, and enough for points to be weighed."""
-        limited = self.budget.max_energy_evals is not None and self.energy.n_features <= MOST_FEATURES_EXPLORED
-        return limited and FEWEST_EXPLORED <= self.left() <= FEW_EVALS_LEFT
+        by = self.by.adaptive
+        limited = self.budget.max_energy_evals is not None and self.energy.n_features <= by.max_features
+        return limited and by.fewest_evals <= self.left() <= by.max_evals
 
     def explore(self, store: Store) -> tuple[PilotResult, Tensor] | None:
         """Particles from an exploration whose evaluations are all kept, or None where it found too little."""
-        energy, budget, generator = self.energy, self.budget, self.generator
+        energy, budget, generator, by = self.energy, self.budget, self.generator, self.by.adaptive
         budget.progress.phase("first look")
         with contextlib.suppress(Spent):
             first_look(energy, generator, few=self.left() < FEW_EVALS)
         budget.progress.phase("climbs")
-        with self._share(SURVEY_SHARE):
-            points = None if self.start is None else self.start.points
-            self.modes = survey(energy, generator, MOST_CLIMBS) if points is None else climbs_from(energy, points[:10])
+        with self._share(by.survey.share):
+            self.modes = self._survey()
         budget.progress.phase("exploration")
 
         def ended():
             return budget.seconds_left(self.time_share) <= 0
 
-        kept = CHECKED_SHARE * self.left()
+        kept = by.checked_share * self.left()
 
         def left():
             return self.left() - kept
 
         gaussian = None if self.start is None else self.start.gaussian
-        stopped = explore(energy, store, self.modes, generator, left, ended, budget.progress, gaussian)
+        stopped = explore(energy, store, self.modes, generator, left, ended, budget.progress, gaussian, by)
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
             if isinstance(stopped, KeyboardInterrupt):
@@ -204,19 +189,28 @@ class _Pilot:
             return None
         if stopped is not None:
             self._note(stopped)
-        store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, FEWEST_EFFECTIVE)
+        store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, by.fewest_effective)
         x = store.x[store.chosen]
-        tails = heavy_tails(x)
+        tails = heavy_tails(x, self.by.tails)
         identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)
-        found = standardize(x, identity if tails is None else tails)
+        found = standardize(x, identity if tails is None else tails, self.by.tempering.full_covariance)
         check_mass(x, found, energy.bounds)
         target = StandardizedTarget(energy, found, energy.fast_dtype)
-        check_directions(x, moments(x), target, kept)
+        check_directions(x, self._moments(x), target, kept)
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         scale = float(found.matrix.diagonal().mean())
         return PilotResult(log_evidence(log_weights), scale, loc, covariance, center, width, len(store.proposals)), x
 
+    def _survey(self) -> list[Mode]:
+        """Modes to begin with, from where the user says, or from near and far."""
+        if self.start is not None:
+            return climbs_from(self.energy, self.start.points[:10], by=self.by.climbs)
+        return survey(self.energy, self.generator, self.by.adaptive.survey, self.by.climbs)
+
     # ---------------------------------------------------------------- the steps
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return moments(x, self.by.tempering.full_covariance)
 
     def _gauge(self) -> None:
         """Measure the rate of evaluations in large calls, if there is a limit of time to plan for."""
@@ -232,9 +226,10 @@ class _Pilot:
 
     def _climb(self) -> None:
         """Modes that climbs from near and far, or from where the user says, end at."""
-        n = CLIMBS_BEFORE if self.energy.n_features <= MANY_FEATURES else CLIMBS_THERE
+        by = self.by.climbs
+        n = by.n_before if self.energy.n_features <= by.many_features else by.n_there
         if self.start is None:
-            points = starting_points(self.energy, self.generator, n)
+            points = starting_points(self.energy, self.generator, n, by)
         else:
             points = self.start.points[:n]
         self.budget.progress.phase("climbs")
@@ -242,8 +237,8 @@ class _Pilot:
 
     def _climbs(self, points: Tensor) -> list[Mode]:
         """Climbs within a small share of the limits."""
-        with self._share(CLIMB_SHARE):
-            return climbs_from(self.energy, points)
+        with self._share(self.by.climbs.share):
+            return climbs_from(self.energy, points, by=self.by.climbs)
 
     def _share(self, share: float):
         """A part of the limits: a share of what the pilot has left."""
@@ -268,59 +263,67 @@ class _Pilot:
         return (again if stopped is None or again.log_evidence > -math.inf else winner), stopped
 
     def _race_once(self, start: Start | None) -> tuple[Entrant, BaseException | None]:
-        self.race_moves = max(RACE_MOVES, self.n_moves // 3)
-        race = Race(self.energy, self.race_moves, RACE_SHARE * self.left(), self.generator, self.budget)
+        by = self.by.race
+        self.race_moves = max(by.fewest_moves, self.n_moves // 3)
+        limit = by.share * self.left()
+        race = Race(self.energy, self.race_moves, limit, self.generator, self.budget, by, self.by.tempering)
         winner = race.run(start, self.modes)
         self.rate = race.evals_per_second
         return winner, race.stopped
 
     def _final_run(self, winner: Entrant) -> "TemperedRun":
         self.budget.progress.phase("tempering")
-        affordable = RUN_SHARE * self.left() / (winner.cost * (1 + self.n_moves) / (1 + self.race_moves))
-        n = int(min(self.n_particles, max(MIN_AFFORDABLE, affordable)))
-        standardization = Standardization.from_moments(*moments(winner.x))
+        by = self.by.tempering
+        affordable = by.share * self.left() / (winner.cost * (1 + self.n_moves) / (1 + self.race_moves))
+        n = int(min(self.n_particles, max(by.fewest_particles, affordable)))
+        standardization = Standardization.from_moments(*self._moments(winner.x))
         return TemperedRun(
-            self.energy, standardization, n, self.n_moves, self.generator, INFLATION, self.budget.progress
+            self.energy, standardization, n, self.n_moves, self.generator, by.inflation, self.budget.progress, by=by
         )
 
     def _tame(self, run: "TemperedRun") -> "TemperedRun":
         """The run, or a repetition with tamed tails that found more, or as much of a smoother density."""
-        for _ in range(MAX_TAMED_RUNS):
-            tails = heavy_tails(run.x)
+        by, clear_gain = self.by.tempering, self.by.tails.clear_gain
+        for _ in range(self.by.tails.max_runs):
+            tails = heavy_tails(run.x, self.by.tails)
             if tails is None or run.n_evals > self.left():
                 break
             tamed = TemperedRun(
-                self.energy, standardize(run.x, tails), len(run.x), self.n_moves, self.generator, INFLATION,
-                self.budget.progress, MAX_RAISED,
+                self.energy, standardize(run.x, tails, by.full_covariance), len(run.x), self.n_moves, self.generator,
+                by.inflation, self.budget.progress, MAX_RAISED, by,
             )  # fmt: skip
             if tamed.stopped is not None:
                 self._note(tamed.stopped)
                 break
             gain = tamed.log_evidence - run.log_evidence
-            if gain < -CLEAR_GAIN or (gain < CLEAR_GAIN and tamed.smoothness() < run.smoothness()):
+            if gain < -clear_gain or (gain < clear_gain and tamed.smoothness() < run.smoothness()):
                 break
             run = tamed
-            if gain < CLEAR_GAIN:
+            if gain < clear_gain:
                 break
         return run
 
     def _look_for_lost_modes(self, run: "TemperedRun") -> None:
-        if self.energy.n_features > FULL_COVARIANCE_MAX:
+        if self.is_high:
             return
-        n = CLIMBS if self.energy.n_features <= MANY_FEATURES else CLIMBS_THERE
+        climbs = self.by.climbs
+        n = climbs.n_after if self.energy.n_features <= climbs.many_features else climbs.n_there
         if self.left() < 200 * n * self.energy.n_features:
-            n = FEW_CLIMBS
+            n = climbs.few
         self.budget.progress.phase("lost modes")
         run.x, run.log_evidence, n_found = find_lost_modes(
-            self.energy, run.x, run.log_evidence, self.modes, n, self.n_moves, self.generator
-        )
+            self.energy, run.x, run.log_evidence, self.modes, n, self.n_moves, self.generator, self.by.lost_modes,
+            climbs, self.by.tempering,
+        )  # fmt: skip
         if n_found:
             run.settle()
 
     def _balance(self, run: "TemperedRun") -> None:
         """Give the regions of the particles their masses, where importance sampling tells them."""
-        if self.energy.n_features <= MOST_FEATURES_EXPLORED:
-            found = balance(self.energy, run.x, int(min(1e9, BALANCE_SHARE * self.left())), self.generator)
+        by = self.by.balance
+        if self.energy.n_features <= by.max_features:
+            n_draws = int(min(by.n_draws, 2 * len(run.x), by.share * self.left()))
+            found = balance(self.energy, run.x, n_draws, self.generator, by)
             if found is not None:
                 run.x, run.log_evidence = found
 
@@ -335,7 +338,7 @@ class _Pilot:
             raise stopped
         self._note(stopped)
         x = winner.x[winner.x.isfinite().all(1)]
-        found = Standardization.from_moments(*moments(x))
+        found = Standardization.from_moments(*self._moments(x))
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         log_evidence = winner.log_evidence if winner.log_evidence > -math.inf else math.nan
         return PilotResult(log_evidence, winner.scale, loc, covariance, center, width, 0), x
@@ -347,21 +350,23 @@ class _Pilot:
         takes hundreds of temperatures. Other modes are found only by luck.
         """
         self.budget.progress.phase("Laplace's approximation")
-        energy = self.energy
-        standardization = laplace_standardization(energy, None if self.start is None else self.start.points[0])
+        energy, by = self.energy, self.by.high_dimension
+        first = None if self.start is None else self.start.points[0]
+        standardization = laplace_standardization(energy, first, by.max_iter)
         if standardization is None:
             return None
-        n_particles = min(self.n_particles, max(MIN_PARTICLES, MAX_NUMBERS // energy.n_features))
-        affordable = self.left() / (LAPLACE_TEMPERATURES * (1 + self.n_moves))
-        n_particles = int(min(n_particles, max(MIN_AFFORDABLE, affordable)))
+        n_particles = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
+        affordable = self.left() / (by.n_temperatures * (1 + self.n_moves))
+        n_particles = int(min(n_particles, max(self.by.tempering.fewest_particles, affordable)))
         self.budget.progress.phase("tempering")
         run = TemperedRun(
-            energy, standardization, n_particles, self.n_moves, self.generator, HIGH_INFLATION, self.budget.progress
+            energy, standardization, n_particles, self.n_moves, self.generator, by.inflation, self.budget.progress,
+            by=self.by.tempering,
         )  # fmt: skip
         try:
             if run.stopped is not None:
                 raise run.stopped
-            check_directions(run.x, moments(run.x), run.target)
+            check_directions(run.x, self._moments(run.x), run.target)
         except (Spent, KeyboardInterrupt) as stopped:
             self._note(stopped)
         return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x

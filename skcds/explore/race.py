@@ -18,27 +18,16 @@ from ..density.rounding import find_cut, rounding_noise
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.budget import Budget
 from ..train.particles import Population
+from . import stages
 from .climb import Mode
 from .smc import TemperedTarget, moments, temper
 from .start import Start
 
-STARTING_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
 MAX_SCALE, MIN_SCALE = 1e7, 1e-7
-WIDENINGS = (1.0, 3.0)  # of what the user says in start=, and of Laplace's approximation
-RACE_PARTICLES, FEWEST_PARTICLES = 1000, 30
-RACE_COST = 400  # evaluations of the race for each of its particles: a guess, for how many are affordable
-CLEAR_WIN = 1.0  # nats by which the widest scale has to win for wider ones to be tried: short runs are noisy
-MIN_HITS = 20  # particles of a scout run that have to meet the support, or a tenth of few
-CLIMBS_ENTERED = 2  # modes that runs are started from
-NOISE_ROWS, FEW_NOISE_ROWS = (
-    64,
-    8,
-)  # particles at which rounding is looked for, the half of them those of the largest density
+NOISE_ROWS, FEW_NOISE_ROWS = 64, 8  # particles at which rounding is looked for, half of them those of largest density
 LARGEST_NOISE = 1.0  # nats that the energy may jump by between neighbouring points
-MAX_TEMPERATURES, MAX_TEMPERATURES_BESIDE = 1000, 150  # of a run, and of one beside a run that found something
 MAX_RAISED = 0.1  # of a run's first particles, at which the function may raise: every one of them costs calls
 FIRST_STEP = 1e-3  # of moves from points of the support, in units of ten times their spread, or about one
-ANNEALING = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse temperatures on the way from points of the support
 
 
 @dataclass(eq=False)
@@ -87,6 +76,10 @@ class Race:
         Source of randomness.
     budget : Budget
         Its progress display is told.
+    by : stages.Race, optional
+        How many runs there are, and from where.
+    tempering : stages.Tempering, optional
+        How a run goes.
 
     Attributes
     ----------
@@ -98,10 +91,15 @@ class Race:
         Rate of evaluations over the whole race.
     """
 
-    def __init__(self, energy: Energy, n_moves: int, limit: float, generator, budget: Budget):
+    def __init__(
+        self, energy: Energy, n_moves: int, limit: float, generator, budget: Budget,
+        by: stages.Race | None = None, tempering: stages.Tempering | None = None,
+    ):  # fmt: skip
+        self.by = by = stages.Race() if by is None else by
+        self.tempering = stages.Tempering() if tempering is None else tempering
         self.energy, self.n_moves, self.limit, self.generator, self.budget = energy, n_moves, limit, generator, budget
-        self.n_particles = int(min(RACE_PARTICLES, max(FEWEST_PARTICLES, limit / RACE_COST)))
-        self.min_hits = min(MIN_HITS, max(2, self.n_particles // 10))
+        self.n_particles = int(min(by.n_particles, max(by.fewest_particles, limit / by.evals_a_particle)))
+        self.min_hits = min(by.min_hits, max(2, self.n_particles // 10))
         self.start, self.clock = energy.n_energy_evals, time.perf_counter()
         self.identity = Standardization(energy.n_features, full=False).to(energy.device)
         self.runs: list[Entrant] = []
@@ -134,7 +132,7 @@ class Race:
         """
         self._enter_modes(modes, self.limit if start is None else math.inf)
         if start is not None and start.gaussian is not None:
-            for widening in WIDENINGS:
+            for widening in self.by.inflations:
                 self.enter(widening, start.gaussian)
         if start is None or (self.best_or_none is None and not self.stopped):
             self._enter_scales()
@@ -143,7 +141,7 @@ class Race:
         if self.stopped is None and self.best.log_evidence == -math.inf:
             raise InvalidEnergyError(
                 "energy_fn was +inf or invalid at every point that the pilot tried, drawn from N(0, s^2 I) for s from "
-                f"{MIN_SCALE:g} to {STARTING_SCALES[-1]:g}, positive, ordered, in the simplex and in the unit cube; "
+                f"{MIN_SCALE:g} to {self.by.scales[-1]:g}, positive, ordered, in the simplex and in the unit cube; "
                 "shift or scale the coordinates so that the density has mass near zero, or pass points of its support "
                 "in start=."
             )
@@ -165,7 +163,7 @@ class Race:
         n = n_particles or self.n_particles
         found = temper(
             target, n, scale, self.n_moves, self.generator, self.min_hits, self.budget.progress, self.max_raised,
-            MAX_TEMPERATURES if self.best_or_none is None else MAX_TEMPERATURES_BESIDE,
+            self.by.max_temperatures if self.best_or_none is None else self.by.max_temperatures_beside, self.tempering,
         )  # fmt: skip
         self.stopped = found.stopped
         x = standardization(found.z)
@@ -176,30 +174,33 @@ class Race:
         except (Spent, KeyboardInterrupt) as stopped:
             self.stopped = stopped
         unit = 1.0 if standardization is self.identity else _geometric_mean(standardization)
-        is_widest = standardization is self.identity and scale == max(STARTING_SCALES)
+        is_widest = standardization is self.identity and scale == max(self.by.scales)
         cost, usable = (self.spent - seen) / n, found.n_temperatures > 0
         self.runs.append(Entrant(scale * unit, x, log_evidence, cost, is_widest, usable))
         with self._stopping():
             self._cut_off()
 
     def _enter_modes(self, modes: list[Mode], limit: float) -> None:
-        for mode in sorted(modes, key=lambda mode: -mode.log_mass)[:CLIMBS_ENTERED]:
+        for mode in sorted(modes, key=lambda mode: -mode.log_mass)[: self.by.n_modes]:
             if self.spent < limit:
-                self.enter(WIDENINGS[-1] if self.energy.n_features <= 10 else 1.5, mode.standardization)
+                self.enter(self.by.inflations[-1] if self.energy.n_features <= 10 else 1.5, mode.standardization)
 
     def _enter_scales(self) -> None:
         from_modes = self.best_or_none
         scales: list[Entrant] = []
-        for scale in STARTING_SCALES:
+        for scale in self.by.scales:
             if len(scales) < (2 if from_modes is None else 1) or self.spent < self.limit:
                 self.enter(scale)
                 scales.append(self.runs[-1])
         if self.stopped is not None:
             return
-        if self.best.log_evidence == -math.inf and (self.n_particles < RACE_PARTICLES or self.energy.n_raised):
-            self.n_particles, self.min_hits = RACE_PARTICLES, MIN_HITS  # without a hit a run costs one a particle
+        if self.best.log_evidence == -math.inf and (self.n_particles < self.by.n_particles or self.energy.n_raised):
+            self.n_particles, self.min_hits = (
+                self.by.n_particles,
+                self.by.min_hits,
+            )  # without a hit a run costs one a particle
             self.max_raised = 1.0
-            for scale in STARTING_SCALES:
+            for scale in self.by.scales:
                 self.enter(scale)
         self._widen()
         self._prefer_broad(from_modes)
@@ -209,7 +210,10 @@ class Race:
         while self.stopped is None and self.best.widest and self.best.scale < MAX_SCALE and self.spent < self.limit:
             widest = self.best
             others = [run.log_evidence for run in self.runs if run is not widest]
-            if not widest.log_evidence > CLEAR_WIN + max(others, default=-math.inf) or widest.log_evidence == -math.inf:
+            if (
+                not widest.log_evidence > self.by.clear_win + max(others, default=-math.inf)
+                or widest.log_evidence == -math.inf
+            ):
                 return
             widest.widest = False
             self.enter(widest.scale * 10**0.5)
@@ -221,7 +225,7 @@ class Race:
             return
         broad = [run for run in self.runs if run not in self._of_modes(from_modes)]
         best = max(broad, key=lambda run: run.log_evidence, default=from_modes)
-        if best is not from_modes and from_modes.log_evidence <= best.log_evidence + CLEAR_WIN:
+        if best is not from_modes and from_modes.log_evidence <= best.log_evidence + self.by.clear_win:
             for run in self._of_modes(from_modes):
                 run.log_evidence = min(run.log_evidence, best.log_evidence - 1e-9)
 
@@ -277,7 +281,7 @@ class Race:
 
     def _look_for_support(self, start: Start | None) -> None:
         """Runs from narrower Gaussians, and from around points of the support that were found in other ways."""
-        scale = min(STARTING_SCALES)
+        scale = min(self.by.scales)
         while self.best.log_evidence == -math.inf and scale > MIN_SCALE and self.stopped is None:
             scale /= 10
             self.enter(scale)
@@ -296,7 +300,7 @@ class Race:
         path = TemperedTarget(target, 1.0)
         z = standardization.inverse(seeds)[torch.arange(self.n_particles, device=seeds.device) % len(seeds)]
         step = FIRST_STEP
-        for beta in ANNEALING:
+        for beta in self.by.annealing:
             path.beta = max(beta, 1e-9)
             for _ in range(10):
                 before = path.standardization.inverse(z)
@@ -307,8 +311,8 @@ class Race:
                     path.standardization, step = Standardization.from_moments(loc, covariance / 100), FIRST_STEP
                 else:
                     z, step = path.standardization(population.x), population.step
-                    path.standardization = Standardization.from_moments(*moments(z))
-        around = Standardization.from_moments(*moments(standardization(z)))
+                    path.standardization = Standardization.from_moments(*moments(z, self.tempering.full_covariance))
+        around = Standardization.from_moments(*moments(standardization(z), self.tempering.full_covariance))
         for widening in (1.0, 1.5):
             self.enter(widening, around)
 

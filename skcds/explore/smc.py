@@ -12,10 +12,7 @@ from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.particles import Population, systematic_index
-
-MIN_ESS = 0.8  # normalised, of the incremental weights; sets the next temperature
-LAST_ESS = 0.3  # normalised, of the weights by which an unfinished run goes as far as it can
-FULL_COVARIANCE_MAX = 256  # features; above, a diagonal covariance of particles
+from .stages import Tempering
 
 
 @dataclass
@@ -63,18 +60,18 @@ class TemperedTarget:
         return tempered.nan_to_num(nan=-torch.inf, neginf=-torch.inf), self.standardization.pull_back(u, score)
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, and covariance (its diagonal in high dimension), with a jitter relative to the variances."""
+def moments(x: Tensor, full_covariance: int = Tempering.full_covariance) -> tuple[Tensor, Tensor]:
+    """Mean, and covariance, with a jitter relative to the variances; its diagonal in more features than those given."""
     d = x.shape[1]
     variance = x.var(0).clamp(min=1e-300)
-    if d <= FULL_COVARIANCE_MAX and len(x) >= 10 * d:
+    if d <= full_covariance and len(x) >= 10 * d:
         covariance = torch.cov(x.T).reshape(d, d) + torch.diag(1e-8 * variance)
         if torch.linalg.cholesky_ex(covariance).info == 0:
             return x.mean(0), covariance
     return x.mean(0), variance
 
 
-def next_beta(gap: Tensor, beta: float, min_ess: float = MIN_ESS) -> float:
+def next_beta(gap: Tensor, beta: float, min_ess: float = Tempering.min_ess) -> float:
     """Largest next inverse temperature whose incremental weights keep a share `min_ess` of the particles effective."""
 
     def share(candidate):
@@ -92,7 +89,7 @@ def next_beta(gap: Tensor, beta: float, min_ess: float = MIN_ESS) -> float:
 
 def temper(
     target: StandardizedTarget, n_particles: int, scale: float, n_moves: int, generator, min_hits: int = 1,
-    progress=None, max_raised: float = 1.0, max_temperatures: float = math.inf,
+    progress=None, max_raised: float = 1.0, max_temperatures: float = math.inf, by: Tempering | None = None,
 ) -> Tempered:  # fmt: skip
     """Tempered sequential Monte Carlo from N(0, scale^2 I) (Del Moral, Doucet & Jasra 2006).
 
@@ -118,6 +115,8 @@ def temper(
         Share of the first particles at which the user's function may raise an exception.
     max_temperatures : float, default=inf
         Temperatures after which the run is given up.
+    by : Tempering, optional
+        How far apart temperatures are, and more.
 
     Returns
     -------
@@ -125,6 +124,7 @@ def temper(
         Its ``log_evidence`` is ``-inf`` when fewer than `min_hits` particles met the support, the function raised at
         too many of them, or the run was given up.
     """
+    by = Tempering() if by is None else by
     path = TemperedTarget(target, scale)
     z = scale * randn(generator, n_particles, target.n_features, dtype=torch.float64)
     log_evidence, step, n_temperatures, population = 0.0, 0.1, 0, None
@@ -137,11 +137,11 @@ def temper(
             if inside.sum() < min_hits or hopeless:
                 return Tempered(z, -math.inf, n_temperatures)
             gap = (log_prob - path.log_reference(z))[inside]
-            beta = next_beta(gap, path.beta)
+            beta = next_beta(gap, path.beta, by.min_ess)
             log_weights = (beta - path.beta) * gap
             log_evidence += float(torch.logsumexp(log_weights, 0)) - math.log(n_particles)
             z = z[inside][systematic_index(log_weights, n_particles, generator)]
-            path.standardization = Standardization.from_moments(*moments(z))
+            path.standardization = Standardization.from_moments(*moments(z, by.full_covariance))
             path.beta, n_temperatures = beta, n_temperatures + 1
             population = Population(path, path.standardization.inverse(z), generator, step=step)
             population.move(n_moves)
@@ -150,12 +150,12 @@ def temper(
                 progress.note(beta, log_z=log_evidence)
     except (Spent, KeyboardInterrupt) as stopped:
         if population is not None:
-            z = _as_far_as_it_goes(path, population, generator)
+            z = _as_far_as_it_goes(path, population, generator, by.last_ess)
         return Tempered(z, log_evidence if path.beta == 1 else -math.inf, n_temperatures, stopped)
     return Tempered(z, log_evidence, n_temperatures)
 
 
-def _as_far_as_it_goes(path: TemperedTarget, population: Population, generator) -> Tensor:
+def _as_far_as_it_goes(path: TemperedTarget, population: Population, generator, last_ess: float) -> Tensor:
     """Particles of an unfinished run, resampled for the coldest temperature that leaves enough of them effective."""
     z = path.standardization(population.x)
     if path.beta >= 1:
@@ -165,5 +165,5 @@ def _as_far_as_it_goes(path: TemperedTarget, population: Population, generator) 
     inside = gap.isfinite()
     if not inside.any():
         return z
-    beta = next_beta(gap[inside], path.beta, LAST_ESS)
+    beta = next_beta(gap[inside], path.beta, last_ess)
     return z[inside][systematic_index((beta - path.beta) * gap[inside], len(z), generator)]

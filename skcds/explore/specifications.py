@@ -10,10 +10,11 @@ from sklearn.utils._param_validation import Interval
 
 from ..io.plain import described
 from ..io.registry import register_specification
-from ..models.specifications import Specification
+from ..models.specifications import Specification, positive, share
+from .few_evaluations import Adaptive
+from .stages import Balance, Climbs, FamilyTempering, HighDimension, LostModes, Race, Tails, Tempering
 
 at_least_a_hundred = Interval(numbers.Integral, 100, None, closed="left")
-positive = Interval(numbers.Real, 0, None, closed="neither")
 
 
 @register_specification
@@ -29,6 +30,15 @@ class Pilot(Specification):
         climbs from there end at.
     n_particles : int, default=20000
         Particles; in more than 256 dimensions no more than hold 5e6 numbers, or 2000 if that is more.
+    time_share, evals_share : float, default=0.4 and 0.6
+        Of the limits of a fit. Unmeasured.
+    climbs, race, tempering, tails, lost_modes, balance, high_dimension : specification
+        What each stage of the run goes by: `Climbs`, `Race`, `Tempering`, `Tails`, `LostModes`, `Balance` and
+        `HighDimension` of `skcds.specifications`.
+    adaptive : Adaptive
+        What takes their place where few evaluations are allowed.
+    family : FamilyTempering
+        What takes their place for a family of densities.
 
     Examples
     --------
@@ -36,12 +46,39 @@ class Pilot(Specification):
     >>> sampler = DiffusionSampler(start=Pilot(n_particles=5000))
     >>> sampler.set_params(start__n_particles=2000).start
     Pilot(n_particles=2000)
+    >>> sampler.set_params(start__tempering__n_moves=20).start
+    Pilot(n_particles=2000, tempering=Tempering(n_moves=20))
     """
 
-    constraints: ClassVar[dict] = {"begin": "no_validation", "n_particles": [at_least_a_hundred]}
+    constraints: ClassVar[dict] = {
+        "begin": "no_validation",
+        "n_particles": [at_least_a_hundred],
+        "time_share": [share],
+        "evals_share": [share],
+        "climbs": [Climbs],
+        "race": [Race],
+        "tempering": [Tempering],
+        "tails": [Tails],
+        "lost_modes": [LostModes],
+        "balance": [Balance],
+        "high_dimension": [HighDimension],
+        "adaptive": [Adaptive],
+        "family": [FamilyTempering],
+    }
 
     begin: Any = None
     n_particles: int = 20_000
+    time_share: float = 0.4
+    evals_share: float = 0.6
+    climbs: Climbs = Climbs()
+    race: Race = Race()
+    tempering: Tempering = Tempering()
+    tails: Tails = Tails()
+    lost_modes: LostModes = LostModes()
+    balance: Balance = Balance()
+    high_dimension: HighDimension = HighDimension()
+    adaptive: Adaptive = Adaptive()
+    family: FamilyTempering = FamilyTempering()
 
     def __eq__(self, other):
         if type(other) is not type(self):

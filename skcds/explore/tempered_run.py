@@ -14,11 +14,7 @@ from ..density.standardize import Standardization, StandardizedTarget
 from ..train.particles import Population
 from .result import PilotResult
 from .smc import Tempered, moments, temper
-
-GROWTH_MOVES = 3  # of new particles, in units of those at a temperature
-HEAVY_KURTOSIS = 4.5  # of a coordinate, above which taming its tails is tried; a Gaussian's is 3
-TAIL_LEVEL = 0.2  # quantile of the distance from the median, within which a tamed coordinate stays linear
-INFLATION = 2.0  # width of the final run's starting Gaussian in units of the winner's spread
+from .stages import Tails, Tempering
 
 
 class TemperedRun:
@@ -26,13 +22,21 @@ class TemperedRun:
 
     def __init__(
         self, energy: Energy, standardization: Standardization, n_particles: int, n_moves: int, generator,
-        inflation: float = INFLATION, progress=None, max_raised: float = 1.0,
+        inflation: float = Tempering.inflation, progress=None, max_raised: float = 1.0, by: Tempering | None = None,
     ):  # fmt: skip
         self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
+        self.by = Tempering() if by is None else by
         self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         before = energy.n_energy_evals
         found: Tempered = temper(
-            self.target, n_particles, inflation, n_moves, generator, progress=progress, max_raised=max_raised
+            self.target,
+            n_particles,
+            inflation,
+            n_moves,
+            generator,
+            progress=progress,
+            max_raised=max_raised,
+            by=self.by,
         )
         self.log_evidence, self.n_temperatures, self.stopped = found.log_evidence, found.n_temperatures, found.stopped
         self.n_evals = energy.n_energy_evals - before
@@ -48,6 +52,10 @@ class TemperedRun:
         """Center and width of the hyperbolic sine, (d,)."""
         return self.standardization.center, self.standardization.width
 
+    def standardized(self) -> Standardization:
+        """The standardisation that the particles lead to."""
+        return standardize(self.x, self.tails, self.by.full_covariance)
+
     def settle(self) -> None:
         """Move particles that were put together from several runs."""
         self._moved(torch.arange(len(self.x), device=self.x.device))
@@ -58,10 +66,10 @@ class TemperedRun:
             self._moved(torch.arange(n, device=self.x.device) % len(self.x))
 
     def _moved(self, rows: Tensor) -> None:
-        standardization = standardize(self.x, self.tails)
+        standardization = self.standardized()
         target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
         population = Population(target, standardization.inverse(self.x[rows]), self.generator)
-        population.move(GROWTH_MOVES * self.n_moves)
+        population.move(self.by.growth_moves * self.n_moves)
         self.x = standardization(population.x)
 
     def result(self, found: Standardization, scale: float) -> PilotResult:
@@ -72,28 +80,32 @@ class TemperedRun:
 
     def smoothness(self) -> float:
         """Finest scale of the target along any coordinate, after moves that adapt their step size."""
-        standardization = standardize(self.x, self.tails)
+        standardization = self.standardized()
         target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
         population = Population(target, standardization.inverse(self.x), self.generator)
         population.move(self.n_moves)
         return float(finest_scale(population).min())
 
 
-def standardize(x: Tensor, tails: tuple[Tensor, Tensor]) -> Standardization:
+def standardize(
+    x: Tensor, tails: tuple[Tensor, Tensor], full_covariance: int = Tempering.full_covariance
+) -> Standardization:
     """Standardisation by the moments of particles (n, d) whose tails are tamed."""
     identity = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    return Standardization.from_moments(*moments(Standardization.from_moments(*identity, tails).tame(x)), tails)
+    tame = Standardization.from_moments(*identity, tails).tame(x)
+    return Standardization.from_moments(*moments(tame, full_covariance), tails)
 
 
-def heavy_tails(x: Tensor) -> tuple[Tensor, Tensor] | None:
+def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | None:
     """Center and width of the hyperbolic sine for the coordinates of particles (n, d) with heavy tails, if any have.
 
     The center is the median, the width a low quantile of the distance from it.
     """
+    by = Tails() if by is None else by
     kurtosis = ((x - x.mean(0)) / x.std(0).clamp(min=1e-150)).pow(4).mean(0)
     center = x.quantile(0.5, dim=0)
-    width = (x - center).abs().quantile(TAIL_LEVEL, dim=0)
-    heavy = (kurtosis > HEAVY_KURTOSIS) & (width > 0)
+    width = (x - center).abs().quantile(by.level, dim=0)
+    heavy = (kurtosis > by.kurtosis) & (width > 0)
     return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
 
 

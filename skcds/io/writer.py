@@ -95,16 +95,16 @@ class _Writer:
             return {key: self._attribute(getattr(value, key), fields[key], f"{name}.{key}") for key in fields}
         return self._value(value, name)
 
-    def _parameter(self, value: Any, name: str):
+    def _parameter(self, value: Any, name: str, of_specification: bool = False):
         """As `_value`, but arrays and sequences as nested lists of plain values; a tuple stays one where it matters."""
         if hasattr(value, "__array__") and not isinstance(value, np.generic):
             value = np.asarray(value).tolist()
         if isinstance(value, list | tuple):
-            kind = "tuple" if name in ("start", "begin") and isinstance(value, tuple) else "list"
-            return {kind: [self._parameter(part, name) for part in value]}
+            stays = (of_specification or name == "start") and isinstance(value, tuple)
+            return {"tuple" if stays else "list": [self._parameter(part, name, of_specification) for part in value]}
         name_of_class = key_of(type(value))
         if name_of_class in SPECIFICATIONS:
-            fields = {key: self._parameter(field, key) for key, field in value.get_params(deep=False).items()}
+            fields = {key: self._parameter(field, key, True) for key, field in value.get_params(deep=False).items()}
             return {"specification": [name_of_class, fields]}
         return self._value(value, name)
 

@@ -123,6 +123,10 @@ class ShortcutModel(DiffusionModel):
         grid = self.grid(self.steps.n_steps).tail(n_steps - 1, size)
         return grid.log_snr[0], grid
 
+    def leap_levels(self) -> Tensor:
+        """Levels (k,) that the map leaps to in the first of 2, 4, ... steps."""
+        return torch.stack([self.leap(2**j)[0] for j in range(1, self.steps.n_steps.bit_length())])
+
     @torch.no_grad()
     def leap_and_simulate(self, latent: Tensor, n_steps: int, target, noise_source) -> tuple[Tensor, Tensor]:
         """Take the partial map to a level with noise, and go on from there by the chain.

@@ -4,9 +4,11 @@ A specification is a parameter of a parameter, as a kernel is in scikit-learn: `
 its fields by ``network__bins``, and `clone` copies it. It does not change; ``set_params`` puts another in its place.
 """
 
-__all__ = ["Control", "Coupling", "Residual", "Specification"]
+__all__ = ["Control", "Coupling", "Part", "Residual", "Specification"]
 
+import math
 import numbers
+from collections import defaultdict
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -20,6 +22,7 @@ at_least_one = Interval(numbers.Integral, 1, None, closed="left")
 at_least_two = Interval(numbers.Integral, 2, None, closed="left")
 share = Interval(numbers.Real, 0, 1, closed="both")
 not_negative = Interval(numbers.Real, 0, None, closed="left")
+positive = Interval(numbers.Real, 0, None, closed="neither")
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,14 +36,62 @@ class Specification(BaseEstimator):
 
     def __post_init__(self):
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        validate_parameter_constraints(self.constraints, values, type(self).__name__)
+        name = type(self).__name__
+        validate_parameter_constraints(self.constraints, values, name)
+        for field, value in values.items():
+            if self.constraints.get(field) == [tuple] and not (value and all(map(_is_number, value))):
+                raise ValueError(
+                    f"The '{field}' parameter of {name} must be a tuple of numbers. Got {value!r} instead."
+                )
 
     def set_params(self, **params):
-        """Another one with these fields, as this one does not change."""
-        unknown = params.keys() - {field.name for field in fields(self)}
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no field {sorted(unknown)[0]!r}.")
-        return replace(self, **params)
+        """Another one with these fields, as this one does not change; those of a field by ``field__name``."""
+        own: dict = {}
+        inner: dict = defaultdict(dict)
+        for name, value in params.items():
+            field, nested, rest = name.partition("__")
+            if field not in {field.name for field in fields(self)}:
+                raise ValueError(f"{type(self).__name__} has no field {field!r}.")
+            if nested:
+                inner[field][rest] = value
+            else:
+                own[field] = value
+        for field, values in inner.items():
+            part = own.get(field, getattr(self, field))
+            if not isinstance(part, Specification):
+                raise ValueError(f"{type(self).__name__} has no field {field + '__' + next(iter(values))!r}.")
+            own[field] = part.set_params(**values)
+        return replace(self, **own)
+
+    def __getstate__(self):
+        """Fields for a pickle, none of them an object that another field may be, too: equal ones hash alike."""
+        state = dict(super().__getstate__())
+        for name, value in state.items():
+            if self.constraints.get(name) == [tuple]:
+                state[name] = list(value)
+            elif isinstance(value, Part):
+                state[name] = replace(value)
+        return state
+
+    def __setstate__(self, state):
+        """Fields from a pickle; of an earlier version some may be missing, and are as by default."""
+        tuples = {name: tuple(value) for name, value in state.items() if self.constraints.get(name) == [tuple]}
+        super().__setstate__({**state, **tuples})
+
+    def __repr__(self, N_CHAR_MAX=math.inf):
+        """The fields that are not as by default, all of them: checkpoints compare it."""
+        return super().__repr__(N_CHAR_MAX)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+@dataclass(frozen=True, repr=False)
+class Part(Specification):
+    """A specification inside another one, public in `skcds.specifications`."""
+
+    _doc_link_template: ClassVar[str] = DOCUMENTATION + "api/specifications.html#skcds.specifications.{estimator_name}"
 
 
 @dataclass(frozen=True, repr=False)

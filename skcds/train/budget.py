@@ -12,9 +12,8 @@ from typing import Any
 from .._support.errors import Spent
 from .._support.progress import Progress
 from .checkpoint import Checkpoint
+from .specifications import Training
 
-ENERGY_TIME = 0.5  # of the seconds left, for evaluations of the energy: about what training itself takes (unmeasured)
-JUDGEMENT_SHARE = 0.1  # of either limit, kept for the judgement of held-out draws
 FEWEST_ROWS = 10  # that a judgement is made of, however slow
 FEWEST_EVALS = 200  # that a fit can be made of: probe, pilot and judgement need some tens each
 
@@ -44,6 +43,8 @@ class Budget:
         Whether the user has asked to stop.
     n_rollbacks : int
         How often training went back to an earlier state.
+    training : Training
+        What shares there are, and what else the fit goes by.
     time_reserve, evals_reserve : float
         Seconds and evaluations kept for the judgement.
     """
@@ -56,6 +57,7 @@ class Budget:
     progress: Progress = field(default_factory=Progress)
     interrupted: bool = False
     n_rollbacks: int = 0
+    training: Training = field(default_factory=Training)
     time_reserve: float = 0.0
     evals_reserve: float = 0.0
     _part: tuple[float, float] | None = None  # seconds since the start and evaluations at which the current part ends
@@ -63,9 +65,9 @@ class Budget:
     def reserve(self) -> None:
         """Keep a share of the limits for the judgement."""
         if self.max_time is not None:
-            self.time_reserve = JUDGEMENT_SHARE * self.max_time
+            self.time_reserve = self.training.judgement_share * self.max_time
         if self.max_energy_evals is not None:
-            self.evals_reserve = min(JUDGEMENT_SHARE * self.max_energy_evals, 20_000)
+            self.evals_reserve = min(self.training.judgement_share * self.max_energy_evals, 20_000)
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -95,7 +97,7 @@ class Budget:
         if self.max_energy_evals is not None:
             left = max(0.0, until * (self.max_energy_evals - self.evals_reserve) - self.energy.n_energy_evals)
         if self.max_time is not None:
-            left = min(left, ENERGY_TIME * self.seconds_left(until) * self.energy.evals_per_second)
+            left = min(left, self.training.energy_time * self.seconds_left(until) * self.energy.evals_per_second)
         return left
 
     def spacing(self, usual: int, rows: int, n_iter: int, share: float, until: float = 1.0) -> int:
@@ -154,7 +156,7 @@ class Budget:
         """
         if self.max_time is not None:
             row = max(seconds_a_row, 1e-9)
-            least = min(least, max(FEWEST_ROWS, int(JUDGEMENT_SHARE * self.max_time / row)))
+            least = min(least, max(FEWEST_ROWS, int(self.training.judgement_share * self.max_time / row)))
             n = min(n, max(least, int((self.max_time - self.elapsed()) / row)))
         if self.max_energy_evals is not None:
             n = min(n, int((self.max_energy_evals - self.energy.n_energy_evals) / max(evals_a_row, 1e-9)))

@@ -15,10 +15,10 @@ from .._support.errors import InvalidEnergyError
 from .._support.settings import CPU, FLOAT
 from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 from ..io.plain import described, from_plain, to_plain
+from .specifications import Training
 
 FORMAT = 3
 KIND = "skcds checkpoint"
-INTERVAL = 30.0  # seconds of training between two writes
 N_PROBES = 16  # points at which the energy is compared with that of the file
 N_WATCHED = 32  # particles at which it is compared, too
 ENERGY_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-4  # that sums in another order may differ by
@@ -36,6 +36,8 @@ class Checkpoint:
     ----------
     path : path-like or None
         The file; with None nothing is kept.
+    interval : float
+        Seconds of training between two writes.
 
     Attributes
     ----------
@@ -50,7 +52,8 @@ class Checkpoint:
         When a file of this name cannot be written.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, interval: float = Training.checkpoint_interval):
+        self.interval = interval
         self.path = None if path is None else Path(path)
         self.entries: dict[str, dict] = {}
         self.seed: int | None = None
@@ -140,7 +143,7 @@ class Checkpoint:
 
     def due(self) -> bool:
         """Whether it is time to write."""
-        return self.path is not None and time.perf_counter() - self.written > INTERVAL
+        return self.path is not None and time.perf_counter() - self.written > self.interval
 
     def store(self, name: str, state: dict) -> None:
         """Keep a state of tensors and plain values, and write the file."""

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .._support.devices import randint, randperm
 from .particles import CORRECTION_MOVES, Population
-
-ANCHORS_DRAWN = 0.25  # share of a batch of the groups that were there first, which keep modes that a map may lose
+from .specifications import FamilyTraining
 
 
 @dataclass
@@ -58,21 +57,21 @@ class ParticleGroups:
         Particles (m, r, d) in unconstrained coordinates.
     generator : torch.Generator
         Source of randomness.
-    n_fresh : int
-        Groups that are kept beside the anchors.
+    by : FamilyTraining
+        How many particles are kept beside the anchors, and how many of a batch are of these.
     """
 
-    def __init__(self, target, contexts: Tensor, x: Tensor, generator, n_fresh: int):
-        self.target, self.generator, self.n_fresh, self.step = target, generator, n_fresh, 0.1
+    def __init__(self, target, contexts: Tensor, x: Tensor, generator, by: FamilyTraining):
+        self.target, self.generator, self.by, self.step = target, generator, by, 0.1
         z = target.standardization.given(contexts).inverse(x.flatten(0, 1)).float()
         self.anchors = self.moved(contexts, z, CORRECTION_MOVES)
         self.fresh = self.anchors[:0]
 
     @classmethod
-    def of_state(cls, target, state: dict, generator, n_fresh: int) -> "ParticleGroups":
+    def of_state(cls, target, state: dict, generator, by: FamilyTraining) -> "ParticleGroups":
         """What `state_dict` gave."""
         self = object.__new__(cls)
-        self.target, self.generator, self.n_fresh = target, generator, n_fresh
+        self.target, self.generator, self.by = target, generator, by
         self.load_state_dict(state)
         return self
 
@@ -97,7 +96,8 @@ class ParticleGroups:
 
     def add(self, group: Group) -> None:
         """Take new groups, in the place of the oldest but for the anchors."""
-        kept = self.fresh[max(0, len(self.fresh) + len(group) - self.n_fresh) :]
+        n_fresh = self.by.n_fresh // self.by.n_each
+        kept = self.fresh[max(0, len(self.fresh) + len(group) - n_fresh) :]
         self.fresh = Group(*(torch.cat(both) for both in zip(kept.parts(), group.parts(), strict=True)))
 
     def move_anchors(self, n: int, n_moves: int) -> None:
@@ -110,7 +110,7 @@ class ParticleGroups:
 
     def draw(self, n: int) -> Group:
         """N groups picked at random with replacement, a fixed share of them anchors."""
-        n_anchors = round(ANCHORS_DRAWN * n) if len(self.fresh) else n
+        n_anchors = round(self.by.anchors_drawn * n) if len(self.fresh) else n
         of_anchors = self.anchors[randint(self.generator, 0, len(self.anchors), (n_anchors,))]
         if not len(self.fresh):
             return of_anchors

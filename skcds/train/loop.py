@@ -18,10 +18,6 @@ from .averages import moving_average
 from .optimizer import AdamW
 from .phases import Phase
 
-SNAPSHOT_EVERY = 25  # iterations between states that training can go back to
-MAX_ROLLBACKS = 10  # in a row without a new such state, after which training ends
-SLOWER, RECOVERY = 0.5, 1.02  # factors of the learning rate at a rollback, and at every iteration after it
-
 
 class _Optimization:
     """Model, average, optimiser and what else a training changes, as one state."""
@@ -50,12 +46,12 @@ class _Optimization:
         if all(parameter.isfinite().all() for parameter in self.parts["model"].parameters()):
             self.snapshots, self.is_new = [*self.snapshots[-1:], copy.deepcopy(self.state())], True
 
-    def roll_back(self) -> None:
+    def roll_back(self, slower: float) -> None:
         """To the last snapshot, or where that has led here already, to the one before."""
         if not self.is_new and len(self.snapshots) > 1:
             self.snapshots.pop()
         self.load(self.snapshots[-1])
-        self.factor, self.is_new = SLOWER * self.factor, False
+        self.factor, self.is_new = slower * self.factor, False
 
     def state_dict(self) -> dict:
         return self.state() | {"factor": self.factor, "snapshots": self.snapshots, "is_new": self.is_new}
@@ -100,7 +96,7 @@ class _Training:
     """A phase as it is trained."""
 
     def __init__(self, phase: Phase, run):
-        self.phase, self.run, self.budget = phase, run, run.budget
+        self.phase, self.run, self.budget, self.by = phase, run, run.budget, run.budget.training
         self.state = _Optimization(run.model.requires_grad_(True), phase)
         self.losses: list[float] = []
         self.start, self.spent, self.finished = 0, self.budget.spent(), False
@@ -151,7 +147,7 @@ class _Training:
             except Exception as error:
                 note(error, f"This happened in iteration {iteration} of {n_iter} of {name or 'training'}.")
                 raise
-            if self.failures > MAX_ROLLBACKS:
+            if self.failures > self.by.max_rollbacks:
                 self._warn_of_failures(iteration)
                 return
             self.budget.progress.note(max((iteration + 1) / n_iter, used), loss=self.losses[-1])
@@ -163,7 +159,7 @@ class _Training:
     def _step(self, iteration: int, progress: float) -> bool:
         """One iteration; whether a callback ends the phase instead."""
         state, model = self.state, self.run.model
-        if iteration % SNAPSHOT_EVERY == 0:
+        if iteration % self.by.snapshot_every == 0:
             state.snap()
             self.failures = self.failures if not state.is_new else 0
         if iteration in self.phase.callbacks and self.phase.callbacks[iteration](state.average):
@@ -178,9 +174,9 @@ class _Training:
         if math.isfinite(norm) and math.isfinite(self.losses[-1]):
             state.optimizer.step()
             state.ema.update_parameters(model)
-            state.factor = min(1.0, RECOVERY * state.factor)
+            state.factor = min(1.0, self.by.recovery * state.factor)
         else:
-            state.roll_back()
+            state.roll_back(self.by.slower)
             self.budget.n_rollbacks, self.failures = self.budget.n_rollbacks + 1, self.failures + 1
         return False
 

@@ -12,6 +12,7 @@ from .budget import Budget
 from .checkpoint import Checkpoint
 from .loop import train
 from .phases import Phase, PhaseRecord
+from .specifications import Training
 
 
 @dataclass
@@ -63,6 +64,11 @@ class Run:
     def checkpoint(self) -> Checkpoint:
         """Where its state is kept."""
         return self.budget.checkpoint
+
+    @property
+    def training(self) -> Training:
+        """What the fit goes by."""
+        return self.budget.training
 
     def train(self, recipe: Iterable[Phase]) -> None:
         """Train the phases of a recipe, each of which may depend on what became of the one before."""

@@ -1,6 +1,8 @@
 """Consistency along the teacher's trajectories."""
 
-__all__ = ["ConsistencyLoss", "TrajectoryBank", "pseudo_huber"]
+__all__ = ["ConsistencyLoss", "TrajectoryBank", "affordable_consistency", "pseudo_huber"]
+
+import time
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +11,12 @@ from torch import Tensor
 from ..._support.devices import randint, randn
 from ..averages import moving_average
 from .base import Objective
-
-REFRESH_EVERY, REFRESH_ROWS = 80, 256  # trajectories simulated anew, and the iterations between
-HUBER = 0.03  # of the pseudo-Huber distance, per square root of a dimension
+from .specifications import Consistency
 
 
-def pseudo_huber(difference: Tensor) -> Tensor:
-    """Mean pseudo-Huber length of differences (n, d) (Song & Dhariwal 2024)."""
-    c = HUBER * difference.shape[1] ** 0.5
+def pseudo_huber(difference: Tensor, scale: float = Consistency.huber) -> Tensor:
+    """Mean pseudo-Huber length of differences (n, d), round within `scale` per root of d (Song & Dhariwal 2024)."""
+    c = scale * difference.shape[1] ** 0.5
     return (((difference**2).sum(1) + c**2).sqrt() - c).mean()
 
 
@@ -77,10 +77,12 @@ class ConsistencyLoss(Objective):
         Pairs of states.
     n_iter : int
         Iterations that the gap shrinks over.
-    ema_decay : float, default=0.95
-        Of the average that gives the targets.
     refresh_every, refresh_rows : int, default=80 and 256
         Trajectories simulated anew, and the iterations between.
+    ema_decay : float, default=0.95
+        Of the average that gives the targets.
+    huber : float, default=0.03
+        Of the pseudo-Huber distance, per square root of a dimension.
     """
 
     def __init__(
@@ -89,10 +91,12 @@ class ConsistencyLoss(Objective):
         bank: TrajectoryBank,
         batch_size: int,
         n_iter: int,
-        ema_decay=0.95,
-        refresh_every=REFRESH_EVERY,
-        refresh_rows=REFRESH_ROWS,
+        refresh_every=Consistency.refresh_every,
+        refresh_rows=Consistency.refresh_rows,
+        ema_decay=Consistency.ema_decay,
+        huber=Consistency.huber,
     ):
+        self.huber = huber
         self.model, self.bank, self.batch_size, self.n_iter = model, bank, batch_size, n_iter
         self.refresh_every, self.refresh_rows = refresh_every, refresh_rows
         self.averaged = moving_average(model.map, ema_decay)
@@ -116,4 +120,55 @@ class ConsistencyLoss(Objective):
         x, level, x_near, level_near = self.bank.draw(self.batch_size, gap)
         with torch.no_grad():
             end = self.averaged.module(x_near, level_near)
-        return pseudo_huber(self.model.map(x, level) - end)
+        return pseudo_huber(self.model.map(x, level) - end, self.huber)
+
+
+def affordable_consistency(run, teacher, n_steps: int, n_pairs: int, n_iter: int, by: Consistency) -> ConsistencyLoss:
+    """The consistency loss; where the teacher reads the score, with trajectories that the limits allow.
+
+    Parameters
+    ----------
+    run : Run
+        Its model is trained, within its budget.
+    teacher : DiffusionModel
+        The teacher.
+    n_steps : int
+        Steps of its grid, if the limits allow for so many.
+    n_pairs : int
+        Pairs of states in a batch.
+    n_iter : int
+        Iterations.
+    by : Consistency
+        Trajectories held, how often they are simulated anew, and more.
+    """
+    budget, smallest, size = run.budget, by.smallest_bank, by.bank_size
+    options = {"ema_decay": by.ema_decay, "huber": by.huber}
+    if teacher.needs_score:
+        n_steps = _affordable_steps(n_steps, budget, by)
+
+    def bank_of(size):
+        return TrajectoryBank(teacher, run.target, n_steps, size, run.generator)
+
+    if budget.max_time is not None:
+        start = time.perf_counter()
+        with budget.untimed():
+            bank = bank_of(smallest)
+        seconds = (time.perf_counter() - start) / smallest
+        size = int(min(size, max(smallest, by.bank_time * budget.seconds_left() / seconds)))
+    rows = min(by.refresh_rows, size)
+    if not teacher.needs_score:
+        return ConsistencyLoss(run.model, bank_of(size), n_pairs, n_iter, by.refresh_every, rows, **options)
+    cost = 2 * n_steps  # of a trajectory, by Heun's method
+    affordable = by.reading_share * budget.energy_evals_left() / cost
+    size = int(min(size, max(smallest, affordable)))
+    if budget.max_time is None or size > smallest:
+        bank = bank_of(size)
+    rows = min(by.refresh_rows, size)
+    every = budget.spacing(by.refresh_every, cost * rows, n_iter, by.reading_share)
+    return ConsistencyLoss(run.model, bank, n_pairs, n_iter, every, rows, **options)
+
+
+def _affordable_steps(n_steps: int, budget, by: Consistency) -> int:
+    """Steps of trajectories that read the score: the teacher's, or as many as the smallest bank can afford."""
+    affordable = by.reading_share * budget.energy_evals_left() / (2 * by.smallest_bank)
+    return int(min(n_steps, max(1, affordable)))

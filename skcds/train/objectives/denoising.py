@@ -9,9 +9,8 @@ from ..._support.devices import rand, randn
 from ...models.diffusion import DiffusionModel
 from ...models.process import LOG_SNR_MIN, noise_levels
 from ..particles import Population
+from ..specifications import Particles
 from .base import Objective
-
-MOVE_EVERY = 10  # iterations of score matching between moves of the particles
 
 
 class DenoisingLoss(Objective):
@@ -48,7 +47,7 @@ class DenoisingLoss(Objective):
         n_steps,
         batch_size,
         generator,
-        move_every=MOVE_EVERY,
+        move_every=Particles.move_every,
     ):
         self.model, self.target, self.population = model, target, population
         self.batch_size, self.generator, self.move_every = batch_size, generator, move_every

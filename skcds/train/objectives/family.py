@@ -7,12 +7,8 @@ from torch import Tensor
 
 from ..._support.devices import randn
 from ..groups import ParticleGroups
+from ..specifications import FamilyTraining
 from .base import Objective
-
-EVERY = 40  # iterations between renewals
-NEW_GROUPS, DRAWS_EACH = 400, 16  # contexts of a renewal, and draws of the map for each
-NEW_MOVES, ANCHORS_MOVED = 3, 200  # moves of new particles, and anchors that are moved beside them
-REGRESSION = 1.0  # weight of the spread of log ratios
 
 
 class FamilyLikelihood(Objective):
@@ -33,7 +29,7 @@ class FamilyLikelihood(Objective):
         Weight of the spread.
     """
 
-    def __init__(self, model, groups: ParticleGroups, n_groups: int, regression: float = REGRESSION):
+    def __init__(self, model, groups: ParticleGroups, n_groups: int, regression: float = FamilyTraining.regression):
         self.model, self.groups, self.n_groups, self.regression = model, groups, n_groups, regression
 
     def __call__(self, iteration: int) -> Tensor:
@@ -64,34 +60,34 @@ class Renewal:
         Where contexts come from.
     progress : Progress
         Told the mean normalised ESS.
-    n_groups : int, default=400
-        Contexts at a time.
+    by : FamilyTraining
+        How many contexts, draws and moves there are at a time.
     """
 
-    def __init__(self, groups: ParticleGroups, source, progress, n_groups: int = NEW_GROUPS):
-        self.groups, self.source, self.progress, self.n_groups = groups, source, progress, n_groups
+    def __init__(self, groups: ParticleGroups, source, progress, by: FamilyTraining):
+        self.groups, self.source, self.progress, self.by = groups, source, progress, by
 
     @torch.no_grad()
     def __call__(self, model) -> None:
         """Draw from a model, resample, move, and add; move some of the anchors, too."""
-        groups, generator = self.groups, self.groups.generator
-        contexts = self.source.draw(self.n_groups, generator)
-        latent = randn(generator, self.n_groups * DRAWS_EACH, model.n_features)
+        groups, generator, by = self.groups, self.groups.generator, self.by
+        contexts = self.source.draw(by.n_groups, generator)
+        latent = randn(generator, by.n_groups * by.draws_each, model.n_features)
         z, log_weights = model.given(contexts).call_and_log_weight(latent, groups.target.given(contexts))
-        log_weights = log_weights.view(self.n_groups, DRAWS_EACH)
+        log_weights = log_weights.view(by.n_groups, by.draws_each)
         inside = (log_weights > -torch.inf).any(1)
         if not inside.any():
             return
         weights = torch.softmax(log_weights[inside], 1)
-        self.progress.note(ess=float((1 / weights.square().sum(1)).mean()) / DRAWS_EACH)
+        self.progress.note(ess=float((1 / weights.square().sum(1)).mean()) / by.draws_each)
         index = torch.multinomial(weights, groups.n_each, replacement=True, generator=generator)
-        z = z.view(self.n_groups, DRAWS_EACH, -1)[inside]
+        z = z.view(by.n_groups, by.draws_each, -1)[inside]
         z = z.gather(1, index[..., None].expand(-1, -1, z.shape[2]))
-        groups.add(groups.moved(contexts[inside], z.flatten(0, 1), NEW_MOVES))
-        groups.move_anchors(min(ANCHORS_MOVED, len(groups.anchors)), NEW_MOVES)
+        groups.add(groups.moved(contexts[inside], z.flatten(0, 1), by.n_moves))
+        groups.move_anchors(min(by.anchors_moved, len(groups.anchors)), by.n_moves)
 
 
-def renewal_spacing(budget, n_each: int, n_iter: int, share: float) -> int:
+def renewal_spacing(budget, n_iter: int, by: FamilyTraining) -> int:
     """Iterations between renewals that take a share of the evaluations left at most."""
-    rows = NEW_GROUPS * DRAWS_EACH + (NEW_GROUPS + ANCHORS_MOVED) * n_each * (1 + NEW_MOVES)
-    return budget.spacing(EVERY, rows, n_iter, share)
+    rows = by.n_groups * by.draws_each + (by.n_groups + by.anchors_moved) * by.n_each * (1 + by.n_moves)
+    return budget.spacing(by.every, rows, n_iter, by.evals_share)

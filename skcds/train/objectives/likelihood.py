@@ -3,8 +3,9 @@
 __all__ = [
     "LikelihoodLoss",
     "exchange_images",
+    "levels_of_steps",
     "levels_to_target",
-    "particle_spacing",
+    "options_within",
     "spread_of",
     "truncated_weights",
 ]
@@ -18,12 +19,8 @@ from ..._support.devices import rand, randint, randn
 from ...models.maps import standard_normal_log_prob
 from ...models.process import LOG_SNR_MIN, noise_levels
 from ..particles import Population
+from ..specifications import Likelihood
 from .base import Objective
-
-MOVE_EVERY, EXCHANGE_EVERY = 8, 50  # iterations of the likelihood between moves, and exchanges, of particles
-RARE_MOVES, REGRESSION = 5 * MOVE_EVERY, 1.0  # iterations between moves beyond which there is a regression; its weight
-EXCHANGE_SHARE = 0.25  # of the evaluations for both that exchanges may take
-LARGEST_COUNT = 10.0  # of a particle in the likelihood, in units of the median
 
 
 class LikelihoodLoss(Objective):
@@ -62,6 +59,8 @@ class LikelihoodLoss(Objective):
     regression : float, default=0.0
         Weight of the variance of log p - log q over the particles (Richter et al. 2020): uses what is known of p there,
         which makes up for particles that are few and hardly move.
+    largest_count : float, default=10.0
+        Largest weight of a particle, in units of the median.
     """
 
     def __init__(
@@ -73,11 +72,13 @@ class LikelihoodLoss(Objective):
         target,
         levels,
         leaps: Tensor | None = None,
-        order: float = 1.5,
-        move_every: int = MOVE_EVERY,
-        exchange_every: int = EXCHANGE_EVERY,
+        order: float = Likelihood.order,
+        move_every: int = Likelihood.move_every,
+        exchange_every: int = Likelihood.exchange_every,
         regression: float = 0.0,
+        largest_count: float = Likelihood.largest_count,
     ):
+        self.largest_count = largest_count
         self.regression = regression
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
@@ -100,7 +101,9 @@ class LikelihoodLoss(Objective):
         parts.append((population.noised(half, to), level, to))
         x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
-        count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach())) if self.order > 1 else 1.0
+        count: Tensor | float = 1.0
+        if self.order > 1:
+            count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach()), self.largest_count)
         fit = -(count * log_prob[:n]).mean()
         if self.regression:
             fit = fit + self.regression * spread_of((log_p - log_p.mean()).float() - log_prob[:n])
@@ -116,23 +119,25 @@ class LikelihoodLoss(Objective):
         return surrogate - surrogate.detach()
 
 
-def particle_spacing(budget, population: Population, n_iter: int, share: float) -> dict[str, Any]:
-    """`move_every` and `exchange_every` of a `LikelihoodLoss` that take a share of the evaluations left at most."""
+def options_within(budget, population: Population, n_iter: int, share: float, by: Likelihood) -> dict[str, Any]:
+    """Options of a `LikelihoodLoss`, the moves and exchanges of which take a share of the evaluations left at most."""
     n = len(population)  # exchanges evaluate half of them, as many images of the map, and those that come in
-    move_every = budget.spacing(MOVE_EVERY, n, n_iter, (1 - EXCHANGE_SHARE) * share)
+    move_every = budget.spacing(by.move_every, n, n_iter, (1 - by.exchange_share) * share)
     return {
         "move_every": move_every,
-        "exchange_every": budget.spacing(EXCHANGE_EVERY, 3 * n // 2, n_iter, EXCHANGE_SHARE * share),
-        "regression": REGRESSION if move_every > RARE_MOVES else 0.0,
+        "exchange_every": budget.spacing(by.exchange_every, 3 * n // 2, n_iter, by.exchange_share * share),
+        "regression": by.regression if move_every > by.rare_moves else 0.0,
+        "order": by.order,
+        "largest_count": by.largest_count,
     }
 
 
-def truncated_weights(log_weights: Tensor) -> Tensor:
-    """Weights (n,) float32 of mean 1, truncated at `LARGEST_COUNT` times their median; ``-inf`` is a weight of zero."""
+def truncated_weights(log_weights: Tensor, largest: float = Likelihood.largest_count) -> Tensor:
+    """Weights (n,) float32 of mean 1, truncated at so many times their median; ``-inf`` is a weight of zero."""
     finite = log_weights > -torch.inf
     if not finite.any():
         return torch.ones_like(log_weights, dtype=torch.float32)
-    weights = (log_weights - log_weights[finite].median()).exp().clamp(max=LARGEST_COUNT)
+    weights = (log_weights - log_weights[finite].median()).exp().clamp(max=largest)
     return (weights / weights.mean()).float()
 
 
@@ -161,5 +166,15 @@ def levels_to_target(log_snr_max: float, generator):
     def levels(n: int) -> tuple[Tensor, Tensor]:
         uniform = rand(generator, n)
         return LOG_SNR_MIN + (log_snr_max - LOG_SNR_MIN) * uniform, torch.full_like(uniform, torch.inf)
+
+    return levels
+
+
+def levels_of_steps(steps, generator):
+    """Sampler of pairs of levels: the ends of steps of a grid, of any size that it has."""
+
+    def levels(n: int) -> tuple[Tensor, Tensor]:
+        start, size = steps.draw(n, generator)
+        return steps.log_snr[start], steps.log_snr[start + size]
 
     return levels

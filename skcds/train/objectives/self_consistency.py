@@ -9,6 +9,7 @@ from ...models.shortcut import ShortcutModel
 from ..averages import moving_average
 from .base import Objective
 from .consistency import pseudo_huber
+from .specifications import SelfConsistency
 
 
 class SelfConsistencyLoss(Objective):
@@ -32,9 +33,15 @@ class SelfConsistencyLoss(Objective):
         Source of randomness.
     ema_decay : float, default=0.95
         Of the average that gives the goals.
+    huber : float, default=0.03
+        Of the pseudo-Huber distance, per square root of a dimension.
     """
 
-    def __init__(self, model: ShortcutModel, target, states, batch_size, generator, ema_decay=0.95):
+    def __init__(
+        self, model: ShortcutModel, target, states, batch_size, generator, ema_decay=SelfConsistency.ema_decay,
+        huber=SelfConsistency.huber,
+    ):  # fmt: skip
+        self.huber = huber
         self.model, self.target, self.states = model, target, states
         self.batch_size, self.generator = batch_size, generator
         self.averaged = moving_average(model.map, ema_decay)
@@ -60,7 +67,7 @@ class SelfConsistencyLoss(Objective):
             if finest.any():
                 goal[finest] = self._heun_step(x[finest], level[finest], to[finest])
         sine = self.model.map.condition(level, to)[2]
-        return pseudo_huber((self.model.map(x, level, to) - goal) / sine)
+        return pseudo_huber((self.model.map(x, level, to) - goal) / sine, self.huber)
 
     def _two_steps(self, x, level, middle, to):
         return self.averaged.module(self.averaged.module(x, level, middle), middle, to)

@@ -8,7 +8,8 @@ from typing import ClassVar
 from sklearn.utils._param_validation import StrOptions
 
 from ...io.registry import register_specification
-from ...models.specifications import Specification, at_least_one, at_least_two, not_negative, share
+from ...models.specifications import Specification, at_least_one, at_least_two, not_negative, positive, share
+from ..specifications import FamilyTraining, Likelihood, Training
 from .path import PATH_LOSSES
 
 
@@ -27,6 +28,8 @@ class PathLoss(Specification):
         its own a chain forgets tails that it reaches too seldom.
     batch_size : int, default=512
         Trajectories in a batch.
+    training : Training, default=Training()
+        Moves of particles, steps back, the judgement, and what else every fit goes by; see `skcds.specifications`.
 
     Examples
     --------
@@ -39,11 +42,13 @@ class PathLoss(Specification):
         "kind": [StrOptions(set(PATH_LOSSES))],
         "share": [share],
         "batch_size": [at_least_two],
+        "training": [Training],
     }
 
     kind: str = "log_variance"
     share: float = 0.0
     batch_size: int = 512
+    training: Training = Training()
 
 
 @register_specification
@@ -61,6 +66,26 @@ class Consistency(Specification):
         larger ESS, and leaves the map without a meaning at other noise levels.
     bank_size : int, default=1024
         Trajectories of the teacher that are held in memory. Unmeasured.
+    smallest_bank : int, default=32
+        The same with few evaluations allowed. Unmeasured.
+    bank_time : float, default=0.1
+        Of the seconds left, for the first trajectories. Unmeasured.
+    refresh_every, refresh_rows : int, default=80 and 256
+        Iterations between simulations of new trajectories, and how many these are. Unmeasured.
+    reading_share : float, default=0.2
+        Of the evaluations left, for each of moves, trajectories, and new ones, where scores are read. Unmeasured.
+    huber : float, default=0.03
+        Of the pseudo-Huber distance, per square root of a dimension. Unmeasured; Song & Dhariwal (2024) have 0.00054.
+    ema_decay : float, default=0.95
+        Of the average of the map that gives the targets. Unmeasured.
+    reverse_kl_share : float, default=0.4
+        Of the iterations, for the calibration of a residual map. Unmeasured.
+    likelihood : Likelihood, default=Likelihood()
+        The calibration of a coupling map; see `skcds.specifications`.
+    family : FamilyTraining, default=FamilyTraining()
+        The training on a family of densities.
+    training : Training, default=Training()
+        Steps back, the judgement, and what else every fit goes by.
 
     References
     ----------
@@ -71,11 +96,33 @@ class Consistency(Specification):
         "refine": ["boolean"],
         "weight": [not_negative],
         "bank_size": [at_least_one],
+        "smallest_bank": [at_least_one],
+        "bank_time": [share],
+        "refresh_every": [at_least_one],
+        "refresh_rows": [at_least_one],
+        "reading_share": [share],
+        "huber": [positive],
+        "ema_decay": [share],
+        "reverse_kl_share": [share],
+        "likelihood": [Likelihood],
+        "family": [FamilyTraining],
+        "training": [Training],
     }
 
     refine: bool = True
     weight: float = 0.3
     bank_size: int = 1024
+    smallest_bank: int = 32
+    bank_time: float = 0.1
+    refresh_every: int = 80
+    refresh_rows: int = 256
+    reading_share: float = 0.2
+    huber: float = 0.03
+    ema_decay: float = 0.95
+    reverse_kl_share: float = 0.4
+    likelihood: Likelihood = Likelihood()
+    family: FamilyTraining = FamilyTraining()
+    training: Training = Training()
 
 
 @register_specification
@@ -96,6 +143,18 @@ class SelfConsistency(Specification):
         1024 where the target's length scale is below a tenth of its width.
     path_batch_size : int, default=512
         Trajectories in a batch of the sampling loss, where training starts from the prior.
+    map_steps, map_steps_from_prior : int, default=1 and 8
+        Iterations of the losses of the map for each of the sampling loss, from a pilot and from the prior. Unmeasured.
+    huber : float, default=0.03
+        Of the pseudo-Huber distance, per square root of a dimension. Unmeasured; Song & Dhariwal (2024) have 0.00054.
+    ema_decay : float, default=0.95
+        Of the average of the map that gives the goals. Unmeasured.
+    likelihood : Likelihood, default=Likelihood()
+        The calibration of a coupling map; see `skcds.specifications`.
+    family : FamilyTraining, default=FamilyTraining()
+        The training on a family of densities.
+    training : Training, default=Training()
+        Moves of particles, steps back, the judgement, and what else every fit goes by.
 
     References
     ----------
@@ -108,6 +167,13 @@ class SelfConsistency(Specification):
         "weight": [not_negative],
         "batch_size": [at_least_one, None],
         "path_batch_size": [at_least_two],
+        "map_steps": [at_least_one],
+        "map_steps_from_prior": [at_least_one],
+        "huber": [positive],
+        "ema_decay": [share],
+        "likelihood": [Likelihood],
+        "family": [FamilyTraining],
+        "training": [Training],
     }
 
     schedule: str = "separate"
@@ -115,3 +181,10 @@ class SelfConsistency(Specification):
     weight: float = 0.3
     batch_size: int | None = None
     path_batch_size: int = 512
+    map_steps: int = 1
+    map_steps_from_prior: int = 8
+    huber: float = 0.03
+    ema_decay: float = 0.95
+    likelihood: Likelihood = Likelihood()
+    family: FamilyTraining = FamilyTraining()
+    training: Training = Training()

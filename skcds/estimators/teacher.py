@@ -1,0 +1,83 @@
+"""The teacher of a student: as it was given, or fitted on the way, within a share of the student's limits."""
+
+__all__ = ["FEWEST_WITH_TEACHER", "few_evals", "fitted_teacher", "unwrapped"]
+
+import numpy as np
+from sklearn.base import clone
+
+from .._support.devices import randint
+from .._support.warnings import muted
+from ..explore.few_evaluations import Adaptive
+from ..explore.specifications import Pilot
+from ..train.budget import FEWEST_EVALS
+from .diffusion import DiffusionSampler
+
+FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
+TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
+FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that none is forgotten: it explores
+FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
+
+
+def few_evals(student) -> bool:
+    """Whether a student's evaluations are so few that those of its teacher are kept."""
+    start = student._specified("start")
+    by = start.adaptive if isinstance(start, Pilot) else Adaptive()
+    return student.max_energy_evals is not None and student.max_energy_evals <= by.max_evals
+
+
+def fitted_teacher(student, run):
+    """The teacher, fitted here unless it comes so; the run notes it, and what fitting it spent."""
+    energy, budget, teacher = run.energy, run.budget, unwrapped(student.teacher)
+    if hasattr(teacher, "_model"):
+        run.fitted["teacher_"] = teacher
+        return teacher
+    seed = int(randint(run.generator, 0, 2**31 - 1))
+    teacher = clone(teacher) if teacher is not None else DiffusionSampler()
+    if teacher.random_state is None:
+        teacher.random_state = seed
+    limits = {"n_features": energy.n_features, "verbose": max(student.verbose, teacher.verbose)}
+    limits["bounds"] = energy.bounds and energy.bounds.to_array()
+    if teacher.device == "auto":
+        limits["device"] = student.device
+    if student.start is not None:
+        limits["start"] = _start_of(teacher, student._specified("start"))
+    if student.max_time is not None:
+        left = student.max_time - budget.elapsed()
+        limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
+    if student.max_energy_evals is not None:
+        share = FRUGAL_TEACHER_SHARE if few_evals(student) else TEACHER_SHARE
+        evals = int(share * (student.max_energy_evals - energy.n_energy_evals))
+        limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
+    path = budget.checkpoint.path
+    with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
+        teacher.set_params(**limits).fit(
+            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
+        )
+    energy.n_invalid += vars(teacher)["_energy"].n_invalid
+    budget.interrupted |= teacher.interrupted_
+    if budget.max_energy_evals is not None:
+        budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
+        share = FRUGAL_JUDGEMENT_SHARE if few_evals(student) else budget.training.judgement_share
+        budget.evals_reserve = share * budget.max_energy_evals
+    run.fitted |= {
+        "teacher_": teacher,
+        "n_energy_evals_before": teacher.n_energy_evals_,
+        "n_grad_evals_before": teacher.n_grad_evals_,
+        "n_network_evals_before": teacher.n_network_evals_,
+    }
+    return teacher
+
+
+def _start_of(teacher, given):
+    """Start of a teacher that is fitted here: its own, with the beginning of the student's where it has none."""
+    own = teacher._specified("start")
+    if teacher.start is None:
+        return given
+    if isinstance(own, Pilot) and own.begin is None and isinstance(given, Pilot):
+        return own.set_params(begin=given.begin)
+    return own
+
+
+def unwrapped(teacher):
+    """The teacher inside a FrozenEstimator, or the teacher."""
+    return getattr(teacher, "estimator", teacher)

@@ -1,0 +1,28 @@
+"""What is inside other specifications: what the stages of a pilot run, and a training, go by.
+
+They are fields of `skcds.Pilot`, `skcds.PathLoss`, `skcds.Consistency` and `skcds.SelfConsistency`, which
+``set_params`` reaches by their names: ``start__tempering__n_moves=20``.
+"""
+
+__all__ = [
+    "Adaptive",
+    "Balance",
+    "Climbs",
+    "FamilyTempering",
+    "FamilyTraining",
+    "HighDimension",
+    "Likelihood",
+    "LostModes",
+    "MapFit",
+    "Mixture",
+    "Particles",
+    "Race",
+    "Survey",
+    "Tails",
+    "Tempering",
+    "Training",
+]
+
+from .explore.few_evaluations import Adaptive, MapFit, Mixture, Survey
+from .explore.stages import Balance, Climbs, FamilyTempering, HighDimension, LostModes, Race, Tails, Tempering
+from .train.specifications import FamilyTraining, Likelihood, Particles, Training
