@@ -52,19 +52,16 @@ def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = (), by: 
     return modes
 
 
-def survey(
-    energy: Energy, generator, by: Survey | None = None, climbs: Climbs | None = None, known: Sequence[Mode] = (),
-    n_made: int = 0,
-) -> list[Mode]:  # fmt: skip
+def survey(energy: Energy, generator, by: Survey | None = None, climbs: Climbs | None = None) -> list[Mode]:
     """Distinct modes that climbs end at, from points of many scales, around the origin and around modes found so far.
 
     They go on until the estimated chance that the next climb ends at a new mode is small: after n climbs to w modes it
-    is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy Kan 1987). A survey may go on from climbs that were made, and from
-    modes that are known.
+    is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy Kan 1987).
     """
     by, climbs = Survey() if by is None else by, Climbs() if climbs is None else climbs
-    modes, n = list(known), n_made
-    while n < by.n_climbs + n_made and not _is_complete(n, len(modes), by):
+    modes: list[Mode] = []
+    n = 0
+    while n < by.n_climbs and (n < (by.fewest_climbs if modes else 1) or not _complete(n, modes, by.chance_of_another)):
         before, numbers = energy.n_energy_evals, range(n, n + climbs.batch_size)
         modes += climbs_from(energy, _surveyed(energy, modes, numbers, by.distances, generator), modes, climbs)
         n += climbs.batch_size
@@ -73,9 +70,9 @@ def survey(
     return modes
 
 
-def _is_complete(n: int, w: int, by: Survey) -> bool:
-    """Whether another mode is unlikely after n climbs to w modes."""
-    return n >= max(1, by.fewest_climbs if w else 1) and w * (w + 1) <= by.chance_of_another * n * (n - 1)
+def _complete(n: int, modes: list[Mode], chance_of_another: float) -> bool:
+    """Whether another mode is unlikely after n climbs."""
+    return len(modes) * (len(modes) + 1) <= chance_of_another * n * (n - 1)
 
 
 def _surveyed(energy: Energy, modes: list[Mode], numbers: range, distances: tuple, generator) -> Tensor:
@@ -138,8 +135,7 @@ def find_lost_modes(
     points = torch.cat([around, _far_around(x, len(climbs.wide) * n_climbs, climbs.wide, generator)])
     modes = [*modes, *climbs_from(energy, points, modes, climbs)]
     if energy.has_gradient and n_climbs >= climbs.n_after:
-        further = Survey(n_climbs=climbs.n_further, chance_of_another=climbs.chance_of_another)
-        modes = survey(energy, generator, further, climbs, modes, len(points))
+        modes += _climb_further(energy, x, modes, len(points), climbs, generator)
     for mode in modes:
         if mode.log_mass < log_evidence + math.log(by.min_share):
             continue
@@ -152,6 +148,17 @@ def find_lost_modes(
         if merged is not None:
             (x, log_evidence), found = merged, found + 1
     return x, log_evidence, found
+
+
+def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Climbs, generator) -> list[Mode]:
+    """Other modes, by climbs from around particles, after n climbs, until another mode is unlikely."""
+    found: list[Mode] = []
+    for _ in range(0, by.n_further, by.batch_size):
+        if _complete(n, [*modes, *found], by.chance_of_another):
+            break
+        found += climbs_from(energy, _far_around(x, by.batch_size, by.wide, generator), [*modes, *found], by)
+        n += by.batch_size
+    return found
 
 
 def _run_from(energy: Energy, mode: Mode, n_moves: int, generator, by: LostModes, tempering: Tempering | None):

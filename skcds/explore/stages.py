@@ -21,10 +21,10 @@ class Climbs(Part):
     n_before : int, default=8
         Climbs before the race.
     n_after : int, default=24
-        Climbs from the particles in the end, and four times as many from far around them.
+        Climbs from the particles in the end, and for each of `wide` as many from around them.
     n_further : int, default=480
         Climbs after these, where there is a gradient, until another new mode is unlikely.
-    chance_of_another : float, default=0.0005
+    chance_of_another : float, default=0.0001
         That the next climb ends at a new mode, with which they end; see `Survey`.
     few : int, default=4
         In the place of `n_after`, without further ones, where fewer than 200 evaluations for each climb and coordinate
@@ -39,8 +39,9 @@ class Climbs(Part):
         Distances from the origin of the points that climbs before the race start from, in turn.
     far : float, default=3.0
         Widths of the particles that some of the climbs in the end start from.
-    wide : tuple of float, default=(3.0, 10.0, 30.0, 10.0)
-        Widths of the particles that the many others start from, in turn.
+    wide : tuple of float, default=(3.0, 1.0, 10.0, 2.0, 30.0)
+        Widths of the particles that the many others start from, in turn. In six far Gaussians in five dimensions climbs
+        from one or two widths end at four of 120 where those from ten end at one.
     batch_size : int, default=12
         Descents at a time: more take fewer calls, and more of a small limit before the first has ended.
     max_steps : int, default=150
@@ -81,14 +82,14 @@ class Climbs(Part):
     n_before: int = 8
     n_after: int = 24
     n_further: int = 480
-    chance_of_another: float = 5e-4
+    chance_of_another: float = 1e-4
     few: int = 4
     many_features: int = 50
     n_there: int = 2
     share: float = 0.1
     scales: tuple[float, ...] = (0.0, 1.0, 1.0, 10.0, 3.0, 100.0, 30.0, 1.0)
     far: float = 3.0
-    wide: tuple[float, ...] = (3.0, 10.0, 30.0, 10.0)
+    wide: tuple[float, ...] = (3.0, 1.0, 10.0, 2.0, 30.0)
     batch_size: int = 12
     max_steps: int = 150
     rounds: int = 3
