@@ -8,6 +8,7 @@ import torch
 
 from skcds.density.energy import Energy
 from skcds.explore.balance import balance
+from skcds.explore.climb import climb
 from skcds.specifications import Balance
 from skcds.targets import Funnel
 
@@ -74,8 +75,20 @@ def test_a_mixture_without_a_mode_changes_nothing():
 
     x = means[k] + torch.as_tensor(rng.standard_normal((N, 2)))
     few = Balance(max_components=38, least_ess=0.01)
-    found = balance(energy_of(energy, 2), x, 8000, torch.Generator().manual_seed(0), few)
+    found = balance(energy_of(energy, 2), x, 8000, torch.Generator().manual_seed(0), by=few)
     assert found is None or len(torch.cdist(found[0], means).argmin(1).unique()) == 40
+
+
+def test_a_known_mode_without_particles_is_filled():
+    """By draws of its Laplace approximation: half of the mass, of which no particle knows."""
+    energy = energy_of(mixture, 3)
+    lost = climb(energy, MEANS[0] + 1.0)
+    x = draws([0.0, 0.7, 0.3], 2)
+    found, log_evidence = balance(energy, x, 8000, torch.Generator().manual_seed(2), [lost])
+    assert total_variation(shares(found)) < 0.03
+    assert log_evidence == pytest.approx(LOG_Z, abs=0.06)
+    near = found[torch.cdist(found, MEANS).argmin(1) == 0] - MEANS[0]
+    assert near.std(0).numpy() == pytest.approx(np.ones(3), abs=0.1)
 
 
 def test_evaluations_are_bounded():

@@ -70,11 +70,11 @@ def test_nothing_is_added_to_what_is_known(seed):
     k = rng.integers(3, size=2000)
     x = means[k] + sds[k, None] * torch.from_numpy(rng.standard_normal((2000, 2)))
     energy = Energy(energy_fn, 2, generator=seeded(seed))
-    same, log_evidence, n_found = modes.find_lost_modes(energy, x, 0.0, [], 24, 10, seeded(seed))
+    same, log_evidence, n_found, _ = modes.find_lost_modes(energy, x, 0.0, [], 24, 10, seeded(seed))
     assert n_found == 0 and torch.equal(same, x) and log_evidence == 0.0
     some = x[torch.from_numpy(k != 1)]
     known = modes.climbs_from(energy, means)
-    more, log_evidence, n_found = modes.find_lost_modes(energy, some, math.log(2 / 3), known, 4, 10, seeded(seed))
+    more, log_evidence, n_found, _ = modes.find_lost_modes(energy, some, math.log(2 / 3), known, 4, 10, seeded(seed))
     assert n_found == 1 and abs(log_evidence) < 0.15
     near = ((more - means[1]).norm(dim=1) < 1.5).double().mean()
     assert abs(float(near) - 1 / 3) < 0.07

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .._support.devices import rand, randint, randn
 from .._support.errors import Spent
-from .._support.settings import CPU
 from ..density.energy import Energy
 from ..density.standardize import Standardization
 from ..models.maps import OneStepModel, coupling_sizes
@@ -21,7 +20,7 @@ from ..train.optimizer import AdamW
 from ..train.particles import systematic_index
 from .climb import Mode
 from .few_evaluations import Adaptive, MapFit, Mixture
-from .mixture import TMixture
+from .mixture import TMixture, laplace_mixture
 from .smc import moments
 from .store import Proposal, Store, log_evidence, n_effective, tempered
 
@@ -110,11 +109,8 @@ def first_proposal(
     d, device = energy.n_features, energy.device
     parts = [(0.5, TMixture.isotropic(torch.zeros(d, dtype=torch.float64, device=device), by.scales, by.freedom))]
     if modes:
-        loc = torch.stack([mode.x for mode in modes])
-        scale = torch.stack([mode.standardization.matrix for mode in modes])
-        log_mass = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64, device=CPU).to(device)
-        weights = torch.softmax(0.5 * log_mass, 0) + 0.1 / len(modes)
-        parts.append((0.5, TMixture(weights, loc, by.laplace_spread * scale, by.freedom)))
+        parts.append((0.5, laplace_mixture(modes, 0.5, 0.1, by)))
+        loc = parts[-1][1].loc
         spread = float(loc.std(0, unbiased=False).norm()) / math.sqrt(d)
         if spread > 0:
             parts.append((0.2, TMixture.isotropic(loc.mean(0), [0.7 * spread, 2 * spread], by.freedom)))

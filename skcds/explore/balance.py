@@ -3,6 +3,8 @@
 __all__ = ["balance"]
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,20 +12,21 @@ from torch import Tensor
 from .._support.devices import randint, randperm
 from ..density.energy import Energy
 from ..train.particles import effective_share, systematic_index
-from .mixture import TMixture
+from .climb import Mode
+from .mixture import TMixture, laplace_mixture
 from .stages import Balance
 from .store import log_evidence
 
 
 def balance(
-    energy: Energy, x: Tensor, n_draws: int, generator, by: Balance | None = None
+    energy: Energy, x: Tensor, n_draws: int, generator, modes: Sequence[Mode] = (), by: Balance | None = None
 ) -> tuple[Tensor, float] | None:
     """Particles resampled so that each region of a mixture has its mass.
 
-    A mixture of t distributions is fitted to the particles. The importance weights of its draws tell log Z and the mass
-    of every region, which are the points that one component is the likeliest source of (post-stratification). A first
-    part of the draws says how likely the components should be for the second, which counts. Particles that the draws
-    hardly reach tell that the mixture lacks a mode.
+    A mixture of t distributions is fitted to the particles, and joined by Laplace's approximations at modes that are
+    known. The importance weights of its draws tell log Z and the mass of every region, which are the points that one
+    component is the likeliest source of (post-stratification). A first part of the draws says how likely the components
+    should be for the second, which counts. Particles that the draws hardly reach tell that the mixture lacks a mode.
 
     Parameters
     ----------
@@ -35,13 +38,16 @@ def balance(
         Draws that may be evaluated, and a tenth as many particles.
     generator : torch.Generator
         Source of randomness.
+    modes : sequence of Mode
+        Modes that are known.
     by : Balance, optional
         How it is done.
 
     Returns
     -------
     x, log_evidence : tuple of Tensor and float, or None
-        Particles (n, d), some of them several times, and log Z; None where the mixture is too poor a proposal, or
+        Particles (n, d), some of them several times, and draws of the mixture in regions where particles are too few;
+        log Z. None where the mixture is too poor a proposal, or
         draws are too few.
 
     Raises
@@ -50,36 +56,52 @@ def balance(
         When a limit is reached on the way.
     """
     by = Balance() if by is None else by
-    n, d = x.shape
-    points = x[randperm(generator, n)[: by.n_fitted]]
-    k = min(by.max_components, len(points) // (by.points_a_component * d))
+    points = x[randperm(generator, len(x))[: by.n_fitted]]
+    k = min(by.max_components, len(points) // (by.points_a_component * x.shape[1]))
     if n_draws < by.fewest_draws or k < 1:
         return None
     mixture = TMixture.fitted(points, k, int(randint(generator, 0, 2**31 - 1)))
-    first = int(by.first_share * n_draws)
-    mass, log_weights, _ = _masses(energy, mixture, mixture, first, generator, by)
-    if effective_share(log_weights) == 0:
+    if modes:
+        mixture = TMixture.joined([(0.5, mixture), (0.5, laplace_mixture(modes))])
+    first = _weighted(energy, mixture, mixture, int(by.first_share * n_draws), generator, by)
+    if effective_share(first.log_weights) == 0:
         return None
-    sharpened = TMixture(mass + by.least_weight / len(mixture), mixture.loc, mixture.scale, mixture.freedom)
-    mass, log_weights, proposal = _masses(energy, sharpened, mixture, n_draws - first, generator, by)
-    log_z = log_evidence(log_weights)
-    some = points[: n_draws // 10]
-    far = energy.log_prob(some) - proposal.log_prob(some) > log_z + math.log(by.far)
-    if effective_share(log_weights) < by.least_ess or float(far.double().mean()) > by.out_of_reach:
+    sharpened = TMixture(first.mass + by.least_weight / len(mixture), mixture.loc, mixture.scale, mixture.freedom)
+    drawn = _weighted(energy, sharpened, mixture, n_draws - len(first.x), generator, by)
+    log_z, some = log_evidence(drawn.log_weights), points[: n_draws // 10]
+    far = energy.log_prob(some) - drawn.proposal.log_prob(some) > log_z + math.log(by.far)
+    if effective_share(drawn.log_weights) < by.least_ess or float(far.double().mean()) > by.out_of_reach:
         return None
-    regions = mixture.log_parts(x).argmax(1)
-    share = torch.bincount(regions, minlength=len(mixture)).double() / n
-    rows = systematic_index((mass / share.clamp(min=1 / n)).log()[regions], n, generator)
-    return x[rows], log_z
+    return _resampled(x, mixture.log_parts(x).argmax(1), drawn, generator, by), log_z
 
 
-def _masses(
-    energy: Energy, mixture: TMixture, regions: TMixture, n: int, generator, by: Balance
-) -> tuple[Tensor, Tensor, TMixture]:
-    """Masses (k,) of regions, log importance weights (n,) of draws around a mixture, and what these are draws of."""
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws (m, d) of a proposal, log weights and regions (m,) of them, and the masses (k,) of the regions."""
+
+    x: Tensor
+    proposal: TMixture
+    log_weights: Tensor
+    regions: Tensor
+    mass: Tensor
+
+
+def _weighted(energy: Energy, mixture: TMixture, regions: TMixture, m: int, generator, by: Balance) -> _Drawn:
+    """Weighted draws around a mixture."""
     proposal = TMixture.joined([(1 - by.defensive, mixture), (by.defensive, mixture.broadened(by.width))])
-    y = proposal.sample(n, generator)
+    y = proposal.sample(m, generator)
     log_weights = (energy.log_prob(y) - proposal.log_prob(y)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    which = regions.log_parts(y).argmax(1)
     mass = torch.zeros(len(regions), dtype=torch.float64, device=y.device)
-    mass.index_add_(0, regions.log_parts(y).argmax(1), torch.softmax(log_weights, 0).nan_to_num())
-    return mass, log_weights, proposal
+    mass.index_add_(0, which, torch.softmax(log_weights, 0).nan_to_num())
+    return _Drawn(y, proposal, log_weights, which, mass)
+
+
+def _resampled(x: Tensor, regions: Tensor, drawn: _Drawn, generator, by: Balance) -> Tensor:
+    """As many particles as x (n, d), by the masses of regions; weighted draws where particles are too few."""
+    count = torch.bincount(regions, minlength=len(drawn.mass)).double()
+    known = count >= by.known * len(x) * drawn.mass
+    of_particles = torch.where(known, (drawn.mass / count.clamp(min=1)).log(), -torch.inf)[regions]
+    of_draws = torch.log_softmax(drawn.log_weights, 0).masked_fill(known[drawn.regions], -torch.inf)
+    pool = torch.cat([x, drawn.x])
+    return pool[systematic_index(torch.cat([of_particles, of_draws]), len(x), generator)]

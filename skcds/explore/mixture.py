@@ -1,8 +1,9 @@
 """Mixtures of multivariate t distributions: cheap proposals for a first look at a density."""
 
-__all__ = ["TMixture"]
+__all__ = ["TMixture", "laplace_mixture"]
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .._support.devices import rand, randn, to_numpy
 from .._support.settings import CPU
+from .climb import Mode
 from .few_evaluations import Mixture
 
 
@@ -108,3 +110,27 @@ class TMixture:
                 constant, kernel = -0.5 * d * math.log(2 * math.pi), -0.5 * square
             parts.append(log_weight + constant + kernel - log_det)
         return torch.stack(parts, 1)
+
+
+def laplace_mixture(
+    modes: Sequence[Mode], power: float = 1.0, least: float = 0.0, by: Mixture | None = None
+) -> TMixture:
+    """Laplace's approximations at modes, by a power of their masses.
+
+    Parameters
+    ----------
+    modes : sequence of Mode
+        At least one.
+    power : float, default=1.0
+        Of the masses, which are the components' weights.
+    least : float, default=0.0
+        Weight that is shared by all components in any case.
+    by : Mixture, optional
+        How wide the components are, and their tails.
+    """
+    by = Mixture() if by is None else by
+    loc = torch.stack([mode.x for mode in modes])
+    scale = torch.stack([mode.standardization.matrix for mode in modes])
+    log_mass = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64, device=CPU).to(loc.device)
+    weights = torch.softmax(power * log_mass, 0) + least / len(modes)
+    return TMixture(weights, loc, by.laplace_spread * scale, by.freedom)

@@ -89,7 +89,7 @@ def _surveyed(energy: Energy, modes: list[Mode], numbers: range, distances: tupl
 def find_lost_modes(
     energy: Energy, x: Tensor, log_evidence: float, modes: list[Mode], n_climbs: int, n_moves: int, generator,
     by: LostModes | None = None, climbs: Climbs | None = None, tempering: Tempering | None = None,
-) -> tuple[Tensor, float, int]:  # fmt: skip
+) -> tuple[Tensor, float, int, list[Mode]]:  # fmt: skip
     """Particles with those of modes that they had lost, by evidence.
 
     Climbs from particles, from the best of them and from near and far around them end at modes. Where Laplace's
@@ -128,6 +128,8 @@ def find_lost_modes(
         The estimate with the modes that were added.
     n_found : int
         How many were added.
+    modes : list of Mode
+        All that are known now.
     """
     by, climbs = LostModes() if by is None else by, Climbs() if climbs is None else climbs
     found = 0
@@ -147,7 +149,7 @@ def find_lost_modes(
         merged = _weigh(mode, run, x, near, log_evidence, by, generator)
         if merged is not None:
             (x, log_evidence), found = merged, found + 1
-    return x, log_evidence, found
+    return x, log_evidence, found, modes
 
 
 def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Climbs, generator) -> list[Mode]:

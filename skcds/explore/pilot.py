@@ -311,7 +311,7 @@ class _Pilot:
         if self.left() < 200 * n * self.energy.n_features:
             n = climbs.few
         self.budget.progress.phase("lost modes")
-        run.x, run.log_evidence, n_found = find_lost_modes(
+        run.x, run.log_evidence, n_found, self.modes = find_lost_modes(
             self.energy, run.x, run.log_evidence, self.modes, n, self.n_moves, self.generator, self.by.lost_modes,
             climbs, self.by.tempering,
         )  # fmt: skip
@@ -323,7 +323,7 @@ class _Pilot:
         by = self.by.balance
         if self.energy.n_features <= by.max_features:
             n_draws = int(min(by.n_draws, 2 * len(run.x), by.share * self.left()))
-            found = balance(self.energy, run.x, n_draws, self.generator, by)
+            found = balance(self.energy, run.x, n_draws, self.generator, self.modes, by)
             if found is not None:
                 run.x, run.log_evidence = found
 

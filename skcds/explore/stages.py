@@ -168,6 +168,8 @@ class Balance(Part):
         Share and width of broader components.
     least_ess : float, default=0.3
         Normalised, of the draws, below which particles are left as they are.
+    known : float, default=0.25
+        Particles that a region has, in units of what it should have, below which draws take their place there.
     far, out_of_reach : float, default=30.0 and 0.005
         Weight of a particle in units of the mean, from which draws hardly reach it; share of such particles above which
         they are left as they are, since the mixture lacks what they know.
@@ -186,6 +188,7 @@ class Balance(Part):
         "defensive": [share],
         "width": [positive],
         "least_ess": [share],
+        "known": [not_negative],
         "far": [positive],
         "out_of_reach": [share],
     }
@@ -202,6 +205,7 @@ class Balance(Part):
     defensive: float = 0.15
     width: float = 1.6
     least_ess: float = 0.3
+    known: float = 0.25
     far: float = 30.0
     out_of_reach: float = 0.005
 
