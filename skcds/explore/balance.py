@@ -47,8 +47,7 @@ def balance(
     -------
     x, log_evidence : tuple of Tensor and float, or None
         Particles (n, d), some of them several times, and draws of the mixture in regions where particles are too few;
-        log Z. None where the mixture is too poor a proposal, or
-        draws are too few.
+        log Z. None where the mixture is too poor a proposal, or draws are too few.
 
     Raises
     ------
