@@ -11,7 +11,7 @@ from .._support.devices import randint, randperm
 from ..density.energy import Energy
 from ..train.particles import effective_share, systematic_index
 from .mixture import TMixture
-from .stages import Balance
+from .mode_stages import Balance
 from .store import log_evidence
 
 
