@@ -24,5 +24,6 @@ __all__ = [
 ]
 
 from .explore.few_evaluations import Adaptive, MapFit, Mixture, Survey
-from .explore.stages import Balance, Climbs, FamilyTempering, HighDimension, LostModes, Race, Tails, Tempering
+from .explore.mode_stages import Balance, Climbs, LostModes
+from .explore.stages import FamilyTempering, HighDimension, Race, Tails, Tempering
 from .train.specifications import FamilyTraining, Likelihood, Particles, Training

@@ -14,7 +14,7 @@ from ..density.energy import Energy
 from ..train.particles import effective_share, systematic_index
 from .climb import Mode
 from .mixture import TMixture, laplace_mixture
-from .stages import Balance
+from .mode_stages import Balance
 from .store import log_evidence
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .._support.devices import to_numpy
 from ..density.energy import Energy
 from ..density.standardize import Standardization
-from .stages import Climbs
+from .mode_stages import Climbs
 
 RISE = 0.5, 2.0  # nats by which the energy should rise over the distance that the scale is taken from
 DIFFERENCE = 1e-2  # of the gradient for the Hessian, in units of a coordinate's scale

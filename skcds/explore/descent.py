@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..density.energy import Energy
-from .stages import Climbs
+from .mode_stages import Climbs
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to bring (Armijo; Nocedal & Wright 2006, 3.4)
 SHRINK = 0.25  # of a step that did not

@@ -16,8 +16,9 @@ from ..density.standardize import StandardizedTarget
 from .climb import NEAR, Mode, climb
 from .descent import descend
 from .few_evaluations import Survey
+from .mode_stages import Climbs, LostModes
 from .smc import Tempered, temper
-from .stages import Climbs, LostModes, Tempering
+from .stages import Tempering
 
 
 def starting_points(energy: Energy, generator: torch.Generator, n: int, by: Climbs | None = None) -> Tensor:

@@ -12,7 +12,8 @@ from ..io.plain import described
 from ..io.registry import register_specification
 from ..models.specifications import Specification, positive, share
 from .few_evaluations import Adaptive
-from .stages import Balance, Climbs, FamilyTempering, HighDimension, LostModes, Race, Tails, Tempering
+from .mode_stages import Balance, Climbs, LostModes
+from .stages import FamilyTempering, HighDimension, Race, Tails, Tempering
 
 at_least_a_hundred = Interval(numbers.Integral, 100, None, closed="left")
 
