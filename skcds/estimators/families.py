@@ -158,7 +158,7 @@ def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
         kept = torch.randperm(len(x), generator=generator, device=generator.device)
         kept = kept[: 2 * settings_of(sampler)["n_particles"] // TEMPERED_EACH]
         return contexts[kept], x[kept][:, None].expand(-1, TRAINED_EACH, -1)
-    start = sampler._find_start(energy.n_features, energy.bounds)
+    start = sampler._find_start(energy.n_features, energy.bounds, energy.energy_fn)
     n_groups = max(1, settings_of(sampler)["n_particles"] // TEMPERED_EACH)
     found = explore_family(
         energy, n_groups, TEMPERED_EACH, generator, run.budget, start and start.to(energy.device)
