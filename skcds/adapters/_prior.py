@@ -289,8 +289,9 @@ def _distribution(one, j: int):
 
 def _of_function(function, n_features, names, bounds, vectorize, coordinates) -> Prior:
     d = n_features if n_features is not None else names and len(names)
-    if d is None and np.ndim(bounds) == 2:
-        d = len(bounds)
+    pairs = [] if bounds is None else list(bounds)
+    if d is None and any(np.shape(pair) for pair in pairs if pair is not None):
+        d = len(pairs)
     if d is None or d < 1:
         raise ValueError("The number of parameters is not known: pass n_features= or feature_names=.")
     if bounds is None and _is_transform(function, d, vectorize):
