@@ -1,6 +1,7 @@
 """A prior and a likelihood as an energy: every form of the prior, against a conjugate model."""
 
 import concurrent.futures
+import functools
 import pickle
 import warnings
 
@@ -12,6 +13,7 @@ from samplers import make
 from scipy import stats
 from scipy.special import ndtri
 
+from skcds import SamplerDisplay
 from skcds.adapters import from_prior
 from skcds.density.energy import Energy, InvalidEnergyError
 
@@ -227,6 +229,19 @@ FAST = ["distributions", "distributions, cube", "transform", "log density"]
 SLOW = slow(*(form for form in FORMS if form not in FAST))
 
 
+@functools.cache
+def in_cube(kind):
+    """A small fit to a transform of the unit cube; do not change it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = make(kind, n_features=None, start=None, max_energy_evals=20_000)
+        return sampler.fit(made("transform, arrays"), derived={"sum": total})
+
+
+def total(x):
+    return x.sum(1)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 class TestEvidence:
     @pytest.mark.parametrize("form", [*FAST, *SLOW])
@@ -250,23 +265,41 @@ class TestEvidence:
         np.testing.assert_allclose(log_density, -sampler._energy.energy_fn(W.samples), rtol=1e-9)
 
     def test_samplers_parameters_come_first(self):
-        energy = made("log density, arrays")
-        sampler = make("DiffusionSampler", n_features=None, max_iter=1)
-        own = sampler.set_params(bounds=(-9, 9), feature_names=["c", "d"]).fit(energy)
+        sampler = make("DiffusionSampler", n_features=None, bounds=(-9, 9), feature_names=["c", "d"])
+        own = sampler.set_params(max_energy_evals=20_000).fit(made("log density, arrays"))
         assert own.bounds_.tolist() == [[-9, 9], [-9, 9]] and own.feature_names_out_.tolist() == ["c", "d"]
-        theirs = sampler.set_params(bounds=None, feature_names=None, start=None).fit(made("transform, arrays"))
-        assert theirs.bounds_.tolist() == [[0, 1], [0, 1]]
-        assert theirs.feature_names_out_.tolist() == ["a (unit cube)", "b (unit cube)"]
-        assert list(theirs.sample(3, as_frame=True).columns)[2:] == ["a", "b"]
 
     @pytest.mark.parametrize("kind", ["ConsistentSamplerScratch", *slow("ConsistentSamplerDistiller")])
-    def test_one_step_samplers_take_them_too(self, kind):
-        sampler = make(kind, n_features=None, start=None, max_iter=2).fit(made("transform, arrays"))
+    def test_draws_in_the_cube_come_with_their_parameters(self, kind):
+        sampler = in_cube(kind)
+        assert sampler.bounds_.tolist() == [[0, 1], [0, 1]]
+        assert sampler.feature_names_out_.tolist() == ["a (unit cube)", "b (unit cube)"]
         W = sampler.sample_weighted(200, random_state=0)
         np.testing.assert_allclose(W.posterior()[0], transform(W.samples))
         np.testing.assert_allclose(W.log_likelihood, log_likelihood(transform(W.samples)))
         frame = sampler.sample(200, random_state=0, as_frame=True)
+        assert list(frame.columns)[2:] == ["a", "b", "sum"]
         np.testing.assert_allclose(frame[["a", "b"]], transform(W.samples), rtol=1e-5)
+        again = pickle.loads(pickle.dumps(sampler)).sample_weighted(
+            200, random_state=0, energy_fn=sampler._energy.energy_fn
+        )
+        np.testing.assert_allclose(again.posterior()[0], W.posterior()[0])
+
+    def test_displays_show_the_parameters(self):
+        pytest.importorskip("matplotlib")
+        sampler = in_cube("ConsistentSamplerScratch")
+        W = sampler.sample_weighted(200, random_state=0)
+        for display in (SamplerDisplay.from_estimator(sampler, n=200), SamplerDisplay.from_samples(W)):
+            assert display.feature_names.tolist() == ["a", "b", "sum"]
+
+    def test_arviz_has_parameters_and_log_likelihood(self):
+        pytest.importorskip("arviz")
+        data = in_cube("ConsistentSamplerScratch").to_arviz(200, random_state=0)
+        assert set(data.posterior.data_vars) == {"a", "b", "sum"}
+        X = np.column_stack([np.ravel(data.posterior[name]) for name in "ab"])
+        np.testing.assert_allclose(np.ravel(data.sample_stats["log_likelihood_sum"]), log_likelihood(X))
+        np.testing.assert_allclose(np.ravel(data.sample_stats["lp"]), log_likelihood(X))  # uniform in the cube
+        np.testing.assert_allclose(np.ravel(data.posterior["sum"]), X.sum(1))
 
     def test_start_of_the_prior_finds_what_is_far(self):
         """A likelihood that is flat but for a narrow peak at 500, within a prior that is as far and as wide."""
@@ -275,17 +308,3 @@ class TestEvidence:
         W = sampler.sample_weighted(2000, random_state=0)
         exact = stats.norm(500, np.hypot(100, 5)).logpdf(480) + np.log(5) + 0.5 * LOG_2PI
         assert abs(W.log_evidence - exact) < Z * W.log_evidence_se < 1
-
-
-def test_to_arviz_has_parameters_and_log_likelihood():
-    pytest.importorskip("arviz")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sampler = make("DiffusionSampler", n_features=None, start=None, max_iter=1)
-        sampler.fit(made("transform, arrays"), derived={"sum": lambda x: x.sum(1)})
-        data = sampler.to_arviz(200, random_state=0)
-    assert set(data.posterior.data_vars) == {"a", "b", "sum"}
-    X = np.column_stack([np.ravel(data.posterior[name]) for name in "ab"])
-    np.testing.assert_allclose(np.ravel(data.sample_stats["log_likelihood"]), log_likelihood(X))
-    np.testing.assert_allclose(np.ravel(data.sample_stats["lp"]), log_likelihood(X))  # uniform in the cube
-    np.testing.assert_allclose(np.ravel(data.posterior["sum"]), X.sum(1))

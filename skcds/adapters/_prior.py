@@ -67,8 +67,8 @@ def from_prior(
         Whether `log_likelihood` takes a dictionary of parameters by name in place of an array.
     coordinates : {"parameters", "cube"}, default=None
         What a sampler's draws are: the parameters, the default unless the prior is a transform; or coordinates of the
-        unit cube, where the prior is uniform. The cube suits priors over many orders of magnitude. A sampler works in
-        normal scores of the cube, where the prior is standard normal.
+        unit cube, where the prior is uniform. A sampler works in normal scores of the cube, where the prior is standard
+        normal.
     n_jobs, pool : optional
         Workers that the points are shared among, for a `log_likelihood` on NumPy arrays; as of `from_numpy`.
 

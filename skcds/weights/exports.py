@@ -120,8 +120,8 @@ class Exported:
         InferenceData or DataTree
             As the installed ArviZ has it, with derived quantities as variables. Independent draws are arranged in four
             chains where their number allows. The posterior's attributes tell ``ess``, ``pareto_k``, ``log_evidence``
-            and ``log_evidence_se``. Statistics of the draws are ``lp``, the log density, and ``log_likelihood``, that
-            of all data together, where they are known.
+            and ``log_evidence_se``. Statistics of the draws are ``lp``, the log density, and ``log_likelihood_sum``,
+            that of all data together, where they are known.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class Exported:
         if constrain is not None:
             derived = {name: column[rows] for name, column in (self.derived or {}).items()}
             variables = derived | constrain(self.samples[rows])
-        stats: dict[str, Any] = {"lp": self.log_density, "log_likelihood": self.log_likelihood}
+        stats: dict[str, Any] = {"lp": self.log_density, "log_likelihood_sum": self.log_likelihood}
         if not resample:
             stats["log_weight"] = self.log_weights
         return to_arviz(variables, attrs, **{name: s[rows] for name, s in stats.items() if s is not None})
