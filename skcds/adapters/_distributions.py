@@ -238,8 +238,8 @@ def applied(function: Callable, X, vectorize: bool, name: str, shape: tuple):
     for value in values:
         check_result(value, is_tensor and vectorize, expected, name, vectorize)
     if is_tensor:
-        parts = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
-        return parts[0] if vectorize else torch.stack(parts).to(X.device)
+        parts = [torch.as_tensor(value, dtype=torch.float64, device=X.device) for value in values]
+        return parts[0] if vectorize else torch.stack(parts)
     return np.asarray(values[0] if vectorize else values, dtype=np.float64)
 
 

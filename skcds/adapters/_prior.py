@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from .._support.settings import CPU
+from .._support.settings import CPU, own_modes
 from ..density.bounds import Bounds
 from ..density.energy import InvalidEnergyError
 from ._common import ConstrainedEnergy, names_of
@@ -214,10 +214,11 @@ class PriorEnergy(ConstrainedEnergy):
         errors: list[Exception] = []
         for framework in ("torch", "numpy") if self.vectorize else ("numpy", "torch"):
             try:
-                rows = self._inside(x.detach(), framework)
-                if not len(rows):
-                    return None
-                value = self._evaluated(rows.clone().requires_grad_(), framework)
+                with own_modes():
+                    rows = self._inside(x.detach().clone(), framework)
+                    if not len(rows):
+                        return None
+                    value = self._evaluated(rows.requires_grad_(), framework)
             except Exception as error:
                 errors.append(error)
                 continue
@@ -231,8 +232,10 @@ class PriorEnergy(ConstrainedEnergy):
 
     def _inside(self, x: Tensor, framework: str) -> Tensor:
         """Two rows where the prior is positive, which may be one, or none."""
-        X = x if framework == "torch" else x.to(CPU, torch.float64).numpy()
-        inside = torch.as_tensor(self.prior.log_density(X) > -np.inf).to(x.device)
+        if framework == "torch":
+            inside = self.prior.log_density(x) > -np.inf
+        else:
+            inside = torch.from_numpy(self.prior.log_density(x.to(CPU, torch.float64).numpy()) > -np.inf).to(x.device)
         rows = x[inside][:PROBED]
         return rows if len(rows) == PROBED else rows.repeat(PROBED, 1)
 
