@@ -17,6 +17,7 @@ import joblib
 import matplotlib
 import numpy as np
 import samplers
+import scipy.stats
 import torch
 from samplers import KINDS, fitted, make, quadratic
 from sklearn.base import BaseEstimator
@@ -177,6 +178,11 @@ def of_modules():
     for name, target in TARGETS.items():
         calls[f"targets: {name}"] = lambda folder, target=target: _of_target(target)
     calls["adapters.from_numpy"] = lambda folder: adapters.from_numpy(lambda x: (x**2).sum(-1), 3)(POINTS)
+    normal = scipy.stats.norm(1, 2)
+    for where in ("parameters", "cube"):
+        energy = adapters.from_prior([normal] * 3, lambda x: -(x**2).sum(-1), coordinates=where)
+        points = POINTS if where == "parameters" else scipy.stats.norm.cdf(POINTS)
+        calls[f"adapters.from_prior, {where}"] = lambda folder, energy=energy, points=points: energy(points)
     calls["load"] = lambda folder: skcds.load(Path(__file__).parent / "data" / "format-3.skcds")
     calls["SamplerDisplay.from_samples"] = lambda folder: skcds.SamplerDisplay.from_samples(
         POINTS, energy_fn=exact, grid_size=10

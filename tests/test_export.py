@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -69,15 +70,15 @@ class TestFrame:
 
     def test_without_the_library_says_what_to_install(self):
         code = (
-            "import sys; sys.modules['pandas'] = sys.modules['arviz'] = None\n"
+            "import sys; sys.modules.update(dict.fromkeys(['pandas', 'arviz', 'getdist', 'anesthetic']))\n"
             "from skcds import WeightedSample\n"
             "weighted = WeightedSample([[1.0], [2.0]], [0.0, 0.0], True)\n"
-            "for call in (weighted.to_frame, weighted.to_arviz):\n"
-            "    try: call()\n"
+            "for name in ('frame', 'arviz', 'getdist', 'anesthetic'):\n"
+            "    try: getattr(weighted, 'to_' + name)()\n"
             "    except ImportError as error: print(error)"
         )
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert ended.stdout.count('pip install "skcds[') == 2
+        assert ended.stdout.count('pip install "skcds[') == 4
 
 
 class TestArviz:
@@ -104,10 +105,100 @@ class TestArviz:
         assert float(np.var(plain.posterior["a"])) > 2
         assert np.array_equal(np.ravel(plain.sample_stats["log_weight"]), weighted.log_weights)
 
+    def test_statistics_belong_to_the_draws(self, arviz):
+        weighted = weighted_draws(log_likelihood=np.arange(4000.0))
+        data = weighted.to_arviz(random_state=0)
+        row = np.ravel(data.sample_stats["log_likelihood_sum"]).astype(int)  # which tells where a draw is from
+        assert np.array_equal(np.ravel(data.posterior["a"]), weighted.samples[row, 0])
+        assert np.array_equal(np.ravel(data.posterior["sum"]), weighted.derived["sum"][row])
+        assert np.array_equal(np.ravel(data.sample_stats["lp"]), weighted.log_density[row])
+
     @pytest.mark.parametrize("n, shape", [(100, (4, 25)), (7, (1, 7)), (1, (1, 1))])
     def test_chains(self, arviz, n, shape):
         data = WeightedSample(np.zeros((n, 1)), np.zeros(n), True).to_arviz()
         assert data.posterior["x0"].shape == shape and data.posterior.attrs["ess"] == n
+
+
+def weighted_draws(**details):
+    """Draws of N(0, 1.5^2), weighted for correlated normals; the last has no weight."""
+    rng = np.random.default_rng(0)
+    x = 1.5 * rng.normal(size=(4000, 2))
+    log_density = -0.5 * (x[:, 0] ** 2 + (x[:, 1] - 0.5 * x[:, 0] - 1) ** 2)
+    log_density[-1] = -np.inf
+    log_weights = log_density + 0.5 * ((x / 1.5) ** 2).sum(1)
+    derived = {"sum": x.sum(1)}
+    return WeightedSample(
+        x, log_weights, True, feature_names=["a", "b c"], log_density=log_density, derived=derived, **details
+    )
+
+
+def moments_of(weighted):
+    """Weighted means and covariances of features and derived quantities."""
+    X = np.column_stack([weighted.samples, weighted.derived["sum"]])
+    mean = weighted.weights @ X
+    return mean, (weighted.weights[:, None] * (X - mean)).T @ (X - mean)
+
+
+class TestPosterior:
+    def test_weights_are_normalised(self):
+        weighted = weighted_draws()
+        X, log_weights, log_density = weighted.posterior()
+        assert X is not weighted.samples and np.array_equal(X, weighted.samples)
+        assert np.exp(log_weights).sum() == pytest.approx(1) and log_weights[-1] == -np.inf
+        np.testing.assert_allclose(np.diff(log_weights[:-1]), np.diff(weighted.log_weights[:-1]), atol=1e-9)
+        assert np.array_equal(log_density, weighted.log_density)
+        assert weighted.evidence() == (weighted.log_evidence, weighted.log_evidence_se)
+
+    def test_parameters_take_the_place_of_coordinates(self):
+        weighted = weighted_draws(parameter_names=["sum"])
+        assert np.array_equal(weighted.posterior()[0][:, 0], weighted.derived["sum"])
+
+    def test_of_what_is_not_known(self):
+        assert WeightedSample([[1.0], [2.0]], [0.0, 0.0], True).posterior()[2] is None
+
+
+class TestGetDist:
+    def test_is_given_what_is_there(self, monkeypatch):
+        """With a stand-in for the library, which keeps what it is given."""
+        monkeypatch.setitem(sys.modules, "getdist", types.SimpleNamespace(MCSamples=lambda **given: given))
+        weighted = weighted_draws()
+        given = weighted.to_getdist({"a": r"\alpha"}, label="draws")
+        assert given["names"] == ["a", "b_c", "sum*"] and given["labels"] == [r"\alpha", "b c", "sum"]
+        assert given["label"] == "draws" and given["samples"].shape == (3999, 3)
+        np.testing.assert_array_equal(given["loglikes"], -weighted.log_density[:-1])
+        np.testing.assert_array_equal(given["weights"], weighted.weights[:-1])
+
+    def test_moments_are_those_of_the_weights(self):
+        """To rounding; those of the draws without weights are far off."""
+        pytest.importorskip("getdist")
+        weighted = weighted_draws()
+        found, (mean, covariance) = weighted.to_getdist(), moments_of(weighted)
+        np.testing.assert_allclose(found.getMeans(), mean, atol=1e-9)
+        np.testing.assert_allclose(found.getCov(), covariance, atol=1e-9)
+        assert not np.allclose(
+            found.getMeans(), weighted.samples.mean(0).tolist() + [weighted.derived["sum"].mean()], atol=0.1
+        )
+        assert [name.isDerived for name in found.paramNames.names] == [False, False, True]
+
+
+class TestAnesthetic:
+    def test_is_given_what_is_there(self, monkeypatch):
+        """With a stand-in for the library, which keeps what it is given."""
+        monkeypatch.setitem(sys.modules, "anesthetic", types.SimpleNamespace(Samples=lambda **given: given))
+        weighted = weighted_draws(log_likelihood=np.zeros(4000))
+        given = weighted.to_anesthetic({"a": "$x$"})
+        assert given["columns"] == ["a", "b c", "sum"] and given["labels"] == ["$x$", "b c", "sum"]
+        assert given["data"].shape == (4000, 3) and np.array_equal(given["weights"], weighted.weights)
+        assert np.array_equal(given["logL"], np.zeros(4000))
+
+    def test_moments_are_those_of_the_weights(self):
+        """Means to rounding, covariances to the 1 / n that theirs are larger by; unweighted they are far off."""
+        pytest.importorskip("anesthetic")
+        weighted = weighted_draws()
+        found, (mean, covariance) = weighted.to_anesthetic(), moments_of(weighted)
+        np.testing.assert_allclose(np.asarray(found.mean()), mean, atol=1e-9)
+        np.testing.assert_allclose(np.asarray(found.cov()), covariance, rtol=3 / weighted.ess, atol=1e-4)
+        assert not np.allclose(weighted.samples.mean(0), mean[:2], atol=0.1)
 
 
 class TestScore:

@@ -4,6 +4,7 @@
 function                the density                                                needs
 ======================  =========================================================  ============================
 `from_numpy`            a NumPy function, of a point or of a batch                 nothing
+`from_prior`            a prior and a likelihood, as nested samplers take them     nothing
 `from_jax`              a JAX function, of a point or of a batch                   ``pip install "skcds[jax]"``
 `from_numpyro`          a NumPyro model and its data                               ``pip install "skcds[numpyro]"``
 `from_pymc`             a PyMC model                                               ``pip install "skcds[pymc]"``
@@ -12,11 +13,11 @@ function                the density                                             
 
 All return an `AdaptedEnergy`: a callable that maps points (n, n_features) to energies ``-log rho``, (n,), is
 differentiated by autograd once, and carries `n_features` and `feature_names`. Those of a model are of its unconstrained
-coordinates, the log Jacobian included, and `constrain` maps draws to the model's parameters by name. Every library is
-imported when its function is called, not before.
+coordinates, the log Jacobian included, and those of a prior transform are of the unit cube; `constrain` maps draws to
+the parameters by name. Every library is imported when its function is called, not before.
 """
 
-__all__ = ["AdaptedEnergy", "from_jax", "from_numpy", "from_numpyro", "from_pymc", "from_stan"]
+__all__ = ["AdaptedEnergy", "from_jax", "from_numpy", "from_numpyro", "from_prior", "from_pymc", "from_stan"]
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ._jax import from_jax
     from ._numpy import from_numpy
     from ._numpyro import from_numpyro
+    from ._prior import from_prior
     from ._pymc import from_pymc
     from ._stan import from_stan
 
@@ -34,6 +36,7 @@ _MODULES = {
     "from_jax": "_jax",
     "from_numpy": "_numpy",
     "from_numpyro": "_numpyro",
+    "from_prior": "_prior",
     "from_pymc": "_pymc",
     "from_stan": "_stan",
 }

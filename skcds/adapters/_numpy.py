@@ -1,6 +1,6 @@
 """Energies from NumPy functions."""
 
-__all__ = ["from_numpy"]
+__all__ = ["NumPyEnergy", "from_numpy"]
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -79,11 +79,14 @@ def from_numpy(
         raise TypeError(
             f"grad has to be a function, True when log_prob returns value and gradient, or None; got {grad!r}."
         )
-    return _NumPyEnergy(log_prob, n_features, grad, batched, feature_names, Workers(n_jobs, pool))
+    return NumPyEnergy(log_prob, n_features, grad, batched, feature_names, Workers(n_jobs, pool))
 
 
-class _NumPyEnergy(AdaptedEnergy):
+class NumPyEnergy(AdaptedEnergy):
+    """Energy of a log density; parameters as those of `from_numpy`."""
+
     _origin = "NumPy function"
+    _called = ("log_prob", "batched")  # names of the function, and of the option for a batch, in messages
 
     def __init__(self, log_prob, n_features, grad, batched, feature_names, workers):
         super().__init__(n_features, feature_names, getattr(log_prob, "__name__", type(log_prob).__name__))
@@ -96,18 +99,18 @@ class _NumPyEnergy(AdaptedEnergy):
         return self.workers.number
 
     def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        X, n, pairs = points.numpy(), len(points), self.grad is True
+        X, n, pairs, (name, option) = points.numpy(), len(points), self.grad is True, self._called
         rows = self.workers.parts(X) if self.batched else list(X)
-        value: list = self.workers.map(_Call(self.log_prob, "log_prob", self.batched), rows)
+        value: list = self.workers.map(_Call(self.log_prob, name, option, self.batched), rows)
         score: list = [None]
         if pairs:
             value, score = map(list, zip(*map(_pair, value), strict=True))
         elif with_gradient:
-            score = self.workers.map(_Call(self.grad, "grad", self.batched), rows)
+            score = self.workers.map(_Call(self.grad, "grad", option, self.batched), rows)
         if self.batched:
             value, score = _joined(value), _joined(score)
         shape_in = tuple(X.shape) if self.batched else (self.n_features,)
-        values = self._checked(value, "log_prob", (n,), shape_in)
+        values = self._checked(value, name, (n,), shape_in)
         if not with_gradient:
             return values, None
         return values, self._checked(score, "the gradient" if pairs else "grad", (n, self.n_features), shape_in)
@@ -128,13 +131,14 @@ class _NumPyEnergy(AdaptedEnergy):
         )
 
     def _advice(self, shape: tuple | None, expected: tuple) -> str:
+        option = self._called[1]
         if shape is None:
             return "Return a number, or an array of numbers, for every point."
         if shape == (*expected, 1):
             return "Drop the last axis, for example with [..., 0]."
         if self.batched:
-            return "It has to return one result for each row; pass batched=False for a function of a single point."
-        return "Sum over the features; pass batched=True for a function of a batch of points."
+            return f"It has to return one result for each row; pass {option}=False for a function of a single point."
+        return f"Sum over the features; pass {option}=True for a function of a batch of points."
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,15 @@ class _Call:
 
     function: Callable
     name: str
+    option: str
     batched: bool
 
     def __call__(self, x: np.ndarray):
         try:
             return _kept(self.function(x.copy()))
         except Exception as error:
-            other = "batched=False gives it one point" if self.batched else "batched=True gives it a batch of points"
-            note(error, f"{self.name} was given a float64 array of shape {x.shape}; {other} at a time.")
+            other = "False gives it one point" if self.batched else "True gives it a batch of points"
+            note(error, f"{self.name} was given a float64 array of shape {x.shape}; {self.option}={other} at a time.")
             raise
 
 

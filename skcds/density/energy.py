@@ -74,6 +74,8 @@ class Energy:
         Floating point errors that were silenced so far: overflows, divisions by zero, invalid operations.
     evals_per_second : float
         Measured rate of evaluations; infinite as long as it is not known.
+    latest : Tensor
+        What the last call of `log_prob` found in the user's coordinates, (n,) float64, without the Jacobian.
     valid : Tensor
         Unconstrained points (k, n_features) of the probe at which the density is positive; k may be 0.
 
@@ -92,6 +94,7 @@ class Energy:
     fast_dtype: torch.dtype
     has_gradient: bool
     valid: Tensor
+    latest: Tensor
 
     def __init__(
         self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None,
@@ -144,7 +147,8 @@ class Energy:
             x, log_det, _ = self._locate(x.detach())
             rows = self._rows(x, dtype)
             (values,) = self._in_chunks(self._value, rows)
-            return self._screen(values.to(x.device), x, rows) + log_det
+            self.latest = self._screen(values.to(x.device), x, rows)
+            return self.latest + log_det
 
     def log_prob_and_score(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """``-E(x)``, (n,) float64, and its gradient, (n, d) float64; the gradient is zero where it is not finite."""

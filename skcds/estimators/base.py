@@ -40,6 +40,7 @@ from ..train.phases import Phase, PhaseRecord
 from ..train.run import Run
 from ..train.specifications import Training
 from ..weights.sample import WeightedSample
+from .derived import Derived
 from .documentation import filled
 from .families import fit_family, identity_of_family
 from .given import is_given, one_given
@@ -62,7 +63,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
 
     __metadata_request__fit = dict.fromkeys(
-        ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names"), UNUSED
+        ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names", "derived"), UNUSED
     )
     __metadata_request__score = dict.fromkeys(("energy_fn", "grad_fn", "n", "random_state", "context"), UNUSED)
 
@@ -126,7 +127,8 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
 
     @guest
     def fit(
-        self, energy_fn, y=None, *, grad_fn=None, checkpoint=None, contexts=None, draws=None, context_names=None
+        self, energy_fn, y=None, *, grad_fn=None, checkpoint=None, contexts=None, draws=None, context_names=None,
+        derived=None,
     ):  # fmt: skip
         """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``, or a family ``exp(-energy_fn(x, c))``.
 
@@ -159,6 +161,11 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         context_names : array-like of str, optional
             Names of the numbers of a context; by default the columns of a data frame of contexts, or
             ``energy_fn.context_names``, or c0, c1 and so on.
+        derived : dict, optional
+            Derived quantities: functions by name, which map draws (n, n_features) to numbers (n,) or (n, k). They are
+            evaluated on draws, and are columns of data frames and of weighted draws. A pickle carries functions that
+            can be imported by name, a saved file none. Where draws are in the unit cube of a prior
+            (`skcds.adapters.from_prior`), the functions take the parameters.
 
         Returns
         -------
@@ -173,21 +180,22 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             When a parameter is out of its range, the dimension is unknown, the energy is not one of a density, or the
             checkpoint is that of another fit.
         TypeError
-            When `energy_fn` is not callable, or takes other arguments.
+            When `energy_fn` is not callable, or takes other arguments, or `derived` is no dictionary of functions.
         """
         start = time.perf_counter()
         self._validate_params()
         density = self._find_density(energy_fn, grad_fn, contexts, draws, context_names)
+        kept = self._find_derived(energy_fn, derived)
         if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
-            return fit_several(self, density, checkpoint, start)
+            return fit_several(self, density, checkpoint, start, kept)
         state = Checkpoint(checkpoint, self._training().checkpoint_interval)
         seed = seed_of(self.random_state)
         if state.seed is not None and not isinstance(self.random_state, numbers.Integral):
             seed = state.seed  # of the fit that goes on
         generator = generator_on(find_device(self.device), seed)
         n_features = self._find_n_features(energy_fn)
-        names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
-        begin = self._find_start(n_features, bounds)
+        names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features, energy_fn)
+        begin = self._find_start(n_features, bounds, energy_fn)
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network:
             budget.progress.phase("probe")
@@ -195,6 +203,8 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
                 density, n_features, generator, bounds, budget, None if begin is None else begin.points
             )
             budget.energy = energy
+            if kept is not None:
+                kept.check(energy)
             if checkpoint is not None:
                 state.begin(seed, self._identity(energy, density), budget, generator, network)
             try:
@@ -206,6 +216,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         self.__dict__.update(
             self._with_counts(fitted, energy, network),
             feature_names_out_=names,
+            _derived=kept,
             interrupted_=budget.interrupted,
             n_rollbacks_=budget.n_rollbacks,
             fit_time_=time.perf_counter() - start,
@@ -294,9 +305,12 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         """Evaluations that a fit can be made of."""
         return FEWEST_EVALS
 
-    def _find_start(self, n_features: int, bounds: Bounds | None) -> Start | None:
+    def _find_start(self, n_features: int, bounds: Bounds | None, energy_fn) -> Start | None:
         start = as_start(self.start)
-        return Start.from_parameter(start.begin, n_features, bounds) if isinstance(start, Pilot) else None
+        if not isinstance(start, Pilot):
+            return None
+        known = getattr(energy_fn, "start", None) if start.begin is None else start.begin
+        return Start.from_parameter(known, n_features, bounds)
 
     def _specified(self, name: str) -> Any:
         """The specification that a parameter stands for."""
@@ -370,8 +384,15 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
         return int(n_features)
 
-    def _find_bounds(self, n_features: int) -> Bounds | None:
-        return Bounds.from_parameter(self.bounds, n_features)
+    def _find_bounds(self, n_features: int, energy_fn) -> Bounds | None:
+        known = getattr(energy_fn, "bounds", None) if self.bounds is None else self.bounds
+        return Bounds.from_parameter(known, n_features)
+
+    def _find_derived(self, energy_fn, derived) -> Derived | None:
+        if derived is None:
+            return None
+        names = self._find_feature_names(energy_fn, self._find_n_features(energy_fn))
+        return Derived.from_parameter(derived, [*names, *getattr(energy_fn, "parameter_names", ())])
 
     def _find_feature_names(self, energy_fn, n_features: int) -> np.ndarray:
         names, owner = self.feature_names, "feature_names"

@@ -113,7 +113,7 @@ class ControlStart:
         energy, budget = run.energy, run.budget
         few = not self.path_loss.share  # a loss on paths needs evaluations of its own
         store = Store(energy.n_features, energy.device) if few else None
-        begin = sampler._find_start(energy.n_features, energy.bounds)
+        begin = sampler._find_start(energy.n_features, energy.bounds, energy.energy_fn)
         begin = begin and begin.to(energy.device)
         try:
             run.pilot, x = run_pilot(energy, self.start.n_particles, run.generator, budget, begin, store, self.start)

@@ -194,13 +194,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
             raise ValueError(f"The teacher samples {known} features, and n_features={self.n_features} was asked for.")
         return int(known)
 
-    def _find_bounds(self, n_features):
+    def _find_bounds(self, n_features, energy_fn):
         teacher = unwrapped(self.teacher)
-        own = super()._find_bounds(n_features)
+        own = super()._find_bounds(n_features, energy_fn)
         if hasattr(teacher, "_model"):
             known = Bounds.from_fitted(teacher)
         else:
-            known = own if teacher is None or teacher.bounds is None else teacher._find_bounds(n_features)
+            known = own if teacher is None or teacher.bounds is None else teacher._find_bounds(n_features, energy_fn)
         if self.bounds is not None and not same_bounds(own, known):
             raise ValueError("bounds= are not those of the teacher: leave them out, and the teacher's are taken.")
         return known

@@ -65,9 +65,10 @@ particles_ : ndarray of shape (n_particles, n_features)
 violation_share_ : float
     Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
 bounds : pair or array-like of shape (n_features, 2), default=None
-    Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. The
-    sampler works in unconstrained coordinates, by the normal distribution function, so that `energy_fn` is never
-    called on a bound or beyond; draws, weights and log Z are those of the density in the box.
+    Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. By default
+    ``energy_fn.bounds``, if the energy has such an attribute. The sampler works in unconstrained coordinates, by the
+    normal distribution function, so that `energy_fn` is never called on a bound or beyond; draws, weights and log Z
+    are those of the density in the box.
 device : str, default="auto"
     Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
     that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random

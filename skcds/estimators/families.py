@@ -170,7 +170,7 @@ def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
         kept = torch.randperm(len(x), generator=generator, device=generator.device)
         kept = kept[: 2 * settings_of(sampler)["n_particles"] // tempered_each(sampler)]
         return contexts[kept], x[kept][:, None].expand(-1, training_of(sampler).n_each, -1)
-    start = sampler._find_start(energy.n_features, energy.bounds)
+    start = sampler._find_start(energy.n_features, energy.bounds, energy.energy_fn)
     n_groups = settings_of(sampler)["n_groups"]
     found = explore_family(
         energy, n_groups, generator, run.budget, start and start.to(energy.device), sampler._specified("start")

@@ -147,7 +147,8 @@ def draws_given(sampler, context, n: int, random_state, options: dict, out=None,
     if not as_frame:
         return X
     which = np.repeat(np.arange(len(X)), n)
-    return to_frame(X.reshape(-1, X.shape[2]), sampler.feature_names_out_, context=which)
+    flat = X.reshape(-1, X.shape[2])
+    return to_frame(flat, sampler.feature_names_out_, **sampler._columns(flat), context=which)
 
 
 def weighted_given(sampler, context, n: int, random_state, options: dict):
@@ -172,7 +173,7 @@ def weighted_given(sampler, context, n: int, random_state, options: dict):
                 z, log_weights = model.call_and_log_weight(latent, target.given(_on(sampler, contexts[rows])))
                 X = _in_user_coordinates(sampler, model, z).reshape(-1, n, sampler.n_features_in_)
             pairs = zip(X, to_numpy(log_weights).reshape(-1, n), strict=True)
-            found += [WeightedSample(x, row, True, **details) for x, row in pairs]
+            found += [WeightedSample(x, row, True, **details, derived=sampler._columns(x)) for x, row in pairs]
     _warn_of_unreliable(found, n)
     return found
 

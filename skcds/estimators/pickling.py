@@ -16,6 +16,7 @@ from ..io.packing import imported, name_of, pack, unpack
 from ..io.schema import fitted_attributes, missing
 from ..io.writer import save
 from .copies import copied, copied_deeply
+from .derived import Derived
 from .given import energy_of
 from .legacy import nested
 
@@ -26,6 +27,7 @@ class Persistent(BaseEstimator):
     _model: Any
     _energy: Energy | None
     _lost_energy: str | None
+    _derived: Derived | None
 
     @guest
     def save(self, path):
@@ -80,6 +82,8 @@ class Persistent(BaseEstimator):
             state["_model"] = pack(state["_model"])
             state["_energy"] = _reference(state["_energy"])
             state["_lost_energy"] = None
+        if state.get("_derived") is not None:
+            state["_derived"] = state["_derived"].references()
         return state
 
     @guest
@@ -102,6 +106,8 @@ class Persistent(BaseEstimator):
         if "_model" in state:
             self.__dict__ |= missing(self)
             self._energy, self._lost_energy = _dereference(state["_energy"], self)
+        if state.get("_derived") is not None:
+            self._derived = Derived.from_references(state["_derived"])
 
 
 def _reference(energy: Energy | None) -> list | None:

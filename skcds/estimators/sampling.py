@@ -21,6 +21,7 @@ from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..io.export import to_frame
 from ..weights.sample import WeightedSample
+from .derived import Derived, columns_beside, details_of
 
 CHUNK_ROWS = 8192  # rows simulated at a time: bounds the memory, and keeps activations in the cache
 MIN_JUDGED = 100  # draws from which weights are judged
@@ -34,6 +35,7 @@ class Drawing:
     n_features_in_: int
     feature_names_out_: np.ndarray
     n_jobs: int | None
+    _derived: Derived | None = None
     _stream_key: tuple[int, ...] = ()  # what sets the random numbers of one density of a family apart
 
     def _chunks(self, n: int, seed: int, chunks=None) -> Iterator[tuple[slice, Callable]]:
@@ -89,7 +91,11 @@ class Drawing:
         X = np.empty((n, self.n_features_in_)) if out is None else _checked_out(out, (n, self.n_features_in_))
         for rows, chunk in chunks:
             X[rows] = chunk
-        return to_frame(X, self.feature_names_out_) if as_frame else X
+        return to_frame(X, self.feature_names_out_, **self._columns(X)) if as_frame else X
+
+    def _columns(self, X: np.ndarray) -> dict[str, np.ndarray]:
+        """What stands beside draws (n, d) in a data frame."""
+        return columns_beside(X, self._derived, getattr(self._energy, "energy_fn", None))
 
     def _drawn_chunks(self, n: int, seed: int, draw: Callable, chunks=None) -> Iterator[tuple[slice, np.ndarray]]:
         for rows, normal in self._chunks(n, seed, chunks):
@@ -163,11 +169,13 @@ class Drawing:
         self, n: int, random_state, target: StandardizedTarget, draw: Callable, **details
     ) -> WeightedSample:
         """Weighted draws; ``draw(normal)`` gives a chunk in standardised coordinates and its log weights."""
-        X, log_weights = np.empty((n, self.n_features_in_)), np.empty(n)
+        X, log_weights, log_density = np.empty((n, self.n_features_in_)), np.empty(n), np.empty(n)
         for rows, normal in self._chunks(n, seed_of(random_state)):
             z, log_weight = draw(normal)
             X[rows], log_weights[rows] = self._unstandardize(z), to_numpy(log_weight)
+            log_density[rows] = to_numpy(target.energy.latest)  # the weight's own evaluation is the last of a chunk
         details |= {"n_energy_evals": target.energy.n_energy_evals, "feature_names": self.feature_names_out_}
+        details |= details_of(X, log_density, self._derived, target.energy.energy_fn)
         weighted = WeightedSample(X, log_weights, **details)
         if n >= MIN_JUDGED:
             weighted.warn_if_unreliable()

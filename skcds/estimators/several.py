@@ -17,7 +17,7 @@ from ..density.function import Density
 from .copies import with_energy
 
 
-def fit_several(sampler, density: Density, checkpoint, start):
+def fit_several(sampler, density: Density, checkpoint, start, derived=None):
     """Fit a sampler `n_init` times, and keep the best.
 
     Parameters
@@ -30,6 +30,8 @@ def fit_several(sampler, density: Density, checkpoint, start):
         Name that those of the checkpoints of the fits begin with.
     start : float
         Clock reading at the start.
+    derived : Derived, optional
+        Functions of draws.
 
     Returns
     -------
@@ -48,9 +50,12 @@ def fit_several(sampler, density: Density, checkpoint, start):
         )
     seed = seed_of(sampler.random_state)
     n_features = sampler._find_n_features(density.energy_fn)
+    bounds = sampler._find_bounds(n_features, density.energy_fn)
     energy = open_energy(  # which finds fault with the function before any worker starts
-        density, n_features, generator_on(find_device(sampler.device), seed), sampler._find_bounds(n_features)
+        density, n_features, generator_on(find_device(sampler.device), seed), bounds
     )
+    if derived is not None:
+        derived.check(energy)
     best, fits = best_fit(sampler, density, checkpoint, seed)
     fitted = {name: value for name, value in vars(best).items() if name not in sampler.get_params(deep=False)}
     for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
@@ -59,11 +64,12 @@ def fit_several(sampler, density: Density, checkpoint, start):
     bounds = Bounds.from_fitted(best)
     energy.bounds = bounds and bounds.to(energy.device)
     sampler.__dict__.update(
-        fitted, _energy=energy, _energy_name=None, _lost_energy=None, fit_time_=time.perf_counter() - start
-    )
+        fitted, _energy=energy, _energy_name=None, _lost_energy=None, fit_time_=time.perf_counter() - start,
+        _derived=derived,
+    )  # fmt: skip
     if not sampler.converged_:
         warn_user(
-            f"None of {sampler.n_init} fits of {type(sampler).__name__} converged: the best has an effective share of "
+            f"None of {sampler.n_init} fits of {type(sampler).__name__} converged: the best has a normalised ESS of "
             f"{sampler.ess_:.3f} and weights with a Pareto k above its limit, so that log evidence and "
             "expectations are not reliable. Raise max_iter or max_time, or check the energy function.",
             ConvergenceWarning,

@@ -1,6 +1,9 @@
-"""Draws as a pandas data frame or as what ArviZ reads."""
+"""Draws as a pandas data frame, or as what ArviZ, GetDist and anesthetic read."""
 
-__all__ = ["checked_names", "to_arviz", "to_frame"]
+__all__ = ["checked_names", "to_anesthetic", "to_arviz", "to_frame", "to_getdist"]
+
+import re
+from typing import Any
 
 import numpy as np
 
@@ -64,3 +67,52 @@ def to_arviz(variables: dict[str, np.ndarray], attrs: dict, **sample_stats: np.n
     data = arviz.from_dict(**groups) if before_1 else arviz.from_dict(groups)
     data.posterior.attrs.update(attrs)
     return data
+
+
+def to_getdist(
+    columns: dict[str, np.ndarray], parameters, weights: np.ndarray, log_density, labels: dict, options: dict
+):  # fmt: skip
+    """Columns (n,) of weighted draws as GetDist's samples; those that are not `parameters` are marked as derived.
+
+    Raises
+    ------
+    ImportError
+        Without GetDist.
+    """
+    try:
+        from getdist import MCSamples
+    except ImportError as error:
+        raise ImportError('to_getdist needs GetDist: pip install "skcds[getdist]".') from error
+    kept = weights > 0
+    given: dict[str, Any] = {
+        "samples": np.column_stack([*columns.values()])[kept],
+        "weights": weights[kept],
+        "loglikes": None if log_density is None else -log_density[kept],
+        "names": [re.sub(r"\s+", "_", name) + ("" if name in parameters else "*") for name in columns],
+        "labels": [labels.get(name, name) for name in columns],
+    }
+    return MCSamples(**given | options)
+
+
+def to_anesthetic(columns: dict[str, np.ndarray], weights: np.ndarray, log_likelihood, labels: dict, options: dict):
+    """Columns (n,) of weighted draws as anesthetic's samples.
+
+    Raises
+    ------
+    ImportError
+        Without anesthetic.
+    """
+    try:
+        from anesthetic import Samples
+    except ImportError as error:
+        raise ImportError('to_anesthetic needs anesthetic: pip install "skcds[anesthetic]".') from error
+    given: dict[str, Any] = {
+        "data": np.column_stack([*columns.values()]),
+        "columns": list(columns),
+        "weights": weights,
+        "labels": [labels.get(name, name) for name in columns],
+    }
+    found = Samples(**given | options)
+    if log_likelihood is not None:
+        found["logL"] = log_likelihood
+    return found

@@ -200,7 +200,8 @@ class _Reader:
                 name = state["energy"]
                 _require(name is None or isinstance(name, str), "the name of the energy is no text.")
                 attributes["_model"].to(self.device or loading_device(sampler.device))
-                sampler.__dict__ |= attributes | {"_energy": None, "_energy_name": name, "_lost_energy": None}
+                lost = {"_energy": None, "_energy_name": name, "_lost_energy": None, "_derived": None}
+                sampler.__dict__ |= attributes | lost
                 sampler.__dict__ |= missing(sampler)
             self.built[place] = sampler
         return self.built[place]

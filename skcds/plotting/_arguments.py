@@ -99,6 +99,22 @@ def finite_rows(X, weights, name="X") -> tuple[np.ndarray, np.ndarray | None]:
     return X[finite], weights[finite]
 
 
+def in_cube(estimator) -> bool:
+    """Whether draws are in the unit cube of a prior, and the parameters are columns beside them."""
+    energy_fn = getattr(getattr(estimator, "_energy", None), "energy_fn", None)
+    return getattr(energy_fn, "to_parameters", None) is not None
+
+
+def with_derived(X, reference, names, beside) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Draws, reference draws and names with those of derived columns behind them; ``beside(X)`` gives the columns."""
+    columns = {} if beside is None else beside(X)
+    if not columns:
+        return X, reference, names
+    if reference is not None:
+        reference = np.column_stack([reference, *beside(reference).values()])
+    return np.column_stack([X, *columns.values()]), reference, np.array([*names, *columns], dtype=object)
+
+
 def chosen_features(features, names) -> list[int]:
     """Indices of the features to show."""
     d = len(names)

@@ -129,7 +129,8 @@ class SamplerDisplay:
         energy_fn, grad_fn : callable, optional
             The energy, for a sampler that was loaded without it.
         features : sequence of int or str, default=None
-            Features to show, by index or name; by default all, or the first eight with a note.
+            Features and derived quantities to show, by index or name, the latter after the former; by default all, or
+            the first eight with a note. Of draws in the unit cube of a prior the parameters are shown.
         feature_names : sequence of str of length n_features, default=None
             Names of all features; by default the estimator's ``feature_names_out_``, else x0, x1, ...
         reference : array-like of shape (m, n_features) or "particles", default=None
@@ -187,6 +188,7 @@ class SamplerDisplay:
         display = cls._computed(
             X, arguments.normalised_weights(log_weights), names, features, reference, energy,
             getattr(estimator, "log_evidence_", None), grid_size, getattr(estimator, "bounds_", None),
+            getattr(estimator, "_columns", None), arguments.in_cube(estimator),
         )  # fmt: skip
         display.note = note_of(estimator)
         return display.plot(ax=ax, **plot_options)
@@ -228,38 +230,46 @@ class SamplerDisplay:
             When shapes do not agree, or draws that have a weight are not finite.
         """
         require_matplotlib("SamplerDisplay.from_samples")
+        names: Any
         if isinstance(X, WeightedSample):
             if sample_weight is not None or log_weights is not None:
                 raise ValueError("A WeightedSample has weights of its own: pass its samples to give others.")
-            names, log_weights = getattr(X, "feature_names", None), X.log_weights
-            X = X.samples
+            names, log_weights = X.feature_names, X.log_weights
+            beside = (lambda rows, columns=X.derived: columns or {}) if reference is None else None
+            X, in_cube = X.samples, X.parameter_names is not None
         else:
-            names = arguments.columns_of(X)
+            beside, in_cube, names = None, False, arguments.columns_of(X)
         X = arguments.as_draws(X, "X")
         weights = arguments.as_weights(sample_weight, log_weights, len(X))
         energy = None if energy_fn is None else Energy(energy_fn, X.shape[1], None, torch.Generator().manual_seed(0))
         names = feature_names if feature_names is not None else names
-        return cls._computed(X, weights, names, features, reference, energy, log_evidence, grid_size, None).plot(
-            ax=ax, **plot_options
-        )
+        return cls._computed(
+            X, weights, names, features, reference, energy, log_evidence, grid_size, None, beside, in_cube
+        ).plot(ax=ax, **plot_options)
 
     @classmethod
-    def _computed(cls, X, weights, names, features, reference, energy, log_evidence, grid_size, bounds):
-        """The display with what it stores; without plotting it."""
+    def _computed(
+        cls, X, weights, names, features, reference, energy, log_evidence, grid_size, bounds, beside, in_cube
+    ):  # fmt: skip
+        """The display with what it stores; without plotting it. ``beside(X)`` gives derived columns of draws."""
         n_features = X.shape[1]
         names = checked_names(names, n_features, "feature_names")
-        columns = arguments.chosen_features(features, names)
-        X, weights = arguments.finite_rows(X, weights)
         if reference is not None:
             reference = arguments.as_draws(reference, "reference")
             if reference.shape[1] != n_features:
                 raise ValueError(f"reference has {reference.shape[1]} features, and the draws have {n_features}.")
+        X, reference, names = arguments.with_derived(X, reference, names, beside)
+        if features is None and in_cube and len(names) > n_features:
+            features = names[n_features : n_features + arguments.MAX_FEATURES]
+        columns = arguments.chosen_features(features, names)
+        X, weights = arguments.finite_rows(X, weights)
+        if reference is not None:
             reference, _ = arguments.finite_rows(reference, None, "reference")
             reference = reference[:, columns]
         display = cls(
-            X[:, columns], weights=weights, feature_names=names[columns], reference=reference, n_features=n_features
+            X[:, columns], weights=weights, feature_names=names[columns], reference=reference, n_features=len(names)
         )
-        if energy is not None and len(columns) == n_features <= 2:
+        if energy is not None and sorted(columns) == list(range(n_features)) and n_features <= 2:
             size = check_count((1000, 200)[n_features - 1] if grid_size is None else grid_size, "grid_size", 2)
             box = [(-np.inf, np.inf) if bounds is None else tuple(bounds[j]) for j in columns]
             display.grid = [

@@ -10,7 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._support.forks import random_state_of
 from .._support.warnings import warn_user
-from ..io.export import checked_names, to_arviz, to_frame
+from ..io.export import checked_names
+from .exports import Exported, checked_details
 from .importance import (
     as_log_weights,
     effective_sample_size,
@@ -25,7 +26,7 @@ from .importance import (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WeightedSample:
+class WeightedSample(Exported):
     """Draws of a sampler with their log importance weights, and what follows from them.
 
     All properties are computed from the sampler's own draws and **cannot see a missed mode** (see the module's
@@ -47,6 +48,15 @@ class WeightedSample:
         Energy evaluations spent on the weights.
     feature_names : array-like of str, default=None
         Names of the coordinates, for data frames and ArviZ; by default x0, x1 and so on.
+    log_density : array-like of shape (n,), default=None
+        Log density of the draws, minus the energy; None where it is not known.
+    log_likelihood : array-like of shape (n,), default=None
+        Its part that is not the prior; None where it is not known.
+    derived : dict, default=None
+        Derived quantities: an array (n,) by the name of each.
+    parameter_names : sequence of str, default=None
+        Names among those of `derived` that are the parameters, where the coordinates are others, as those of the unit
+        cube of a prior.
 
     See Also
     --------
@@ -82,6 +92,10 @@ class WeightedSample:
     violation_share: float = 0.0
     n_energy_evals: int = 0
     feature_names: np.ndarray | None = None
+    log_density: np.ndarray | None = None
+    log_likelihood: np.ndarray | None = None
+    derived: dict[str, np.ndarray] | None = None
+    parameter_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         fields = {
@@ -96,6 +110,8 @@ class WeightedSample:
         _check_samples(self.samples, self.log_weights)
         names = checked_names(self.feature_names, self.samples.shape[1], "feature_names")
         object.__setattr__(self, "feature_names", names)
+        for name, value in checked_details(self).items():
+            object.__setattr__(self, name, value)
         if not 0 <= self.violation_share <= 1:
             raise ValueError(f"violation_share is a share of the draws, from 0 to 1, not {self.violation_share}.")
         if self.is_bound and self.violation_share > 0:
@@ -184,65 +200,12 @@ class WeightedSample:
         ndarray of shape (n, d)
             Unweighted draws in random order, so that any subset of rows is as good as another.
         """
+        return self.samples[self._resampled(n, random_state)]
+
+    def _resampled(self, n, random_state):
+        """Indices (n,) of rows drawn in proportion to the weights, in random order."""
         rng = random_state_of(random_state)
-        return self.samples[rng.permutation(systematic_resample(self.log_weights, n, rng))]
-
-    def to_frame(self):
-        """The draws as a pandas data frame with a column for each feature, and one more, ``log_weight``.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Of shape (n, d + 1).
-
-        Raises
-        ------
-        ImportError
-            Without pandas.
-        """
-        return to_frame(self.samples, self.feature_names, log_weight=self.log_weights)
-
-    def to_arviz(self, resample=True, random_state=None, constrain=None):
-        """The draws as an ArviZ posterior.
-
-        ArviZ takes the draws of a posterior to be equally good. By default the draws are therefore resampled in
-        proportion to their weights, as many as there are, and some repeat. The effective sample size of ArviZ counts
-        repetitions as new; `ess` does not.
-
-        Parameters
-        ----------
-        resample : bool, default=True
-            Whether to resample. Otherwise the draws are those of the sampler, and ArviZ summarises them without their
-            weights. ``log_weight`` is then among the statistics of the draws.
-        random_state : int, RandomState instance, numpy.random.Generator or None, default=None
-            For the resampling.
-        constrain : callable, default=None
-            Maps draws (n, d) to a dictionary of arrays (n, ...), which then are the variables. The method ``constrain``
-            of energies of models does so (`skcds.adapters`). By default the variables are the features.
-
-        Returns
-        -------
-        InferenceData or DataTree
-            As the installed ArviZ has it. Independent draws are arranged in four chains if their number allows. The
-            posterior has the attributes ``ess``, ``pareto_k``, ``log_evidence`` and ``log_evidence_se``.
-
-        Raises
-        ------
-        ImportError
-            Without ArviZ.
-        """
-        attrs = {
-            "ess": self.ess, "pareto_k": self.pareto_k, "log_evidence": self.log_evidence,
-            "log_evidence_se": self.log_evidence_se,
-        }  # fmt: skip
-
-        def variables(X):
-            assert self.feature_names is not None  # since __post_init__
-            return dict(zip(self.feature_names, X.T, strict=True)) if constrain is None else constrain(X)
-
-        if resample:
-            return to_arviz(variables(self.resample(len(self.samples), random_state)), attrs)
-        return to_arviz(variables(self.samples), attrs, log_weight=self.log_weights)
+        return rng.permutation(systematic_resample(self.log_weights, n, rng))
 
     def expectation(self, fn, return_se=False):
         """Estimate E[fn(x)] under the normalised target by the self-normalised weighted mean.
