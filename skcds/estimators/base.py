@@ -101,6 +101,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         "log_evidence_se_": "number",
         "elbo_": Fitted("number", since=2, before=lambda sampler: math.nan),
         "ess_": "number",
+        "total_variation_": Fitted("number", since=6, before=lambda sampler: math.nan),
         "converged_": "flag",
         "interrupted_": "flag",
         "n_rollbacks_": "count",

@@ -122,6 +122,7 @@ class DiffusionSampler(BaseSampler):
     {elbo_}
     ess_ : float
         Effective share of the held-out path weights, in (0, 1].
+    {total_variation_}
     {converged_}
     {pilot_}
     {particles_}

@@ -117,6 +117,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     {elbo_}
     ess_ : float
         Effective share of their exact weights, in (0, 1].
+    {total_variation_}
     {converged_}
     {violation_share_}
     {loss_curve_}
@@ -408,10 +409,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, context=None, polish=0, energy_fn=None, grad_fn=None, out=None,
-        as_frame=False, return_log_density=False,
+        self, n, n_steps=1, random_state=None, *, context=None, polish=0, exact=False, energy_fn=None, grad_fn=None,
+        out=None, as_frame=False, return_log_density=False,
     ):  # fmt: skip
-        """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
+        """Draw by one call of the network a step; the energy is needed for polished and exact draws alone.
 
         Parameters
         ----------
@@ -428,8 +429,14 @@ class ConsistentSamplerDistiller(OneStepSampler):
         polish : int, default=0
             Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
             accepted. They need the energy.
+        exact : bool, default=False
+            Whether each draw is the first of a sequence of one-step draws that rejection by their exact weights keeps:
+            independent draws from the target, but for a total variation of at most .001 by which weights are
+            truncated. A call evaluates the energy at 10 000 points, and at as many for a draw as
+            `skcds.importance.rejection_limit` of `sample_weighted` says: a few for a good fit. It needs the energy, and
+            what the map has no draws of stays missing.
         energy_fn, grad_fn : callable, optional
-            The energy, to polish draws of a sampler that was loaded without it.
+            The energy, to polish draws of a sampler that was loaded without it, or for exact ones.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
         as_frame : bool, default=False
@@ -449,19 +456,24 @@ class ConsistentSamplerDistiller(OneStepSampler):
         ------
         ValueError
             When an argument is out of its range, or draws are to come with their density and have none in closed form:
-            polished ones, and those of several steps or of a residual map.
+            polished and exact ones, and those of several steps or of a residual map. With ``exact=True`` where the
+            Pareto k of the weights is above its limit; where more than .001 is left out, it warns.
         """
         check_is_fitted(self)
         options = {
             "n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
-            "return_log_density": return_log_density,
+            "return_log_density": return_log_density, "exact": exact,
         }  # fmt: skip
         if is_given(self, context):
             return draws_given(self, context, n, random_state, options, out, as_frame)
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None):
+    def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None, exact=False):
         n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)
+        if exact:
+            return self._exact_plan(
+                exact, density, n_steps=n_steps, polish=polish, return_log_density=return_log_density
+            )
         if return_log_density:
             return self._plan_with_density(polish, n_steps=n_steps)
         if polish:
@@ -488,8 +500,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         self._check_invertible("The density of draws")
         return [(self._model.start(), None)]
 
-    def _needs_energy(self, *, polish=0, **options):
-        return polish > 0
+    def _needs_energy(self, *, polish=0, exact=False, **options):
+        return polish > 0 or bool(exact)
 
     @guest
     def sample_weighted(self, n, random_state=None, *, context=None, energy_fn=None, grad_fn=None):

@@ -29,6 +29,9 @@ bounds_scale_ : ndarray of shape (n_features,) or None
     Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
 elbo_ : float
     Their mean log weight, an evidence lower bound (of a map that folds no bound).
+total_variation_ : float
+    Total variation between their distribution and the target, as the weights see it: how wrong draws without weights
+    are. See `skcds.importance.total_variation`. NaN for a file from before there was one.
 converged_ : bool
     Whether their Pareto k is at most `skcds.importance.pareto_k_limit`, 0.7 for so many.
 loss_curve_ : list of float
@@ -63,7 +66,8 @@ context_names_in_ : ndarray of shape (n_contexts,) or None
     Their names; None for a single density.
 contexts_ : ndarray of shape (m, n_contexts) or None
     Up to 1000 contexts, of which a hundred were held out to judge the fit of a family; for one, `log_evidence_`,
-    `elbo_` and `ess_` are means over these, and `converged_` says that the weights of nine of ten are reliable.
+    `elbo_`, `ess_` and `total_variation_` are means over these, and `converged_` says that the weights of nine of ten
+    are reliable.
 """
 
 

@@ -27,7 +27,7 @@ from ..train.checkpoint import identity_of
 from ..train.groups import ParticleGroups
 from ..train.objectives.family import FamilyLikelihood, Renewal, renewal_spacing
 from ..train.phases import Phase
-from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit
+from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit, total_variation
 from .judgement import advice_by_cause
 from .warm import MIN_SHARE, check_same_networks, warn_of_a_cold_start
 
@@ -283,6 +283,7 @@ def _judge(sampler, run) -> dict:
         "log_evidence_se_": float(np.sqrt((estimates[:, 1] ** 2).sum())) / n if len(estimates) else math.nan,
         "elbo_": float(log_weights.mean()),
         "ess_": float(shares.mean()),
+        "total_variation_": float(np.mean([total_variation(row) for row in log_weights])),
         "converged_": converged,
     }
 

@@ -113,6 +113,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     {elbo_}
     ess_ : float
         Effective share of their exact weights, in (0, 1].
+    {total_variation_}
     {converged_}
     {violation_share_}
     {pilot_}
@@ -311,8 +312,8 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, context=None, method=None, polish=0, energy_fn=None, grad_fn=None,
-        out=None, as_frame=False, return_log_density=False,
+        self, n, n_steps=1, random_state=None, *, context=None, method=None, polish=0, exact=False, energy_fn=None,
+        grad_fn=None, out=None, as_frame=False, return_log_density=False,
     ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
@@ -335,8 +336,15 @@ class ConsistentSamplerScratch(OneStepSampler):
         polish : int, default=0
             Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
             accepted. They need the energy.
+        exact : bool, default=False
+            Whether each draw is the first of a sequence of one-step draws that rejection by their exact weights keeps:
+            independent draws from the target, but for a total variation of at most .001 by which weights are
+            truncated. A call evaluates the energy at 10 000 points, and at as many for a draw as
+            `skcds.importance.rejection_limit` of `sample_weighted` says: a few for a good fit. It needs the energy, and
+            what the map has no draws of stays missing.
         energy_fn, grad_fn : callable, optional
-            The energy, for a sampler that was loaded without it: a chain whose control reads the score, or polishing.
+            The energy, for a sampler that was loaded without it: a chain whose control reads the
+            score, polishing, and exact draws.
         out : ndarray of shape (n, n_features), optional
             Where the draws go, for example a memory map; floating point numbers of any precision.
         as_frame : bool, default=False
@@ -356,12 +364,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         ------
         ValueError
             When an argument is out of its range, or draws are to come with their density and have none in closed form:
-            polished ones, and those of a chain or of a residual map.
+            polished and exact ones, and those of a chain or of a residual map. With ``exact=True`` where the Pareto k
+            of the weights is above its limit; where more than .001 is left out, it warns.
         """
         check_is_fitted(self)
         options = {
             "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
-            "return_log_density": return_log_density,
+            "return_log_density": return_log_density, "exact": exact,
         }  # fmt: skip
         if is_given(self, context):
             return draws_given(self, context, n, random_state, options, out, as_frame)
@@ -415,8 +424,12 @@ class ConsistentSamplerScratch(OneStepSampler):
             )
         return [(level[None], to[None]) for level, to in self._model.steps.pairs(n_steps)]
 
-    def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None):
+    def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None, exact=False):
         n_steps, method = self._check_steps(n_steps), self._method(method)
+        if exact:
+            return self._exact_plan(
+                exact, density, n_steps=n_steps, polish=polish, return_log_density=return_log_density
+            )
         if return_log_density:
             return self._plan_with_density(polish, n_steps=n_steps, method=method)
         if check_count(polish, "polish", 0):
@@ -426,8 +439,10 @@ class ConsistentSamplerScratch(OneStepSampler):
         target = self._target(density, "sample") if self._model.needs_score else None
         return lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
 
-    def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
-        return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
+    def _needs_energy(self, *, n_steps=1, method=None, polish=0, exact=False, **options):
+        return (
+            polish > 0 or bool(exact) or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
+        )
 
     @guest
     def sample_weighted(

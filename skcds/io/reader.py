@@ -23,7 +23,7 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 5  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 6  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 NESTED_SINCE = 5  # format from which sizes and numbers of losses are fields of specifications
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
