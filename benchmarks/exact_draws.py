@@ -1,4 +1,4 @@
-"""Are draws exact where one-step draws are not? Shares of draws on a plateau that a map draws too seldom, and the price.
+"""Are draws exact where one-step draws are not? Shares on a plateau that a map draws too seldom, and the price.
 
     python benchmarks/exact_draws.py --max-time 20 --seeds 3
 

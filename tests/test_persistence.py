@@ -652,7 +652,8 @@ class TestGolden:
         student = skcds.load(DATA / "format-5.skcds")
         expected = [[1.2023, 0.4600], [0.2986, -0.4201], [2.1377, -0.4999]]
         np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
-        assert np.isnan(student.total_variation_)
+        assert student.teacher.loss == PathLoss(tol=0.3) and student.teacher_.loss == PathLoss(tol=0.3)
+        assert np.isnan(student.total_variation_) and student.periodic is None and student.seam_ is None
 
 
 class TestOtherFormats:

@@ -107,7 +107,7 @@ class TestLaw:
 
 @each
 def test_the_fit_tells_how_wrong_raw_draws_are(kind):
-    """Of other draws than those of `sample_weighted`: means of 10 000 numbers between 0 and 1, within 5.6 deviations."""
+    """By other draws than those of `sample_weighted`: 10 000 numbers between 0 and 1, within 5.6 deviations."""
     found, other = fitted(kind).total_variation_, fitted(kind).sample_weighted(10_000, random_state=1).total_variation
     assert 0 < found < 1 and abs(found - other) < Z * math.sqrt(2 * 0.25 / 10_000)
 

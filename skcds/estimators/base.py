@@ -68,6 +68,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     _parameter_constraints: dict = {
         "n_features": [positive_integer, None],
         "bounds": ["array-like", None],
+        "periodic": ["array-like", str, None],
         "feature_names": ["array-like", None],
         "max_iter": [positive_integer],
         "max_time": [positive_real, None],
@@ -107,6 +108,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         "n_rollbacks_": "count",
         "bounds_": Fitted("bounds or None", since=2, before=lambda sampler: None),
         "bounds_scale_": Fitted("vector or None", since=2, before=lambda sampler: None),
+        "seam_": Fitted("vector or None", since=6, before=lambda sampler: None),
         "feature_names_out_": Fitted(
             "names", since=2, before=lambda sampler: checked_names(None, sampler.n_features_in_, "")
         ),
@@ -183,8 +185,12 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             seed = state.seed  # of the fit that goes on
         generator = generator_on(find_device(self.device), seed)
         n_features = self._find_n_features(energy_fn)
-        names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features)
+        names = self._find_feature_names(energy_fn, n_features)
+        bounds = self._find_bounds(n_features, names)
         begin = self._find_start(n_features, bounds)
+        if begin is not None and bounds is not None and bounds.periodic.any():
+            bounds = bounds.cut_open(bounds(begin.points))
+            begin = self._find_start(n_features, bounds)
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network:
             budget.progress.phase("probe")
@@ -278,8 +284,9 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         seed = seed_of(self.random_state)
         n_features = self._find_n_features(density.energy_fn)
         energy = open_energy(  # which finds fault with the function before any worker starts
-            density, n_features, generator_on(find_device(self.device), seed), self._find_bounds(n_features)
-        )
+            density, n_features, generator_on(find_device(self.device), seed),
+            self._find_bounds(n_features, self._find_feature_names(density.energy_fn, n_features)),
+        )  # fmt: skip
         best, fits = best_fit(self, density, checkpoint, seed)
         fitted = {name: value for name, value in vars(best).items() if name not in self.get_params(deep=False)}
         for count in ("n_energy_evals_", "n_grad_evals_", "n_network_evals_"):
@@ -401,8 +408,8 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
         return int(n_features)
 
-    def _find_bounds(self, n_features: int) -> Bounds | None:
-        return Bounds.from_parameter(self.bounds, n_features)
+    def _find_bounds(self, n_features: int, names: np.ndarray) -> Bounds | None:
+        return Bounds.from_parameter(self.bounds, n_features, self.periodic, names)
 
     def _find_feature_names(self, energy_fn, n_features: int) -> np.ndarray:
         names, owner = self.feature_names, "feature_names"

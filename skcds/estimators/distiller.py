@@ -68,7 +68,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     n_features : int, default=None
         Dimension; by default the teacher's or ``energy_fn.n_features``.
     {bounds}
-        By default those of the teacher.
+        By default those of the teacher, with its periodic coordinates.
+    {periodic}
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, those of the teacher, or x0, x1 and so on.
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
@@ -110,6 +111,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     {feature_names_out_}
     {bounds_}
     {bounds_scale_}
+    {seam_}
     teacher_ : DiffusionSampler
         The fitted teacher.
     log_evidence_, log_evidence_se_ : float
@@ -164,13 +166,14 @@ class ConsistentSamplerDistiller(OneStepSampler):
     _fitted_attributes: dict = {"teacher_": "sampler or None"}
 
     def __init__(
-        self, teacher=None, *, n_features=None, bounds=None, feature_names=None, start=None, network="coupling",
-        objective="calibrated", batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None,
+        self, teacher=None, *, n_features=None, bounds=None, periodic=None, feature_names=None, start=None,
+        network="coupling", objective="calibrated", batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None,
         max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
         self.n_features = n_features
         self.bounds = bounds
+        self.periodic = periodic
         self.feature_names = feature_names
         self.start = start
         self.network = network
@@ -206,15 +209,20 @@ class ConsistentSamplerDistiller(OneStepSampler):
             raise ValueError(f"The teacher samples {known} features, and n_features={self.n_features} was asked for.")
         return int(known)
 
-    def _find_bounds(self, n_features):
+    def _find_bounds(self, n_features, names):
         teacher = _unwrap(self.teacher)
-        own = super()._find_bounds(n_features)
+        own = super()._find_bounds(n_features, names)
         if hasattr(teacher, "_model"):
             known = Bounds.from_fitted(teacher)
+        elif teacher is None or teacher.bounds is None:
+            known = own
         else:
-            known = own if teacher is None or teacher.bounds is None else teacher._find_bounds(n_features)
+            theirs = names if teacher.feature_names is None else checked_names(teacher.feature_names, n_features, "")
+            known = teacher._find_bounds(n_features, theirs)
         if self.bounds is not None and not same_bounds(own, known):
-            raise ValueError("bounds= are not those of the teacher: leave them out, and the teacher's are taken.")
+            raise ValueError(
+                "bounds= and periodic= are not those of the teacher: leave them out, and the teacher's are taken."
+            )
         return known
 
     def _find_feature_names(self, energy_fn, n_features):
@@ -281,7 +289,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if teacher.random_state is None:
             teacher.random_state = seed
         limits = {"n_features": energy.n_features, "verbose": max(self.verbose, teacher.verbose)}
-        limits["bounds"] = energy.bounds and energy.bounds.to_array()
+        limits |= {"bounds": energy.bounds and energy.bounds.to_array(), "periodic": None}
+        if energy.bounds is not None and energy.bounds.periodic.any():
+            limits["periodic"] = energy.bounds.periodic.nonzero()[:, 0].tolist()
         if teacher.device == "auto":
             limits["device"] = self.device
         if self.start is not None:

@@ -27,6 +27,8 @@ bounds_ : ndarray of shape (n_features, 2) or None
     Lower and upper bounds, infinite where there is none; None without any.
 bounds_scale_ : ndarray of shape (n_features,) or None
     Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
+seam_ : ndarray of shape (n_features,) or None
+    Where periodic coordinates are cut open inside the sampler; NaN for the others, None without any.
 elbo_ : float
     Their mean log weight, an evidence lower bound (of a map that folds no bound).
 total_variation_ : float
@@ -55,7 +57,13 @@ violation_share_ : float
 bounds : pair or array-like of shape (n_features, 2), default=None
     Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. The
     sampler works in unconstrained coordinates, by the normal distribution function, so that `energy_fn` is never
-    called on a bound or beyond; draws, weights and log Z are those of the density in the box.
+    called on a bound or beyond; draws, weights and log Z are those of the density in the box. A bound ends the
+    density: nothing is reflected there, nor goes on at the other bound unless the coordinate is periodic.
+periodic : array-like of int or str, default=None
+    Coordinates that are periodic, as angles are, by number or name. Each needs two finite bounds, whose difference is
+    its period. A mode across the bounds is one mode: the sampler cuts the circle open elsewhere, where the pilot finds
+    least (from ``start="prior"`` at the lower bound). Draws are between the bounds, and so are the points that
+    `energy_fn` is called at; points that are passed may be any number of periods away.
 device : str, default="auto"
     Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
     that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random

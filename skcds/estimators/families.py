@@ -144,7 +144,7 @@ def _begin(sampler, run, density: FamilyDensity) -> None:
             "model": {"class": key_of(type(run.model)), "config": dict(run.model.config)},
             "weights": run.model.state_dict(),
             "population": run.population.state_dict(),
-            "bounds_scale": run.energy.bounds and run.energy.bounds.scale,
+            "bounds": run.energy.bounds and run.energy.bounds.choices,
         },
     )
 
@@ -155,6 +155,10 @@ def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
     if density.draws is not None:
         contexts = torch.from_numpy(energy.source.rows).to(energy.device)
         x = _checked_draws(density.draws, energy.source.rows, energy)
+        if energy.bounds is not None and energy.bounds.periodic.any():
+            points = energy.bounds(x)
+            energy.bounds = energy.bounds.cut_open(points)
+            x = energy.bounds.inverse(points)
         kept = torch.randperm(len(x), generator=generator, device=generator.device)
         kept = kept[: 2 * settings_of(sampler)["n_particles"] // TEMPERED_EACH]
         return contexts[kept], x[kept][:, None].expand(-1, TRAINED_EACH, -1)
@@ -191,7 +195,7 @@ def _restart(run, stored: dict) -> None:
     """What was begun with, from the checkpoint."""
     energy = run.energy
     if energy.bounds is not None:
-        energy.bounds = energy.bounds.scaled(stored["bounds_scale"].to(energy.device))
+        energy.bounds = energy.bounds.chosen(stored["bounds"])
     run.model = built(stored["model"]["class"], stored["model"]["config"])
     run.model.load_state_dict(stored["weights"])
     run.model.to(energy.device)

@@ -65,6 +65,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
     {bounds}
+    {periodic}
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
@@ -108,6 +109,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     {feature_names_out_}
     {bounds_}
     {bounds_scale_}
+    {seam_}
     log_evidence_, log_evidence_se_ : float
         Estimate of log Z from held-out one-step draws, with its standard error.
     {elbo_}
@@ -161,12 +163,14 @@ class ConsistentSamplerScratch(OneStepSampler):
     _fitted_attributes: dict = FITTED
 
     def __init__(
-        self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, network="coupling",
-        control=None, objective="separate", batch_size=2048, learning_rate=4e-3, max_iter=4000, max_time=None,
-        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, bounds=None, periodic=None, feature_names=None, start=None, n_steps=64,
+        network="coupling", control=None, objective="separate", batch_size=2048, learning_rate=4e-3, max_iter=4000,
+        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0,
+        random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
+        self.periodic = periodic
         self.feature_names = feature_names
         self.start = start
         self.n_steps = n_steps

@@ -109,7 +109,7 @@ def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None =
     points = torch.cat(found)
     if energy.bounds is None:
         return points
-    if bounds is not None and bounds.one_sided:
+    if bounds is not None and bounds.adapts:
         energy.bounds = bounds.centred(bounds.inverse(points))
     return energy.bounds.inverse(points)
 

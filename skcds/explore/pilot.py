@@ -63,7 +63,8 @@ def run_pilot(
     `Standardization`), and the repetition kept if it finds more of the density, or as much of a smoother one. Climbs
     from its particles look for modes that were lost on the way, which are added by their evidence.
 
-    Where coordinates have a single bound, the race is run again with the scales of the bijection from the first.
+    Where coordinates have a single bound, the race is run again with the scales of the bijection from the first. So it
+    is where coordinates are periodic, with their seams where the particles of the first are sparsest.
 
     Where few evaluations are allowed, and a store is given, there is no race and no tempering: points from adapted
     proposals are weighed (see `explore`), and particles resampled from these.
@@ -73,7 +74,7 @@ def run_pilot(
     Parameters
     ----------
     energy : Energy
-        The density; the scales of its bounds are set.
+        The density; the scales and seams of its bounds are set.
     n_particles : int
         Number of particles of the final run; at most `MAX_NUMBERS` / d of them from Laplace's approximation.
     generator : torch.Generator
@@ -181,6 +182,7 @@ class _Pilot:
         with self._share(SURVEY_SHARE):
             points = None if self.start is None else self.start.points
             self.modes = survey(energy, generator, MOST_CLIMBS) if points is None else climbs_from(energy, points[:10])
+            self._cut_between_modes()
         budget.progress.phase("exploration")
 
         def ended():
@@ -212,6 +214,15 @@ class _Pilot:
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         scale = float(found.matrix.diagonal().mean())
         return PilotResult(log_evidence(log_weights), scale, loc, covariance, center, width, len(store.proposals)), x
+
+    def _cut_between_modes(self) -> None:
+        """Seams of periodic coordinates far from the modes, which are climbed to again in the new coordinates."""
+        bounds = self.energy.bounds
+        if bounds is None or not bounds.periodic.any() or not self.modes:
+            return
+        x = bounds(torch.stack([mode.x for mode in self.modes]))
+        self.energy.bounds = bounds.cut_open(x)
+        self.modes = climbs_from(self.energy, self.energy.bounds.inverse(x))
 
     # ---------------------------------------------------------------- the steps
 
@@ -256,7 +267,7 @@ class _Pilot:
         self.budget.progress.phase("race of starting scales")
         winner, stopped = self._race_once(self.start)
         bounds = self.energy.bounds
-        if bounds is None or not bounds.one_sided or stopped is not None:
+        if bounds is None or not bounds.adapts or stopped is not None:
             return winner, stopped
         inside = bounds(winner.x)
         self.energy.bounds, self.modes = bounds.centred(winner.x), []
@@ -339,6 +350,10 @@ class _Pilot:
         self.budget.progress.phase("Laplace's approximation")
         energy = self.energy
         standardization = laplace_standardization(energy, None if self.start is None else self.start.points[0])
+        if standardization is not None and energy.bounds is not None and energy.bounds.periodic.any():
+            mode = energy.bounds(standardization.loc[None])
+            energy.bounds = energy.bounds.cut_open(mode)
+            standardization = laplace_standardization(energy, energy.bounds.inverse(mode)[0])
         if standardization is None:
             return None
         n_particles = min(self.n_particles, max(MIN_PARTICLES, MAX_NUMBERS // energy.n_features))

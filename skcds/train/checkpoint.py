@@ -16,7 +16,7 @@ from .._support.settings import CPU, FLOAT
 from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, read_header, replace_file, seal
 from ..io.plain import described, from_plain, to_plain
 
-FORMAT = 3
+FORMAT = 4
 KIND = "skcds checkpoint"
 INTERVAL = 30.0  # seconds of training between two writes
 N_PROBES = 16  # points at which the energy is compared with that of the file

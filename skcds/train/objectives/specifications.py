@@ -27,6 +27,8 @@ class PathLoss(Specification):
         its own a chain forgets tails that it reaches too seldom.
     batch_size : int, default=512
         Trajectories in a batch.
+    tol : float, default=0.02
+        Score matching ends early when the normalised ESS of the path weights exceeds ``1 - tol``.
 
     Examples
     --------
@@ -39,11 +41,13 @@ class PathLoss(Specification):
         "kind": [StrOptions(set(PATH_LOSSES))],
         "share": [share],
         "batch_size": [at_least_two],
+        "tol": [share],
     }
 
     kind: str = "log_variance"
     share: float = 0.0
     batch_size: int = 512
+    tol: float = 0.02
 
 
 @register_specification
