@@ -23,6 +23,7 @@ from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, Diffusio
 from skcds.density.bounds import Bounds, periodic_of
 from skcds.density.circle import sparsest_place, wrapped
 from skcds.density.energy import Energy
+from skcds.explore import pilot
 from skcds.explore.modes import survey
 from skcds.explore.start import Start
 
@@ -322,6 +323,23 @@ class TestFewEvaluations:
         assert abs(sampler.seam_[0] - math.pi) < 1.2 and sampler.n_energy_evals_ <= 4000
         weighted = sampler.sample_weighted(20_000, random_state=0)
         assert abs(weighted.log_evidence - LOG_Z) < Z * weighted.log_evidence_se
+
+
+class TestHighDimension:
+    def test_the_seam_is_opposite_to_the_mode_that_laplaces_approximation_is_at(self, monkeypatch):
+        monkeypatch.setattr(pilot, "FULL_COVARIANCE_MAX", 1)  # that it begins from there
+        bounds = Bounds.from_parameter([(0, TURN), (None, None)], 2, [0])
+        energy = Energy(
+            lambda x: -8 * torch.cos(x[:, 0] - 0.1) + 0.5 * x[:, 1] ** 2,
+            2,
+            None,
+            torch.Generator().manual_seed(0),
+            bounds,
+        )
+        found, x = pilot.run_pilot(energy, 500, torch.Generator().manual_seed(0))
+        assert abs(energy.bounds.seam[0] - math.pi - 0.1) < 0.5  # of the mode as it is seen from the first seam
+        truth = math.log(TURN * ive(0, 8)) + 8 + 0.5 * math.log(TURN)
+        assert abs(found.log_evidence - truth) < 0.3 and x.std(0).max() < 1.5
 
 
 class TestTeachersAndWarmStarts:

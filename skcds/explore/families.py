@@ -96,6 +96,8 @@ def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None =
     try:
         for context in most_different(energy.source.draw(CANDIDATES, generator), SCOUTS):
             energy.monitor = limits = _limits_of_a_scout(energy, budget)
+            if start is not None:
+                energy.bounds = bounds  # in whose coordinates it is
             _, x = run_pilot(energy.given(context[None]), SCOUT_PARTICLES, generator, limits, start)
             found.append(x if energy.bounds is None else energy.bounds(x))
             budget.interrupted |= limits.interrupted

@@ -216,9 +216,12 @@ class _Pilot:
         return PilotResult(log_evidence(log_weights), scale, loc, covariance, center, width, len(store.proposals)), x
 
     def _cut_between_modes(self) -> None:
-        """Seams of periodic coordinates far from the modes, which are climbed to again in the new coordinates."""
+        """Seams of periodic coordinates far from the modes, which are climbed to again in the new coordinates.
+
+        Where the user says to begin, they are far from there already.
+        """
         bounds = self.energy.bounds
-        if bounds is None or not bounds.periodic.any() or not self.modes:
+        if bounds is None or not bounds.periodic.any() or not self.modes or self.start is not None:
             return
         x = bounds(torch.stack([mode.x for mode in self.modes]))
         self.energy.bounds = bounds.cut_open(x)
@@ -350,11 +353,13 @@ class _Pilot:
         self.budget.progress.phase("Laplace's approximation")
         energy = self.energy
         standardization = laplace_standardization(energy, None if self.start is None else self.start.points[0])
-        if standardization is not None and energy.bounds is not None and energy.bounds.periodic.any():
-            mode = energy.bounds(standardization.loc[None])
-            energy.bounds = energy.bounds.cut_open(mode)
+        bounds = energy.bounds
+        if standardization is not None and bounds is not None and bounds.periodic.any():
+            mode = bounds(standardization.loc[None])
+            energy.bounds = bounds.cut_open(mode)
             standardization = laplace_standardization(energy, energy.bounds.inverse(mode)[0])
         if standardization is None:
+            energy.bounds = bounds
             return None
         n_particles = min(self.n_particles, max(MIN_PARTICLES, MAX_NUMBERS // energy.n_features))
         affordable = self.left() / (LAPLACE_TEMPERATURES * (1 + self.n_moves))

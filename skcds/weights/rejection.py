@@ -1,6 +1,6 @@
 """Draws that follow the target, by rejection with truncated weights: what they cost, and what truncation leaves out."""
 
-__all__ = ["RejectionLimit", "draw_by_rejection", "rejection_limit"]
+__all__ = ["RejectionLimit", "draw_by_rejection", "rejection_limit", "warn_of_loss"]
 
 import math
 from collections.abc import Callable
