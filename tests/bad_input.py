@@ -148,7 +148,7 @@ CASES = [
     parameter("start", "random"),
     parameter("network", "residual"),
     parameter("periodic", [0], "needs bounds="),
-    parameter("loss__tol", 2.0),
+    parameter("loss__tol", 2.0, "'tol' parameter"),
     parameter("bounds", (1, 0), "lower bound below"),
     parameter("bounds", [(0, 1)], "one pair"),
     parameter("feature_names", ["a", "b"], "3 different names"),
