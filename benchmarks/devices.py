@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import torch
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, Pilot, targets
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, PathLoss, Pilot, targets
 
 TARGETS = {"gmm9": targets.gmm9, "mw54": targets.mw54, "mw52": targets.mw52}
 ITERATIONS = (50, 250)  # of two fits, whose difference is the time of an iteration
@@ -32,7 +32,7 @@ def fits(target, device, seed, quick=False):
     of_teacher, of_student, of_scratch = [], [], []
     start = Pilot(n_particles=200 if quick else 20_000)
     for n in (1, 2) if quick else ITERATIONS:
-        teacher = DiffusionSampler(max_iter=n, tol=0, start=start, device=device, random_state=seed)
+        teacher = DiffusionSampler(max_iter=n, loss=PathLoss(tol=0.0), start=start, device=device, random_state=seed)
         of_teacher.append(seconds(lambda teacher=teacher: teacher.fit(target)))
         student = ConsistentSamplerDistiller(teacher, max_iter=n, device=device, random_state=seed)
         of_student.append(seconds(lambda student=student: student.fit(target)))

@@ -1,12 +1,14 @@
 """Importance weights: the public names of `skcds.weights.importance`."""
 
 __all__ = [
+    "RejectionLimit",
     "WeightedSample",
     "effective_sample_size",
     "log_evidence",
     "log_mean_exp",
     "pareto_k",
     "pareto_k_limit",
+    "rejection_limit",
     "systematic_resample",
     "total_variation",
     "truncate_log_weights",
@@ -22,4 +24,5 @@ from .weights.importance import (
     total_variation,
     truncate_log_weights,
 )
+from .weights.rejection import RejectionLimit, rejection_limit
 from .weights.sample import WeightedSample

@@ -147,7 +147,8 @@ CASES = [
     parameter("loss", "l2"),
     parameter("start", "random"),
     parameter("network", "residual"),
-    parameter("tol", 2.0),
+    parameter("periodic", [0], "needs bounds="),
+    parameter("loss__tol", 2.0, "'tol' parameter"),
     parameter("bounds", (1, 0), "lower bound below"),
     parameter("bounds", [(0, 1)], "one pair"),
     parameter("feature_names", ["a", "b"], "3 different names"),
@@ -197,7 +198,7 @@ CASES = [
     file("one bit flipped", overwrite(lambda raw: raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]), "SHA-256"),
     file("a renamed pickle", overwrite(lambda raw: b"\x80\x04cos\nsystem\n"), "cut off|no safetensors"),
     file("of another program", overwrite(lambda raw: b"\x89PNG" + bytes(96)), "cut off|no safetensors"),
-    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 5, FORMAT % 7)), "update skcds"),
+    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 6, FORMAT % 8)), "update skcds"),
 ]  # fmt: skip
 
 

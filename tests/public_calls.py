@@ -33,7 +33,14 @@ ARGUMENTS = {"energy_fn": quadratic, "n": 200, "X": POINTS, "random_state": 0}  
 SKIPPED = {"calibrate", "get_metadata_routing", "set_params", "set_fit_request", "set_score_request"}  # of scikit-learn
 # More of a method's options than its defaults; those that it does not have are left out.
 OPTIONS = {
-    "sample": [{"polish": 3}, {"n_steps": 4}, {"n_steps": 4, "method": "map"}, {"method": "ode"}, {"as_frame": True}],
+    "sample": [
+        {"polish": 3},
+        {"n_steps": 4},
+        {"n_steps": 4, "method": "map"},
+        {"method": "ode"},
+        {"as_frame": True},
+        {"exact": True},
+    ],
     "sample_weighted": [{"n_steps": 4}, {"n_steps": 4, "method": "map"}],
     "iter_samples": [{"batch_size": 70}],
 }

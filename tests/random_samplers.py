@@ -28,7 +28,7 @@ def random_sampler(kind, seed, n_features=2, bounds=None, tails=False, network="
     center_and_width = (torch.zeros(n_features), torch.full((n_features,), 0.5)) if tails else None
     model.standardization = Standardization.from_moments(0.2 * loc, factor @ factor.T, center_and_width)
     box = Bounds.from_parameter(bounds, n_features)
-    box = box and box.scaled(1 + torch.rand(n_features, generator=generator))
+    box = box and box.chosen(box.choices | {"scale": 1 + torch.rand(n_features, generator=generator)})
     sampler.__dict__ |= {
         "_model": model.requires_grad_(False).eval(), "n_features_in_": n_features, "violation_share_": 0.0,
         "n_contexts_in_": 0,

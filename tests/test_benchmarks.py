@@ -568,3 +568,27 @@ def test_scattered_modes(capsys):
 def test_devices_are_timed(capsys):
     devices.main(["--targets", "gmm9", "--devices", "cpu", "--rounds", "1", "--quick"])
     assert capsys.readouterr().out.splitlines()[-1].startswith("| gmm9 | cpu | ")
+
+
+# ---------------------------------------------------------------- exact draws, and periodic coordinates
+
+
+def test_the_plateau_is_normalised_and_has_the_share_that_it_says():
+    """By importance sampling from its broad part, and by quadrature over the first coordinate: to a percent."""
+    exact_draws = importlib.import_module("exact_draws")
+    rng, x = np.random.default_rng(0), np.linspace(-12, 12, 1201)
+    target, grid = exact_draws.Plateau(2), np.stack(np.meshgrid(x, x), -1).reshape(-1, 2)
+    density = np.exp(-target(torch.from_numpy(grid)).numpy()) * 0.02**2
+    assert density.sum() == pytest.approx(1, abs=0.01)
+    assert density[target.in_ball(grid)].sum() == pytest.approx(target.share(), abs=0.01)
+    normal = 2 * rng.standard_normal((100_000, 3))
+    share = 0.8 * exact_draws.Plateau(3).in_ball(normal).mean() + 0.2
+    assert share == pytest.approx(exact_draws.Plateau(3).share(), abs=0.003)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, rows", [("exact_draws", 2), ("periodic", 3)])
+def test_rows_of_short_fits(name, rows, capsys):
+    options = ["--draws", "2000"] if name == "exact_draws" else []
+    importlib.import_module(name).main(["--max-time", "4", "--seeds", "1", *options])
+    assert len(capsys.readouterr().out.strip().splitlines()) == 2 + rows

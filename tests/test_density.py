@@ -47,4 +47,6 @@ def test_bounds_are_immutable():
     bounds = Bounds(torch.tensor([0.0]), torch.tensor([torch.inf]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         bounds.scale = torch.tensor([2.0])
-    assert bounds.scaled(torch.tensor([2.0])).scale.tolist() == [2.0] and bounds.scale.tolist() == [1.0]
+    assert bounds.chosen(bounds.choices | {"scale": torch.tensor([2.0])}).scale.tolist() == [
+        2.0
+    ] and bounds.scale.tolist() == [1.0]

@@ -647,6 +647,14 @@ class TestGolden:
         assert sampler.objective == SelfConsistency("joint", refine=False, batch_size=16, path_batch_size=8)
         assert sampler.control == Control(4, 1) and sampler.start == Pilot((0.0, 2.0), 100)
 
+    def test_with_a_tolerance_of_the_sampler(self):
+        """A file of format 5, written by version 0.1.0.dev0, in which `tol` was a parameter of the teacher."""
+        student = skcds.load(DATA / "format-5.skcds")
+        expected = [[1.2023, 0.4600], [0.2986, -0.4201], [2.1377, -0.4999]]
+        np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
+        assert student.teacher.loss == PathLoss(tol=0.3) and student.teacher_.loss == PathLoss(tol=0.3)
+        assert np.isnan(student.total_variation_) and student.periodic is None and student.seam_ is None
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):

@@ -61,6 +61,6 @@ def test_a_pickle_from_before_an_attribute_gets_what_it_stands_for():
 
 
 def test_files_of_a_format_hold_what_there_was():
-    kinds = [in_files(skcds.DiffusionSampler, version).keys() for version in (1, 2, 3, 4)]
+    kinds = [in_files(skcds.DiffusionSampler, version).keys() for version in (1, 2, 3, 4, 5, 6)]
     assert kinds[2] - kinds[1] == {"n_steps_"} and "elbo_" in kinds[1] - kinds[0]
-    assert kinds[3] - kinds[2] == {"history_"}
+    assert kinds[3] - kinds[2] == {"history_"} and kinds[5] - kinds[4] == {"total_variation_", "seam_"}

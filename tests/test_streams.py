@@ -208,7 +208,7 @@ class TestSeeds:
 UNREAD = {  # values that differ from those of `make`
     "n_features": 7, "bounds": (0, 1), "feature_names": ["a", "b", "c"], "start": (9.0, 2.0), "n_steps": 4,
     "reference": "pis", "loss": PathLoss("kl", 0.5, 3), "control": Control(5, 7, "fixed", False), "batch_size": 3,
-    "learning_rate": 0.5, "tol": 0.5, "max_iter": 3, "max_time": 3.0, "max_energy_evals": 3, "n_init": 3,
+    "learning_rate": 0.5, "periodic": [0], "max_iter": 3, "max_time": 3.0, "max_energy_evals": 3, "n_init": 3,
     "warm_start": True, "verbose": 1, "random_state": 9, "network": Residual(5, 7), "teacher": None, "device": "cpu",
     "objective": Consistency(False, 5.0, 3), "n_jobs": 1,
 }  # fmt: skip

@@ -70,6 +70,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
     _parameter_constraints: dict = {
         "n_features": [positive_integer, None],
         "bounds": ["array-like", None],
+        "periodic": ["array-like", str, None],
         "feature_names": ["array-like", None],
         "max_iter": [positive_integer],
         "max_time": [positive_real, None],
@@ -103,11 +104,13 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         "log_evidence_se_": "number",
         "elbo_": Fitted("number", since=2, before=lambda sampler: math.nan),
         "ess_": "number",
+        "total_variation_": Fitted("number", since=6, before=lambda sampler: math.nan),
         "converged_": "flag",
         "interrupted_": "flag",
         "n_rollbacks_": "count",
         "bounds_": Fitted("bounds or None", since=2, before=lambda sampler: None),
         "bounds_scale_": Fitted("vector or None", since=2, before=lambda sampler: None),
+        "seam_": Fitted("vector or None", since=6, before=lambda sampler: None),
         "feature_names_out_": Fitted(
             "names", since=2, before=lambda sampler: checked_names(None, sampler.n_features_in_, "")
         ),
@@ -194,8 +197,12 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             seed = state.seed  # of the fit that goes on
         generator = generator_on(find_device(self.device), seed)
         n_features = self._find_n_features(energy_fn)
-        names, bounds = self._find_feature_names(energy_fn, n_features), self._find_bounds(n_features, energy_fn)
+        names = self._find_feature_names(energy_fn, n_features)
+        bounds = self._find_bounds(n_features, names, energy_fn)
         begin = self._find_start(n_features, bounds, energy_fn)
+        if begin is not None and bounds is not None and bounds.periodic.any():
+            bounds = bounds.cut_open(bounds(begin.points))
+            begin = self._find_start(n_features, bounds, energy_fn)
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network:
             budget.progress.phase("probe")
@@ -384,9 +391,9 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
             raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
         return int(n_features)
 
-    def _find_bounds(self, n_features: int, energy_fn) -> Bounds | None:
+    def _find_bounds(self, n_features: int, names: np.ndarray, energy_fn) -> Bounds | None:
         known = getattr(energy_fn, "bounds", None) if self.bounds is None else self.bounds
-        return Bounds.from_parameter(known, n_features)
+        return Bounds.from_parameter(known, n_features, self.periodic, names)
 
     def _find_derived(self, energy_fn, derived) -> Derived | None:
         if derived is None:

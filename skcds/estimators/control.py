@@ -79,7 +79,7 @@ class ControlStart:
                 "pilot": run.pilot and {name: _as_tensor(value) for name, value in vars(run.pilot).items()},
                 "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
-                "bounds_scale": run.energy.bounds and run.energy.bounds.scale,
+                "bounds": run.energy.bounds and run.energy.bounds.choices,
             },
         )
 
@@ -92,7 +92,7 @@ class ControlStart:
         run.model.load_state_dict(stored["model"]["weights"])
         run.model.to(energy.device)
         if energy.bounds is not None:
-            energy.bounds = energy.bounds.scaled(stored["bounds_scale"].to(energy.device))
+            energy.bounds = energy.bounds.chosen(stored["bounds"])
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         if stored["population"]:
             particles = stored["population"]["particles"][0].to(energy.device)

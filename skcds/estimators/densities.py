@@ -86,8 +86,7 @@ class WithDensity(Drawing):
         bounds = Bounds.from_fitted(self)
         inside = np.isfinite(X).all(1)
         if bounds is not None:
-            low, high = bounds.to_array().T
-            inside &= ((low < X) & (high > X)).all(1)
+            inside &= to_numpy(bounds.contains(torch.from_numpy(X)))
         log_prob, found = self._inverse(map_steps), np.full(len(X), -np.inf)
         (rows,) = inside.nonzero()
         for first in range(0, len(rows), CHUNK_ROWS):

@@ -2,9 +2,8 @@
 
 import copy
 import math
-import numbers
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
@@ -50,6 +49,7 @@ class DiffusionSampler(BaseSampler):
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
     {bounds}
+    {periodic}
     {feature_names}
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
         Where training starts: from the particles of a pilot run, the default, or on the trajectories of the untrained
@@ -66,12 +66,10 @@ class DiffusionSampler(BaseSampler):
         The network of the control, with its sizes; None is ``Control()``.
     loss : {"log_variance", "kl"} or PathLoss, default="log_variance"
         Loss on simulated trajectories, where training starts from the prior, or where ``PathLoss(share=...)`` gives it
-        a share of the iterations.
+        a share of the iterations; ``PathLoss(tol=...)`` says when score matching ends early.
     batch_size : int, default=2048
         Particles in a batch of score matching.
     {learning_rate}
-    tol : float, default=0.02
-        Training ends early when the effective share of the path weights exceeds ``1 - tol``.
     max_iter : int, default=3000
         Optimiser iterations.
     {max_time}
@@ -92,6 +90,7 @@ class DiffusionSampler(BaseSampler):
     {feature_names_out_}
     {bounds_}
     {bounds_scale_}
+    {seam_}
     n_steps_ : int
         Steps of the chain that was fitted.
     log_evidence_, log_evidence_se_ : float
@@ -99,6 +98,7 @@ class DiffusionSampler(BaseSampler):
     {elbo_}
     ess_ : float
         Effective share of the held-out path weights, in (0, 1].
+    {total_variation_}
     {converged_}
     {pilot_}
     {particles_}
@@ -139,7 +139,6 @@ class DiffusionSampler(BaseSampler):
         "reference": [StrOptions(set(GRIDS))],
         "network": [Control, None],
         "loss": [StrOptions(set(PATH_LOSSES)), PathLoss],
-        "tol": [Interval(numbers.Real, 0, 1, closed="both")],
     }
     _short_cuts: dict = {
         "network": {None: Control()},
@@ -148,12 +147,14 @@ class DiffusionSampler(BaseSampler):
     _fitted_attributes: dict = FITTED | {"n_steps_": Fitted("count", since=3, before=lambda sampler: sampler.n_steps)}
 
     def __init__(
-        self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, reference="dis",
-        network=None, loss="log_variance", batch_size=2048, learning_rate=4e-3, tol=0.02, max_iter=3000, max_time=None,
-        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, bounds=None, periodic=None, feature_names=None, start=None, n_steps=64,
+        reference="dis", network=None, loss="log_variance", batch_size=2048, learning_rate=4e-3, max_iter=3000,
+        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0,
+        random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
+        self.periodic = periodic
         self.feature_names = feature_names
         self.start = start
         self.n_steps = n_steps
@@ -162,7 +163,6 @@ class DiffusionSampler(BaseSampler):
         self.loss = loss
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.tol = tol
         self.max_iter = max_iter
         self.max_time = max_time
         self.max_energy_evals = max_energy_evals
@@ -238,7 +238,7 @@ class DiffusionSampler(BaseSampler):
             share = effective_share(log_weights)
             log_z = log_evidence(to_numpy(log_weights))[0] if share else -math.inf
             run.budget.progress.note(ess=share, log_z=log_z)
-            return share >= 1 - self.tol
+            return share >= 1 - self._specified("loss").tol
 
         callbacks = {int(share * n_iter): refresh for share in by.exchanges} if n_iter >= by.min_iter else {}
         return Phase(

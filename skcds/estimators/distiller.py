@@ -59,7 +59,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     n_features : int, default=None
         Dimension; by default the teacher's or ``energy_fn.n_features``.
     {bounds}
-        By default those of the teacher.
+        By default those of the teacher, with its periodic coordinates.
+    {periodic}
     feature_names : array-like of str, default=None
         Names of the coordinates; by default ``energy_fn.feature_names``, those of the teacher, or x0, x1 and so on.
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
@@ -101,11 +102,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
     {feature_names_out_}
     {bounds_}
     {bounds_scale_}
+    {seam_}
     teacher_ : DiffusionSampler
         The fitted teacher.
     {log_evidence_}
     {elbo_}
     {ess_}
+    {total_variation_}
     {converged_}
     {violation_share_}
     {loss_curve_}
@@ -152,13 +155,14 @@ class ConsistentSamplerDistiller(OneStepSampler):
     _fitted_attributes: dict = {"teacher_": "sampler or None"}
 
     def __init__(
-        self, teacher=None, *, n_features=None, bounds=None, feature_names=None, start=None, network="coupling",
-        objective="calibrated", batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None,
+        self, teacher=None, *, n_features=None, bounds=None, periodic=None, feature_names=None, start=None,
+        network="coupling", objective="calibrated", batch_size=None, learning_rate=4e-3, max_iter=2000, max_time=None,
         max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
     ):  # fmt: skip
         self.teacher = teacher
         self.n_features = n_features
         self.bounds = bounds
+        self.periodic = periodic
         self.feature_names = feature_names
         self.start = start
         self.network = network
@@ -194,15 +198,20 @@ class ConsistentSamplerDistiller(OneStepSampler):
             raise ValueError(f"The teacher samples {known} features, and n_features={self.n_features} was asked for.")
         return int(known)
 
-    def _find_bounds(self, n_features, energy_fn):
+    def _find_bounds(self, n_features, names, energy_fn):
         teacher = unwrapped(self.teacher)
-        own = super()._find_bounds(n_features, energy_fn)
+        own = super()._find_bounds(n_features, names, energy_fn)
         if hasattr(teacher, "_model"):
             known = Bounds.from_fitted(teacher)
+        elif teacher is None or teacher.bounds is None:
+            known = own
         else:
-            known = own if teacher is None or teacher.bounds is None else teacher._find_bounds(n_features, energy_fn)
+            theirs = names if teacher.feature_names is None else checked_names(teacher.feature_names, n_features, "")
+            known = teacher._find_bounds(n_features, theirs, energy_fn)
         if self.bounds is not None and not same_bounds(own, known):
-            raise ValueError("bounds= are not those of the teacher: leave them out, and the teacher's are taken.")
+            raise ValueError(
+                "bounds= and periodic= are not those of the teacher: leave them out, and the teacher's are taken."
+            )
         return known
 
     def _find_feature_names(self, energy_fn, n_features):
@@ -300,10 +309,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, context=None, polish=0, energy_fn=None, grad_fn=None, out=None,
-        as_frame=False, return_log_density=False,
+        self, n, n_steps=1, random_state=None, *, context=None, polish=0, exact=False, energy_fn=None, grad_fn=None,
+        out=None, as_frame=False, return_log_density=False,
     ):  # fmt: skip
-        """Draw by one call of the network a step; neither energy nor teacher is needed, unless to polish the draws.
+        """Draw by one call of the network a step; the energy is needed for polished and exact draws alone.
 
         Parameters
         ----------
@@ -315,8 +324,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         {context}
             A family is sampled in one step.
         {polish}
+        {exact}
         energy_fn, grad_fn : callable, optional
-            The energy, to polish draws of a sampler that was loaded without it.
+            The energy, to polish draws of a sampler that was loaded without it, or for exact ones.
         {out}
         {as_frame}
         {return_log_density}
@@ -330,19 +340,24 @@ class ConsistentSamplerDistiller(OneStepSampler):
         ------
         ValueError
             When an argument is out of its range, or draws are to come with their density and have none in closed form:
-            polished ones, and those of several steps or of a residual map.
+            polished and exact ones, and those of several steps or of a residual map. With ``exact=True`` where the
+            Pareto k of the weights is above its limit; where more than .001 is left out, it warns.
         """
         check_is_fitted(self)
         options = {
             "n_steps": n_steps, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
-            "return_log_density": return_log_density,
+            "return_log_density": return_log_density, "exact": exact,
         }  # fmt: skip
         if is_given(self, context):
             return draws_given(self, context, n, random_state, options, out, as_frame)
         return self._sample(n, random_state, options, out, as_frame)
 
-    def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None):
+    def _plan(self, *, n_steps=1, polish=0, return_log_density=False, density=None, exact=False):
         n_steps, polish = check_count(n_steps, "n_steps", 1), check_count(polish, "polish", 0)
+        if exact:
+            return self._exact_plan(
+                exact, density, n_steps=n_steps, polish=polish, return_log_density=return_log_density
+            )
         if return_log_density:
             return self._plan_with_density(polish, n_steps=n_steps)
         if polish:
@@ -369,8 +384,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         self._check_invertible("The density of draws")
         return [(self._model.start(), None)]
 
-    def _needs_energy(self, *, polish=0, **options):
-        return polish > 0
+    def _needs_energy(self, *, polish=0, exact=False, **options):
+        return polish > 0 or bool(exact)
 
     @guest
     def sample_weighted(self, n, random_state=None, *, context=None, energy_fn=None, grad_fn=None):

@@ -36,12 +36,17 @@ bounds_ : ndarray of shape (n_features, 2) or None
     Lower and upper bounds, infinite where there is none; None without any.
 bounds_scale_ : ndarray of shape (n_features,) or None
     Distance from a single bound that zero stands for in unconstrained coordinates: the median of a short pilot run.
+seam_ : ndarray of shape (n_features,) or None
+    Where periodic coordinates are cut open inside the sampler; NaN for the others, None without any.
 log_evidence_, log_evidence_se_ : float
-    Estimate of log Z from held-out one-step draws, with its standard error.
+    Estimate of log Z from one-step evaluation draws, with its standard error.
 ess_ : float
-    Effective share of their exact weights, in (0, 1].
+    Normalised ESS of their exact weights, in (0, 1].
 elbo_ : float
     Their mean log weight, an evidence lower bound (of a map that folds no bound).
+total_variation_ : float
+    Total variation between their distribution and the target, as the weights see it: how wrong draws without weights
+    are. See `skcds.importance.total_variation`. NaN for a file from before there was one.
 converged_ : bool
     Whether their Pareto k is at most `skcds.importance.pareto_k_limit`, 0.7 for so many.
 loss_curve_ : list of float
@@ -67,8 +72,14 @@ violation_share_ : float
 bounds : pair or array-like of shape (n_features, 2), default=None
     Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. By default
     ``energy_fn.bounds``, if the energy has such an attribute. The sampler works in unconstrained coordinates, by the
-    normal distribution function, so that `energy_fn` is never called on a bound or beyond; draws, weights and log Z
-    are those of the density in the box.
+    normal distribution function, so that `energy_fn` is never called on a bound or beyond. Draws, weights and log Z are
+    those of the density in the box. A bound ends the density: nothing is reflected there, nor goes on at the other
+    bound unless the coordinate is periodic.
+periodic : array-like of int or str, default=None
+    Coordinates that are periodic, as angles are, by number or name. Each needs two finite bounds, whose difference is
+    its period. A mode across the bounds is one mode: the sampler cuts the circle open elsewhere, where the pilot finds
+    least (from ``start="prior"`` at the lower bound). Draws are between the bounds, and so are the points that
+    `energy_fn` is called at; points that are passed may be any number of periods away.
 device : str, default="auto"
     Where training and draws run: "cpu", "cuda" or one like "cuda:1"; "auto" is CUDA where there is one. A sampler
     that is loaded elsewhere is put on the CPU where its device is missing. Draws of one seed are of the same random
@@ -79,7 +90,8 @@ context_names_in_ : ndarray of shape (n_contexts,) or None
     Their names; None for a single density.
 contexts_ : ndarray of shape (m, n_contexts) or None
     Up to 1000 contexts, of which a hundred were held out to judge the fit of a family; for one, `log_evidence_`,
-    `elbo_` and `ess_` are means over these, and `converged_` says that the weights of nine of ten are reliable.
+    `elbo_`, `ess_` and `total_variation_` are means over these, and `converged_` says that the weights of nine of ten
+    are reliable.
 """
 
 # The arguments of methods that draw.
@@ -93,6 +105,12 @@ context : array-like of shape (n_contexts,) or (m, n_contexts), optional
 polish : int, default=0
     Markov steps that every one-step draw is moved by; see `sample_polished`, which also tells how many were
     accepted. They need the energy.
+exact : bool, default=False
+    Whether each draw is the first of a sequence of one-step draws that rejection by their exact weights keeps:
+    independent draws from the target, but for a total variation of at most .001 by which weights are
+    truncated. A call evaluates the energy at 10 000 points, and at as many for a draw as
+    `skcds.importance.rejection_limit` of `sample_weighted` says: a few for a good fit. It needs the energy, and
+    what the map has no draws of stays missing.
 energy_fn, grad_fn : callable, optional
     The energy, for a sampler that was loaded without it.
 out : ndarray of shape (n, n_features), optional

@@ -28,7 +28,7 @@ from ..train.groups import ParticleGroups
 from ..train.objectives.family import FamilyLikelihood, Renewal, renewal_spacing
 from ..train.phases import Phase
 from ..train.specifications import FamilyTraining
-from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit
+from ..weights.importance import effective_sample_size, log_evidence, pareto_k, pareto_k_limit, total_variation
 from .judgement import advice_by_cause
 from .warm import MIN_SHARE, check_same_networks, warn_of_a_cold_start
 
@@ -156,7 +156,7 @@ def _begin(sampler, run, density: FamilyDensity) -> None:
             "model": {"class": key_of(type(run.model)), "config": dict(run.model.config)},
             "weights": run.model.state_dict(),
             "population": run.population.state_dict(),
-            "bounds_scale": run.energy.bounds and run.energy.bounds.scale,
+            "bounds": run.energy.bounds and run.energy.bounds.choices,
         },
     )
 
@@ -167,6 +167,10 @@ def _particles(sampler, run, density: FamilyDensity) -> tuple[Tensor, Tensor]:
     if density.draws is not None:
         contexts = torch.from_numpy(energy.source.rows).to(energy.device)
         x = _checked_draws(density.draws, energy.source.rows, energy)
+        if energy.bounds is not None and energy.bounds.periodic.any():
+            points = energy.bounds(x)
+            energy.bounds = energy.bounds.cut_open(points)
+            x = energy.bounds.inverse(points)
         kept = torch.randperm(len(x), generator=generator, device=generator.device)
         kept = kept[: 2 * settings_of(sampler)["n_particles"] // tempered_each(sampler)]
         return contexts[kept], x[kept][:, None].expand(-1, training_of(sampler).n_each, -1)
@@ -205,7 +209,7 @@ def _restart(sampler, run, stored: dict) -> None:
     """What was begun with, from the checkpoint."""
     energy = run.energy
     if energy.bounds is not None:
-        energy.bounds = energy.bounds.scaled(stored["bounds_scale"].to(energy.device))
+        energy.bounds = energy.bounds.chosen(stored["bounds"])
     run.model = built(stored["model"]["class"], stored["model"]["config"])
     run.model.load_state_dict(stored["weights"])
     run.model.to(energy.device)
@@ -296,6 +300,7 @@ def _judge(sampler, run) -> dict:
         "log_evidence_se_": float(np.sqrt((estimates[:, 1] ** 2).sum())) / n if len(estimates) else math.nan,
         "elbo_": float(log_weights.mean()),
         "ess_": float(shares.mean()),
+        "total_variation_": float(np.mean([total_variation(row) for row in log_weights])),
         "converged_": converged,
     }
 

@@ -131,7 +131,7 @@ def _log_prob(sampler, model, X: np.ndarray) -> np.ndarray:
     inside = torch.ones(len(X), dtype=torch.bool, device=CPU)
     slope = torch.zeros(len(X), dtype=torch.float64, device=CPU)
     if bounds is not None:
-        inside = ((points > bounds.low) & (points < bounds.high)).all(1)
+        inside = bounds.contains(points)
         points = bounds.inverse(points)
         slope = bounds.call_and_pull_back(points)[1]
     z = model.standardization.inverse(points.to(model.device))

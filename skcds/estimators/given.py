@@ -135,9 +135,10 @@ def draws_given(sampler, context, n: int, random_state, options: dict, out=None,
         raise ValueError("return_log_density=True is for draws of one context; see score_samples for many.")
     n = check_count(n, "n", 0)
     X = _checked_out(out, (len(contexts), n, sampler.n_features_in_))
-    if len(contexts):
+    exact = options.get("exact")
+    if len(contexts) and not exact:
         given(sampler, contexts[0], energy)._plan(**Density.in_options(options))  # which checks the options
-    if options.get("polish") or n > CHUNK_ROWS:
+    if exact or options.get("polish") or n > CHUNK_ROWS:
         for row, one in zip(X, contexts, strict=True):
             row[...] = given(sampler, one, energy)._sample(n, random_state, options)
     elif n:

@@ -277,5 +277,6 @@ def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) ->
         "log_evidence_se_": weighted.log_evidence_se,
         "elbo_": weighted.elbo,
         "ess_": share,
+        "total_variation_": weighted.total_variation,
         "converged_": bool(k <= limit),
     }

@@ -11,7 +11,7 @@ MAP = {"hidden_features": "hidden_features", "n_layers": "n_layers", "n_transfor
 
 
 def nested(cls, params: dict) -> dict:
-    """Parameters of a sampler as it has them now, from those of files of format 4 and before.
+    """Parameters of a sampler as it has them now, from those of files of format 5 and before.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ def nested(cls, params: dict) -> dict:
         Values by name; those of today stay as they are.
     """
     rest = dict(params)
+    if "periodic" in cls._get_param_names():
+        rest.setdefault("periodic", None)  # which files of format 5 do not have
     kinds = {base.__name__ for base in cls.__mro__}
     if "DiffusionSampler" in kinds:
         found = _of_teacher(rest)
@@ -40,10 +42,10 @@ def nested(cls, params: dict) -> dict:
 def _of_teacher(rest: dict) -> dict:
     loss = rest.pop("loss", None)
     fields = {"kind": loss} if isinstance(loss, str) else {}
-    fields |= _taken(rest, {"path_share": "share", "path_batch_size": "batch_size"})
-    start = _start(rest)
+    fields |= _taken(rest, {"path_share": "share", "path_batch_size": "batch_size", "tol": "tol"})
+    start, of_network = _start(rest), _taken(rest, CONTROL)
     return {
-        "network": _filled(rest.get("network") or Control(), _taken(rest, CONTROL)),
+        "network": _filled(rest.get("network") or Control(), of_network) if of_network else None,
         "loss": _filled(PathLoss() if loss is None or isinstance(loss, str) else loss, fields),
         "start": start,
     }

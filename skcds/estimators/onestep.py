@@ -16,14 +16,17 @@ from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..weights.injectivity import check_injectivity
 from ..weights.polish import Acceptance, PolishedSample, polish
+from ..weights.rejection import RejectionLimit, draw_by_rejection, rejection_limit, warn_of_loss
 from ..weights.sample import WeightedSample
 from .base import BaseSampler
 from .densities import WithDensity
 from .family_methods import OfFamilies
 from .given import is_given, one_given
+from .sampling import normal_streams
 
 N_INJECTIVITY = 2_000
 FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held-out draws, which end with the time
+N_LOOKED_AT, LOOK_STREAM = 10_000, 2**31  # weighted draws that exact ones are planned by; their own random numbers
 GAUGED = 40  # draws by which the time of the check for folds is measured
 
 
@@ -121,6 +124,35 @@ class OneStepSampler(OfFamilies, WithDensity, BaseSampler):
             )
         energy = self._target(density, "Polishing").energy
         return StandardizedTarget(energy, self._model.standardization)
+
+    def _prepared(self, options):
+        if options.get("exact") is True:
+            self._check_exact(**options)
+            return options | {"exact": self._look_at_weights(self._target(options["density"], "exact=True"))}
+        return options
+
+    def _exact_plan(self, exact, density, **options):
+        """As `_plan`, for one-step draws by rejection; `exact` is True, or the limit that was found before."""
+        self._check_exact(**options)
+        target = self._target(density, "exact=True")
+        limit = exact if isinstance(exact, RejectionLimit) else self._look_at_weights(target)
+        return lambda normal: draw_by_rejection(self._model, target, normal, limit)
+
+    def _check_exact(self, *, n_steps=1, polish=0, return_log_density=False, **options):
+        """Refuse options of `sample` that do not go with ``exact=True``."""
+        if n_steps != 1 or polish or return_log_density:
+            name = "n_steps > 1" if n_steps != 1 else "polish=" if polish else "return_log_density=True"
+            raise ValueError(f"exact=True keeps one-step draws by their weights, and {name} does not go with it.")
+        if not self._model.map.invertible:
+            raise ValueError("exact=True needs exact weights, which a residual map has not: fit network='coupling'.")
+
+    def _look_at_weights(self, target) -> RejectionLimit:
+        """Where weights are truncated, by draws that are the same whatever is asked for."""
+        shape = N_LOOKED_AT, self._model.n_features
+        latent = normal_streams(0, 0, shape, self._model.device, self._stream_key)(LOOK_STREAM)
+        limit = rejection_limit(to_numpy(self._model.call_and_log_weight(latent, target)[1]))
+        warn_of_loss(limit)
+        return limit
 
     @torch.no_grad()
     def _weigh(self, z, target, generator):

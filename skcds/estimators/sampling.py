@@ -60,6 +60,10 @@ class Drawing:
     def _plan(self, *args, **options) -> Callable:
         """``draw(normal)``, which gives a chunk in standardised coordinates; checks the options of `sample`."""
 
+    def _prepared(self, options: dict) -> dict:
+        """Options of `_plan` with what has to be found only once, whichever worker draws."""
+        return options
+
     @abstractmethod
     def _one_density(self, options: dict):
         """The sampler itself, or that of one density of a family by the `context` in options, which is taken out."""
@@ -75,7 +79,7 @@ class Drawing:
 
     def _sampled_chunks(self, n: int, random_state, options: dict) -> Iterator[tuple[slice, np.ndarray]]:
         """Chunks of draws with the options of `sample`, by several workers where joblib has them."""
-        options = Density.in_options(options)
+        options = self._prepared(Density.in_options(options))
         plan, n = self._plan(**options), check_count(n, "n", 0)
         n_chunks, seed = -(-n // CHUNK_ROWS), seed_of(random_state)
         if not in_parallel(self.n_jobs, n_chunks):

@@ -39,6 +39,7 @@ class ConsistentSamplerScratch(OneStepSampler):
     n_features : int, default=None
         Dimension; by default ``energy_fn.n_features``.
     {bounds}
+    {periodic}
     {feature_names}
     start : {"pilot", "prior"}, Pilot, Prior, array-like of shape (m, n_features) or tuple, default=None
         Where training starts; see `DiffusionSampler`. From a pilot the sampling loss is score matching on particles,
@@ -76,9 +77,11 @@ class ConsistentSamplerScratch(OneStepSampler):
     {feature_names_out_}
     {bounds_}
     {bounds_scale_}
+    {seam_}
     {log_evidence_}
     {elbo_}
     {ess_}
+    {total_variation_}
     {converged_}
     {violation_share_}
     {pilot_}
@@ -125,12 +128,14 @@ class ConsistentSamplerScratch(OneStepSampler):
     _fitted_attributes: dict = FITTED
 
     def __init__(
-        self, n_features=None, *, bounds=None, feature_names=None, start=None, n_steps=64, network="coupling",
-        control=None, objective="separate", batch_size=2048, learning_rate=4e-3, max_iter=4000, max_time=None,
-        max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0, random_state=None,
+        self, n_features=None, *, bounds=None, periodic=None, feature_names=None, start=None, n_steps=64,
+        network="coupling", control=None, objective="separate", batch_size=2048, learning_rate=4e-3, max_iter=4000,
+        max_time=None, max_energy_evals=None, n_init=1, n_jobs=None, device="auto", warm_start=False, verbose=0,
+        random_state=None,
     ):  # fmt: skip
         self.n_features = n_features
         self.bounds = bounds
+        self.periodic = periodic
         self.feature_names = feature_names
         self.start = start
         self.n_steps = n_steps
@@ -229,8 +234,8 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     @guest
     def sample(
-        self, n, n_steps=1, random_state=None, *, context=None, method=None, polish=0, energy_fn=None, grad_fn=None,
-        out=None, as_frame=False, return_log_density=False,
+        self, n, n_steps=1, random_state=None, *, context=None, method=None, polish=0, exact=False, energy_fn=None,
+        grad_fn=None, out=None, as_frame=False, return_log_density=False,
     ):  # fmt: skip
         """Draw in one step, or in more; one step needs no energy.
 
@@ -248,8 +253,10 @@ class ConsistentSamplerScratch(OneStepSampler):
             to steps of the stochastic chain; the control may read the energy's score there. By default "chain" for a
             coupling map, "map" for a residual one, for which there is no "chain".
         {polish}
+        {exact}
         energy_fn, grad_fn : callable, optional
-            The energy, for a sampler that was loaded without it: a chain whose control reads the score, or polishing.
+            The energy, for a sampler that was loaded without it: a chain whose control reads the score,
+            polishing, or exact draws.
         {out}
         {as_frame}
         {return_log_density}
@@ -263,12 +270,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         ------
         ValueError
             When an argument is out of its range, or draws are to come with their density and have none in closed form:
-            polished ones, and those of a chain or of a residual map.
+            polished and exact ones, and those of a chain or of a residual map. With ``exact=True`` where the Pareto k
+            of the weights is above its limit; where more than .001 is left out, it warns.
         """
         check_is_fitted(self)
         options = {
             "n_steps": n_steps, "method": method, "polish": polish, "energy_fn": energy_fn, "grad_fn": grad_fn,
-            "return_log_density": return_log_density,
+            "return_log_density": return_log_density, "exact": exact,
         }  # fmt: skip
         if is_given(self, context):
             return draws_given(self, context, n, random_state, options, out, as_frame)
@@ -322,8 +330,12 @@ class ConsistentSamplerScratch(OneStepSampler):
             )
         return [(level[None], to[None]) for level, to in self._model.steps.pairs(n_steps)]
 
-    def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None):
+    def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None, exact=False):
         n_steps, method = self._check_steps(n_steps), self._method(method)
+        if exact:
+            return self._exact_plan(
+                exact, density, n_steps=n_steps, polish=polish, return_log_density=return_log_density
+            )
         if return_log_density:
             return self._plan_with_density(polish, n_steps=n_steps, method=method)
         if check_count(polish, "polish", 0):
@@ -333,8 +345,10 @@ class ConsistentSamplerScratch(OneStepSampler):
         target = self._target(density, "sample") if self._model.needs_score else None
         return lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
 
-    def _needs_energy(self, *, n_steps=1, method=None, polish=0, **options):
-        return polish > 0 or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
+    def _needs_energy(self, *, n_steps=1, method=None, polish=0, exact=False, **options):
+        return (
+            polish > 0 or bool(exact) or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
+        )
 
     @guest
     def sample_weighted(

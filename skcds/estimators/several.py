@@ -50,7 +50,8 @@ def fit_several(sampler, density: Density, checkpoint, start, derived=None):
         )
     seed = seed_of(sampler.random_state)
     n_features = sampler._find_n_features(density.energy_fn)
-    bounds = sampler._find_bounds(n_features, density.energy_fn)
+    names = sampler._find_feature_names(density.energy_fn, n_features)
+    bounds = sampler._find_bounds(n_features, names, density.energy_fn)
     energy = open_energy(  # which finds fault with the function before any worker starts
         density, n_features, generator_on(find_device(sampler.device), seed), bounds
     )

@@ -36,7 +36,9 @@ def fitted_teacher(student, run):
     if teacher.random_state is None:
         teacher.random_state = seed
     limits = {"n_features": energy.n_features, "verbose": max(student.verbose, teacher.verbose)}
-    limits["bounds"] = energy.bounds and energy.bounds.to_array()
+    limits |= {"bounds": energy.bounds and energy.bounds.to_array(), "periodic": None}
+    if energy.bounds is not None and energy.bounds.periodic.any():
+        limits["periodic"] = energy.bounds.periodic.nonzero()[:, 0].tolist()
     if teacher.device == "auto":
         limits["device"] = student.device
     if student.start is not None:

@@ -96,6 +96,8 @@ def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None, 
     try:
         for context in most_different(energy.source.draw(by.n_candidates, generator), by.n_scouts):
             energy.monitor = limits = _limits_of_a_scout(energy, budget, by)
+            if start is not None:
+                energy.bounds = bounds  # in whose coordinates it is
             density = energy.given(context[None])
             _, x = run_pilot(density, by.scout_particles, generator, limits, start, pilot=pilot)
             found.append(x if energy.bounds is None else energy.bounds(x))
@@ -110,7 +112,7 @@ def scout(energy: FamilyEnergy, generator, budget: Budget, start: Start | None, 
     points = torch.cat(found)
     if energy.bounds is None:
         return points
-    if bounds is not None and bounds.one_sided:
+    if bounds is not None and bounds.adapts:
         energy.bounds = bounds.centred(bounds.inverse(points))
     return energy.bounds.inverse(points)
 

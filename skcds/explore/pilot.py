@@ -44,7 +44,8 @@ def run_pilot(
     `Standardization`), and the repetition kept if it finds more of the density, or as much of a smoother one. Climbs
     from its particles look for modes that were lost on the way, which are added by their evidence.
 
-    Where coordinates have a single bound, the race is run again with the scales of the bijection from the first.
+    Where coordinates have a single bound, the race is run again with the scales of the bijection from the first. So it
+    is where coordinates are periodic, with their seams where the particles of the first are sparsest.
 
     Where few evaluations are allowed, and a store is given, there is no race and no tempering: points from adapted
     proposals are weighed (see `explore`), and particles resampled from these.
@@ -54,7 +55,7 @@ def run_pilot(
     Parameters
     ----------
     energy : Energy
-        The density; the scales of its bounds are set.
+        The density; the scales and seams of its bounds are set.
     n_particles : int
         Number of particles of the final run; at most so many as hold 5e6 numbers from Laplace's approximation.
     generator : torch.Generator
@@ -169,6 +170,7 @@ class _Pilot:
         budget.progress.phase("climbs")
         with self._share(by.survey.share):
             self.modes = self._survey()
+            self._cut_between_modes()
         budget.progress.phase("exploration")
 
         def ended():
@@ -206,6 +208,18 @@ class _Pilot:
         if self.start is not None:
             return climbs_from(self.energy, self.start.points[:10], by=self.by.climbs)
         return survey(self.energy, self.generator, self.by.adaptive.survey, self.by.climbs)
+
+    def _cut_between_modes(self) -> None:
+        """Seams of periodic coordinates far from the modes, which are climbed to again in the new coordinates.
+
+        Where the user says to begin, they are far from there already.
+        """
+        bounds = self.energy.bounds
+        if bounds is None or not bounds.periodic.any() or not self.modes or self.start is not None:
+            return
+        x = bounds(torch.stack([mode.x for mode in self.modes]))
+        self.energy.bounds = bounds.cut_open(x)
+        self.modes = climbs_from(self.energy, self.energy.bounds.inverse(x), by=self.by.climbs)
 
     # ---------------------------------------------------------------- the steps
 
@@ -254,7 +268,7 @@ class _Pilot:
         self.budget.progress.phase("race of starting scales")
         winner, stopped = self._race_once(self.start)
         bounds = self.energy.bounds
-        if bounds is None or not bounds.one_sided or stopped is not None:
+        if bounds is None or not bounds.adapts or stopped is not None:
             return winner, stopped
         inside = bounds(winner.x)
         self.energy.bounds, self.modes = bounds.centred(winner.x), []
@@ -353,7 +367,13 @@ class _Pilot:
         energy, by = self.energy, self.by.high_dimension
         first = None if self.start is None else self.start.points[0]
         standardization = laplace_standardization(energy, first, by.max_iter)
+        bounds = energy.bounds
+        if standardization is not None and bounds is not None and bounds.periodic.any():
+            mode = bounds(standardization.loc[None])
+            energy.bounds = bounds.cut_open(mode)
+            standardization = laplace_standardization(energy, energy.bounds.inverse(mode)[0], by.max_iter)
         if standardization is None:
+            energy.bounds = bounds
             return None
         n_particles = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
         affordable = self.left() / (by.n_temperatures * (1 + self.n_moves))

@@ -123,7 +123,9 @@ def _look_at_bounds(energy: Energy, base: Tensor) -> None:
     width = torch.where(bounds.both, bounds.width, bounds.scale)
     for side, edge, sign in (("lower", bounds.low, 1.0), ("upper", bounds.high, -1.0)):
         other = bounds.high if sign > 0 else bounds.low
-        for j in np.flatnonzero(to_numpy(edge.isfinite() & (edge.abs() < 1e4 * width)))[:AXES].tolist():
+        for j in np.flatnonzero(to_numpy(edge.isfinite() & ~bounds.periodic & (edge.abs() < 1e4 * width)))[
+            :AXES
+        ].tolist():
             near, far = (_at(energy, x, j, edge[j] + sign * distance * width[j]) for distance in DISTANCES[::-1])
             fall = (far - near) / math.log(DISTANCES[0] / DISTANCES[1])
             if bool((fall >= STEEPEST).all()):

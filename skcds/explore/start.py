@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.devices import to_numpy
 from ..density.bounds import Bounds
 from ..density.standardize import Standardization
 from .smc import moments
 
+WIDEST_ARC = 0.45  # of a period, that the scale of a periodic coordinate can be
 MIN_POINTS = 10  # from which location and scale can be taken, and twice as many as there are features
 
 
@@ -49,6 +51,7 @@ class Start:
                 f"start has to be points of shape (m, {n_features}), or a tuple (location, scale); got an array of "
                 f"shape {points.shape}."
             )
+        points = _wrapped(points, bounds)
         _check_inside(points, bounds, "start")
         y = _on(bounds, points) if bounds is None else bounds.inverse(_on(bounds, points))
         enough = len(y) >= max(MIN_POINTS, 2 * n_features) and bool((y.var(0) > 0).all())
@@ -68,7 +71,10 @@ class Start:
         if not (scale > 0).all():
             raise ValueError(f"The scale of start has to be positive; got {scale!r}.")
         loc, scale = np.broadcast_to(loc, n_features).copy(), np.broadcast_to(scale, n_features).copy()
+        loc = _wrapped(loc[None], bounds)[0]
         _check_inside(loc[None], bounds, "The location of start")
+        if bounds is not None:
+            scale = np.where(to_numpy(bounds.periodic), np.minimum(scale, WIDEST_ARC * to_numpy(bounds.width)), scale)
         three = _on(bounds, np.stack([loc - scale, loc, loc + scale]))
         if bounds is not None:
             three = bounds.inverse(three)
@@ -89,6 +95,14 @@ def _array(value, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has values that are not finite.")
     return array
+
+
+def _wrapped(points: np.ndarray, bounds: Bounds | None) -> np.ndarray:
+    """Points (n, d) with their periodic coordinates between the bounds."""
+    if bounds is None or not bounds.periodic.any():
+        return points
+    wrapped = bounds.wrapped(_on(bounds, points))
+    return to_numpy(torch.where(bounds.periodic, bounds.inside(wrapped), wrapped))
 
 
 def _check_inside(points: np.ndarray, bounds: Bounds | None, name: str) -> None:

@@ -23,13 +23,13 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 5  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 6  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
-NESTED_SINCE = 5  # format from which sizes and numbers of losses are fields of specifications
+RENAMED_BEFORE = 6  # formats in which sizes and numbers of losses, or `tol` alone, are parameters of their own
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and length scales may be infinite,
 # losses are those of iterations that were taken back, and particles may be beyond the range of their type.
-UNLIMITED = ("width", "bounds_", "loss_curve_", "particles_")
+UNLIMITED = ("width", "bounds_", "seam_", "loss_curve_", "particles_")
 # Kinds of fitted attributes that are arrays: lengths of the axes and types. d is the number of features, and None any
 # length. Files of earlier versions have other types.
 ARRAYS: dict[str, Any] = {
@@ -185,7 +185,7 @@ class _Reader:
             state = samplers[place]
             cls: Any = SAMPLERS[state["class"]]
             params = {name: self._parameter(value, place) for name, value in state["params"].items()}
-            if self.content["format"] < NESTED_SINCE:
+            if self.content["format"] < RENAMED_BEFORE:
                 params = cls._of_an_earlier_format(params)
             unknown = set(params) - set(cls._get_param_names())
             _require(not unknown, f"{state['class']} has no parameters {sorted(unknown)}.")

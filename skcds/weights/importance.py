@@ -15,6 +15,8 @@ from numbers import Integral
 import numpy as np
 from scipy.special import logsumexp
 
+from .tail import excesses, generalised_pareto
+
 __all__ = [
     "effective_sample_size",
     "log_evidence",
@@ -27,9 +29,6 @@ __all__ = [
 ]
 
 LARGEST_K = 0.7  # that is reliable however many draws there are: beyond it they would have to be too many
-MIN_TAIL = 5  # fewest exceedances a generalised Pareto distribution is fitted to
-SMALLEST_EXCESS = 1e-300  # an exceedance below it is a weight lost to underflow, or a tie with the cutoff
-NO_TAIL = 1e-8  # largest weights that agree to this relative precision have no tail
 
 
 def log_mean_exp(log_weights):
@@ -160,36 +159,10 @@ def pareto_k(log_weights):
     >>> pareto_k(np.zeros(1000))
     -inf
     """
-    log_weights = as_log_weights(log_weights)
-    n = len(log_weights)
-    n_tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n))))
-    if n_tail < MIN_TAIL or np.isneginf(log_weights.max()):
+    excess, _ = excesses(as_log_weights(log_weights))
+    if excess is None:
         return np.inf
-    tail = np.sort(np.partition(log_weights, n - n_tail - 1)[n - n_tail - 1 :])  # (n_tail + 1,), the cutoff first
-    tail = np.exp(tail - tail[-1])
-    excess = tail[1:] - tail[0]
-    if excess[-1] <= NO_TAIL:
-        return -np.inf
-    excess = excess[excess > SMALLEST_EXCESS]
-    if len(excess) < MIN_TAIL:
-        return np.inf
-    return _generalised_pareto_shape(excess)
-
-
-def _generalised_pareto_shape(x):
-    """Shape k of a generalised Pareto distribution fitted to sorted positive x (m,), shrunk towards 0.5."""
-    m = len(x)
-    x = x / x[-1]
-    n_grid = 30 + int(np.sqrt(m))
-    quartile = x[int(m / 4 + 0.5) - 1]
-    # candidates for b = -k / sigma, all below 1 = 1 / max(x), weighted by their profile likelihood
-    b = 1 + (1 - np.sqrt(n_grid / (np.arange(n_grid) + 0.5))) / (3 * quartile)  # (n_grid,)
-    b[b == 0] = 1e-30  # the exponential distribution, as a limit
-    k = np.log1p(-b[:, None] * x).mean(1)  # (n_grid,)
-    log_likelihood = m * (np.log(-b / k) - k - 1)
-    weights = np.exp(log_likelihood - logsumexp(log_likelihood))
-    k = np.log1p(-(weights @ b) * x).mean()
-    return float((m * k + 10 * 0.5) / (m + 10))  # the prior: worth ten observations, centred at 0.5
+    return generalised_pareto(excess)[0] if len(excess) else -np.inf
 
 
 def pareto_k_limit(n):

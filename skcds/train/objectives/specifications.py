@@ -28,6 +28,8 @@ class PathLoss(Specification):
         its own a chain forgets tails that it reaches too seldom.
     batch_size : int, default=512
         Trajectories in a batch.
+    tol : float, default=0.02
+        Score matching ends early when the normalised ESS of the path weights exceeds ``1 - tol``.
     training : Training, default=Training()
         Moves of particles, steps back, the judgement, and what else every fit goes by; see `skcds.specifications`.
 
@@ -42,12 +44,14 @@ class PathLoss(Specification):
         "kind": [StrOptions(set(PATH_LOSSES))],
         "share": [share],
         "batch_size": [at_least_two],
+        "tol": [share],
         "training": [Training],
     }
 
     kind: str = "log_variance"
     share: float = 0.0
     batch_size: int = 512
+    tol: float = 0.02
     training: Training = Training()
 
 
