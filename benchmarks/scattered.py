@@ -20,6 +20,7 @@ from skcds.density.energy import Energy
 from skcds.explore import modes
 from skcds.explore.pilot import run_pilot
 from skcds.explore.store import Store
+from skcds.specifications import Climbs
 from skcds.train.budget import Budget
 
 
@@ -53,12 +54,8 @@ def explored(energy: Energy, generator, evals: int | None, n_particles: int):
 
 def surveyed(energy: Energy, generator, means, singly: bool) -> str:
     """Modes that a survey finds, its evaluations and seconds; climbs are made singly by batches of one point."""
-    before, start = modes.BATCH, time.perf_counter()
-    modes.BATCH = 1 if singly else before
-    try:
-        found = modes.survey(energy, generator, 200)
-    finally:
-        modes.BATCH = before
+    start = time.perf_counter()
+    found = modes.survey(energy, generator, climbs=Climbs(batch_size=1) if singly else None)
     near = torch.cdist(means, torch.stack([mode.x for mode in found])).min(1).values < 3
     return f"{int(near.sum())} in {energy.n_energy_evals} evaluations and {time.perf_counter() - start:.1f} s"
 

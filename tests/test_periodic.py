@@ -26,6 +26,7 @@ from skcds.density.energy import Energy
 from skcds.explore import pilot
 from skcds.explore.modes import survey
 from skcds.explore.start import Start
+from skcds.specifications import Survey
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 Z, TURN, KAPPA = 5.6, 2 * math.pi, 1.5
@@ -285,7 +286,7 @@ class TestSeamModes:
         return Energy(lambda x: -20 * torch.cos(x[:, 0]), 1, bounds=bounds)
 
     def modes(self, energy):
-        return len(survey(energy, torch.Generator().manual_seed(0), 24))
+        return len(survey(energy, torch.Generator().manual_seed(0), Survey(n_climbs=24)))
 
     def test_one_mode_is_one(self):
         energy = self.energy([0])
