@@ -7,7 +7,7 @@ For every target, `max_energy_evals` is set to the budgets in turn, and once not
 student that fits its teacher within the same budget. Evaluations are counted by a wrapper around the energy, which
 reads from the stack what they are for. The pilot alone is run within the same budgets; NUTS (numpyro, four chains) is
 given as many evaluations with gradients. Effective draws of NUTS are those of the worst coordinate; of a one-step
-sampler a weighted draw costs one evaluation and counts by its effective share; the pilot's particles are counted as
+sampler a weighted draw costs one evaluation and counts by its normalised ESS; the pilot's particles are counted as
 they are, though they depend on each other.
 """
 
@@ -124,7 +124,7 @@ def measure(name, target, budgets, seed, options, quick):
 
 # -------------------------------------------------------------------- output
 
-HEAD = "| target | budget | method | evals | effective share, or draws of NUTS | error of log Z | mode TV | particles |"
+HEAD = "| target | budget | method | evals | normalised ESS, or draws of NUTS | error of log Z | mode TV | particles |"
 
 
 def line(name, row, log_z):

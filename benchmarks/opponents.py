@@ -238,7 +238,7 @@ def draws_to_win(fit_seconds, seconds_per_draw, ess_share, nuts_seconds_per_effe
     fit_seconds : float
         Seconds that the fit took, that of a teacher included.
     seconds_per_draw, ess_share : float
-        Of the fitted sampler: seconds for a draw, and effective share of its weights.
+        Of the fitted sampler: seconds for a draw, and normalised ESS of its weights.
     nuts_seconds_per_effective_draw : float
         Of NUTS.
     nuts_mode_tv : float, optional

@@ -537,7 +537,7 @@ CAPTIONS = {
 INTRODUCTION = """\
 Every score beside its floor, which is what exact draws of the same number score. "W2 within modes" compares with
 exact draws that have as many in every mode, so that it sees the shape of the modes; mode TV sees their masses. ESS is
-the effective share of exact weights; for PIS, DDS and DIS they are path weights. "Bound" says whether the mean log
+the normalised ESS of exact weights; for PIS, DDS and DIS they are path weights. "Bound" says whether the mean log
 weight is claimed as a lower bound of log Z and is not above it by more than {ses} standard errors. PIS, DDS and DIS: as
 published, from the prior, with {n_steps} steps (the paper: 128); "DIS, pilot", CDDS and SCDS: with defaults. Energy
 evaluations are in points; one of NUTS is a gradient, too. What comes from a sampler's own weights cannot see a mode

@@ -11,7 +11,7 @@ c   NUTS against weighted one-step draws of the same posterior, for each effecti
 d   An iteration of the log-variance loss as published (a plain loop, the networks of all steps in one graph) against
     one of ours, with the same network, batch and steps; and how much memory they take for more steps. Two iterations
     of each are timed, because two of ours share their trajectories.
-e   Seconds of a fit until the weights of new draws have an effective share of one half and no mode is missed: with
+e   Seconds of a fit until the weights of new draws have a normalised ESS of one half and no mode is missed: with
     defaults, on-policy (`start="prior"`), and of the one-step student with its teacher. Fits with a `max_time` of 10,
     20, 30, 40, 55 and 60 s (the student's: 40, 75, 110 and 120 s) are made until one is good enough, so that the
     seconds are those of a step of this ladder.
@@ -50,7 +50,7 @@ from skcds.train.objectives.path import LogVarianceLoss, _winsorise
 from skcds.train.run import Run
 
 N_STEPS, BATCH, ITERATIONS = 128, 512, 2  # of part d: ours simulates once for two iterations
-ENOUGH, MISSED_MODES = 0.5, 0.1  # effective share, and total variation of the mode masses, of a fit that is good enough
+ENOUGH, MISSED_MODES = 0.5, 0.1  # normalised ESS, and total variation of the mode masses, of a fit that is good enough
 N_JUDGED = 10_000
 MEMORY_STEPS = (32, 128, 512)
 SHORT = {"max_iter": 20, "start": Pilot(n_particles=2000)}  # a teacher whose speed alone matters

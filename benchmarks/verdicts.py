@@ -142,7 +142,7 @@ class Rippled:
 
 
 def case(target, sampler, n, rng, share=1.0, **options):
-    """Draws of one density, weighted for another; noise of path weights with an effective share on top."""
+    """Draws of one density, weighted for another; noise of path weights with a normalised ESS on top."""
     X, particles = sampler.sample(n, rng), grouped(target.sample(2 * n, rng), n, rng)
     sd = math.sqrt(-math.log(share))
     noise = sd * rng.standard_normal((2, n)) + 0.5 * sd**2 * np.array([[-1.0], [1.0]])

@@ -427,7 +427,7 @@ class TestLikelihoodLoss:
         model, level = random_model("coupling", two_levels=True), torch.tensor([2.0])
         loss = self.loss(model)
         without = loss(1)
-        loss.leaps = level
+        loss.partial_levels = level
         difference = loss(1) - without
         noisy, to = loss.population.noised(32, level), level.expand(32)
         latent, log_det = model.map.inverse_and_log_det(noisy, model.start(), to)

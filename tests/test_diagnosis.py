@@ -364,7 +364,7 @@ def test_residual_maps_have_no_weights_of_particles():
 
 
 class DiesAfterTraining:
-    """An energy that is finite in training, and infinite everywhere when the held-out draws are judged."""
+    """An energy that is finite in training, and infinite everywhere when the evaluation draws are judged."""
 
     n_features, dead = 2, False
 

@@ -518,7 +518,7 @@ class TestSpoiledControl:
 
     def test_would_be_far_off(self):  # negative control
         try:
-            bound = self.bound(spoiled=1e9)
+            bound = self.bound(regression_margin=1e9)
         except ValueError:  # draws at infinity, without weights
             bound = -math.inf
         assert bound < -1

@@ -118,24 +118,24 @@ class TestCoupling:
 class TestLeap:
     @pytest.mark.parametrize("n_steps, size, first", [(2, 2, 14), (4, 2, 10), (8, 2, 2), (16, 1, 1)])
     def test_levels(self, n_steps, size, first):
-        """The leap is the first of n steps, the others are of equal size and end at the target."""
+        """The partial map is the first of n steps, the others are of equal size and end at the target."""
         model = make_model()
-        level, grid = model.leap(n_steps)
+        level, grid = model.partial_step(n_steps)
         assert grid.n_steps == n_steps - 1 and first + size * (n_steps - 1) == N
         assert level == grid.log_snr[0] == model.steps.log_snr[first]
         assert torch.equal(grid.log_snr, model.steps.log_snr[first:N:size])
 
     def test_path_weights_have_expectation_z(self):
-        """False alarms: 1e-8; the density of the prior in place of that of the leap is found."""
+        """False alarms: 1e-8; the density of the prior in place of that of the partial map is found."""
         model, target, generator = make_model(scale=0.12), gaussian_target(sd=0.8), torch.Generator().manual_seed(3)
         latent = normal(40_000)
-        z, log_ratio = model.leap_and_simulate(
+        z, log_ratio = model.partial_map_and_simulate(
             latent, 2, target, lambda k: torch.randn(latent.shape, generator=generator)
         )
         w = (log_ratio + target.log_prob(z)).exp() / (2 * torch.pi * 0.64)
         assert w.std() < 5  # so that the bound holds
         assert abs(w.mean() - 1) < 5.7 * w.std() / 200
-        level = model.leap(2)[0].expand(len(latent))
+        level = model.partial_step(2)[0].expand(len(latent))
         x, log_det = model.map.call_and_log_det(latent, model.start(), level)
         wrong = w * (0.5 * (x**2 - latent**2).sum(1) - log_det).exp()
         assert abs(wrong.mean() - 1) > 5.7 * wrong.std() / 200

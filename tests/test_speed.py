@@ -214,7 +214,7 @@ def test_exponents_of_growth():
 
 
 class FakeFit:
-    """Reaches its effective share from a limit on; in one mode alone where it is told so."""
+    """Reaches its normalised ESS from a limit on; in one mode alone where it is told so."""
 
     def __init__(self, enough_from, one_mode=False):
         self.enough_from, self.one_mode = enough_from, one_mode

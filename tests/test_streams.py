@@ -343,7 +343,7 @@ class TestCounts:
             one_step.jacobian(x, torch.zeros(1))
         assert count.rows == n
         with count_evaluations() as count:
-            walked.walker(4).jacobian(x)
+            walked.composed(4).jacobian(x)
         assert count.rows == 4 * n
 
     def test_of_weights(self):

@@ -51,7 +51,7 @@ without = WeightedSample(weighted.samples[kept], log_weights, is_bound=True)
 for name, W in {"all modes": weighted, "without one": without}.items():
     share = W.ess / len(W.samples)
     print(
-        f"{name:11s}: effective share {share:.3f},",
+        f"{name:11s}: normalised ESS {share:.3f},",
         f"log Z {W.log_evidence:+.3f} ± {W.log_evidence_se:.3f}",
     )
 

@@ -31,7 +31,7 @@ size = {"start": Pilot(n_particles=1000), "max_iter": 100}
 teacher = DiffusionSampler(n_features=3, **size, random_state=0).fit(energy)
 student = ConsistentSamplerDistiller(teacher, max_iter=100, random_state=0).fit(energy)
 print(
-    f"effective share: teacher {teacher.ess_:.3f} in {teacher.n_steps} steps,",
+    f"normalised ESS: teacher {teacher.ess_:.3f} in {teacher.n_steps} steps,",
     f"student {student.ess_:.3f} in one",
 )
 

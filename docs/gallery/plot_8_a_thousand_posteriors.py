@@ -33,7 +33,7 @@ sampler = ConsistentSamplerScratch(
     start=Pilot(begin=(0.0, 2.0), n_particles=4000),
 )
 sampler.fit(energy, contexts=lambda n, rng: simulate(n, rng)[0])
-print(f"mean effective share over held-out studies: {sampler.ess_:.3f}")
+print(f"mea normalised ESS over studies held out: {sampler.ess_:.3f}")
 
 # %%
 # Draws for a thousand studies at once, and the chance that the second group is better:

@@ -50,7 +50,7 @@ def in_parallel(n_jobs: int | None, n_tasks: int) -> bool:
 
 
 def best_fit(sampler, density, checkpoint, seed: int):
-    """The best of ``n_init`` independent fits by their evidence lower bound on held-out draws, and all of them.
+    """The best of ``n_init`` independent fits by their evidence lower bound on evaluation draws, and all of them.
 
     A map that was found to fold, whose weights are no bound, is taken only where all fold.
 

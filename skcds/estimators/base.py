@@ -27,8 +27,7 @@ from ..density.contexts import context_names_of
 from ..density.energy import Energy
 from ..density.families import FamilyDensity, FamilyEnergy, open_energy
 from ..density.function import Density
-from ..explore.specifications import Pilot, as_start
-from ..explore.start import Start
+from ..explore.specifications import as_start
 from ..io.export import checked_names
 from ..io.registry import register_sampler
 from ..io.schema import Fitted
@@ -40,20 +39,21 @@ from ..train.phases import Phase, PhaseRecord
 from ..train.run import Run
 from ..train.specifications import Training
 from ..weights.sample import WeightedSample
-from .derived import Derived
 from .documentation import filled
 from .families import fit_family, identity_of_family
 from .given import is_given, one_given
+from .inputs import Inputs
 from .judgement import Judged, advice_by_cause, judge_fit
 from .pickling import Persistent
 from .sampling import Drawing
 from .several import fit_several
+from .slow import limit_slow
 
 positive_integer = Interval(numbers.Integral, 1, None, closed="left")
 positive_real = Interval(numbers.Real, 0, None, closed="neither")
 
 
-class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
+class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
     """Template of the samplers: subclasses say how to fit (`_fit`), and how to draw a chunk."""
 
     _model: Any
@@ -198,11 +198,7 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         generator = generator_on(find_device(self.device), seed)
         n_features = self._find_n_features(energy_fn)
         names = self._find_feature_names(energy_fn, n_features)
-        bounds = self._find_bounds(n_features, names, energy_fn)
-        begin = self._find_start(n_features, bounds, energy_fn)
-        if begin is not None and bounds is not None and bounds.periodic.any():
-            bounds = bounds.cut_open(bounds(begin.points))
-            begin = self._find_start(n_features, bounds, energy_fn)
+        bounds, begin = self._find_bounds_and_start(n_features, names, energy_fn)
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network:
             budget.progress.phase("probe")
@@ -210,6 +206,8 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
                 density, n_features, generator, bounds, budget, None if begin is None else begin.points
             )
             budget.energy = energy
+            if contexts is None:
+                limit_slow(self, energy, budget)
             if kept is not None:
                 kept.check(energy)
             if checkpoint is not None:
@@ -312,13 +310,6 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
         """Evaluations that a fit can be made of."""
         return FEWEST_EVALS
 
-    def _find_start(self, n_features: int, bounds: Bounds | None, energy_fn) -> Start | None:
-        start = as_start(self.start)
-        if not isinstance(start, Pilot):
-            return None
-        known = getattr(energy_fn, "start", None) if start.begin is None else start.begin
-        return Start.from_parameter(known, n_features, bounds)
-
     def _specified(self, name: str) -> Any:
         """The specification that a parameter stands for."""
         value = getattr(self, name)
@@ -374,35 +365,8 @@ class BaseSampler(Drawing, Judged, Persistent, metaclass=ABCMeta):
 
     @abstractmethod
     def _judge(self, run: Run) -> WeightedSample:
-        """Held-out draws of the trained model."""
+        """Evaluation draws of the trained model."""
 
     @abstractmethod
     def _advice(self, run: Run) -> str:
         """What to do about a fit that ran to its end and did not converge."""
-
-    def _find_n_features(self, energy_fn) -> int:
-        n_features = self.n_features if self.n_features is not None else getattr(energy_fn, "n_features", None)
-        if n_features is None:
-            raise ValueError(
-                "The dimension of the density is not known: pass n_features= to the constructor, or give the energy "
-                "function an attribute n_features."
-            )
-        if not isinstance(n_features, numbers.Integral) or n_features < 1:
-            raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
-        return int(n_features)
-
-    def _find_bounds(self, n_features: int, names: np.ndarray, energy_fn) -> Bounds | None:
-        known = getattr(energy_fn, "bounds", None) if self.bounds is None else self.bounds
-        return Bounds.from_parameter(known, n_features, self.periodic, names)
-
-    def _find_derived(self, energy_fn, derived) -> Derived | None:
-        if derived is None:
-            return None
-        names = self._find_feature_names(energy_fn, self._find_n_features(energy_fn))
-        return Derived.from_parameter(derived, [*names, *getattr(energy_fn, "parameter_names", ())])
-
-    def _find_feature_names(self, energy_fn, n_features: int) -> np.ndarray:
-        names, owner = self.feature_names, "feature_names"
-        if names is None:
-            names, owner = getattr(energy_fn, "feature_names", None), "energy_fn.feature_names"
-        return checked_names(names, n_features, owner)

@@ -29,7 +29,7 @@ from ..train.particles import CORRECTION_MOVES, Population
 from .paths import LARGEST_RESERVE, POPULATION_SHARE, n_looked_at, population_of
 from .warm import check_continued, check_same_networks, serve, warn_of_a_cold_start
 
-FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest scale
+FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest length scale
 N_CHECKED = 500  # particles at which single precision is compared with double
 SLOW_ITERATION = 0.02  # seconds that an iteration's scores may take under a limit of time: about as its network
 
@@ -186,7 +186,7 @@ class ControlStart:
             )
         check_same_networks(sampler._networks_wanted(energy), sampler._networks_found(sampler._model.config))
 
-    def _reads_score(self, energy) -> bool:
+    def _reads_score(self, energy, max_energy_evals: int | None) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
         sampler, n_judged = self.sampler, self.path_loss.training.n_judged
         if self.control.langevin != "auto" or not energy.has_gradient:
@@ -200,7 +200,7 @@ class ControlStart:
         else:
             per_iter = self.path_loss.batch_size * sampler.n_steps
             cost = sampler.max_iter * per_iter
-        if sampler.max_energy_evals is not None and sampler.max_energy_evals < 2 * cost:
+        if max_energy_evals is not None and max_energy_evals < 2 * cost:
             return False
         if sampler.max_time is None:
             return True
@@ -212,7 +212,7 @@ class ControlStart:
 
     def _new_model(self, standardization, width, run):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
-        reads_score = self._reads_score(run.energy)
+        reads_score = self._reads_score(run.energy, run.budget.max_energy_evals)
         with seeded(int(randint(run.generator, 0, 2**31 - 1))):
             model = self.sampler._build_model(standardization, log_snr_max, reads_score)
         model.to(run.generator.device)

@@ -46,8 +46,7 @@ class DiffusionSampler(BaseSampler):
 
     Parameters
     ----------
-    n_features : int, default=None
-        Dimension; by default ``energy_fn.n_features``.
+    {n_features}
     {bounds}
     {periodic}
     {feature_names}
@@ -94,10 +93,10 @@ class DiffusionSampler(BaseSampler):
     n_steps_ : int
         Steps of the chain that was fitted.
     log_evidence_, log_evidence_se_ : float
-        Estimate of log Z from held-out draws, with its standard error.
+        Estimate of log Z from evaluation draws, with its standard error.
     {elbo_}
     ess_ : float
-        Effective share of the held-out path weights, in (0, 1].
+        Normalised ESS of the weights of evaluation paths, in (0, 1].
     {total_variation_}
     {converged_}
     {pilot_}

@@ -2,14 +2,11 @@
 
 import functools
 
-import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import placed, randint
-from .._support.forks import seed_of
 from .._support.settings import guest
 from .._support.validation import check_count
 from ..density.bounds import Bounds, same_bounds
@@ -35,7 +32,7 @@ from .given import draws_given, is_given, weighted_given
 from .networks import networks_of_map, start_map
 from .onestep import OneStepSampler
 from .paths import POPULATION_SHARE, population_of
-from .teacher import FEWEST_WITH_TEACHER, few_evals, fitted_teacher, unwrapped
+from .teacher import FEWEST_WITH_TEACHER, few_evals, fitted_teacher, one_of_several, unwrapped
 from .warm import check_continued, check_same_networks, with_new_coordinates
 
 WEIGHT_DECAY = 1e-2
@@ -73,19 +70,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Consistency on the teacher's trajectories, with a calibration of the one-step density on exact weights beside
         it, or alone, as in [1]_; ``Consistency(weight=...)`` says more.
     batch_size : int, default=None
-        Particles and pairs of states in a batch; by default 512, or 1024 where the finest scale is below a tenth.
+        Particles and pairs of states in a batch; by default 512, or 1024 where the finest length scale is below .1.
     {learning_rate}
     max_iter : int, default=2000
         Optimiser iterations.
-    max_time : float, default=None
-        Seconds that the fit may take from call to return, the fit of an unfitted teacher included: shares of them are
-        kept for the pilot, for training and for the judgement of held-out draws. A single call of `energy_fn` is waited
-        for.
-    max_energy_evals : int, default=None
-        Points that `energy_fn` may be asked for in all, at least 200, or 500 with those of an unfitted teacher, which
-        has three fifths of them (of at most 300 000: .85). The fit is planned for it: with fewer particles, fewer
-        moves of them, and without scores of the target where they are few.
-        With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
+    {max_time}
+        The fit of an unfitted teacher is included.
+    {max_energy_evals}
+        With an unfitted teacher they are at least 500, and three fifths of them are the teacher's (of at most 300 000:
+        .85).
     {n_init}
     {n_jobs}
     {device}
@@ -131,9 +124,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     Examples
     --------
     >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler
-    >>> teacher = DiffusionSampler(
-    ...     n_features=2, n_steps=16, max_iter=50, random_state=0
-    ... )
+    >>> teacher = DiffusionSampler(2, n_steps=16, max_iter=50, random_state=0)
     >>> student = ConsistentSamplerDistiller(teacher, max_iter=50, random_state=0)
     >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     ConsistentSamplerDistiller(...)
@@ -241,7 +232,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _particles(self, run, teacher, z):
         """A population of the teacher's particles, with what was evaluated there if few evaluations are allowed."""
         known, fitted_here = getattr(teacher, "_particles_log_prob", None), "n_energy_evals_before" in run.fitted
-        if known is None or not fitted_here or not few_evals(self):
+        if known is None or not fitted_here or not few_evals(self, run.budget):
             return population_of(run, z)
         values = torch.from_numpy(known).to(z.device), torch.from_numpy(teacher._particles_score).to(z)
         return Population(run.target, z, run.generator, known=values)
@@ -263,7 +254,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         if teacher.converged_:
             return "Raise max_iter or the size of the network, or use a better teacher."
         return (
-            f"Its teacher did not converge either (effective share {teacher.ess_:.3f}): raise the teacher's "
+            f"Its teacher did not converge either (normalised ESS {teacher.ess_:.3f}): raise the teacher's "
             "max_iter or n_steps, or check the energy function."
         )
 
@@ -274,12 +265,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         return start_map(self._specified("network"), control, seed).to(generator.device)
 
     def _one_of_several(self, k, seed):
-        one, teacher = super()._one_of_several(k, seed), self.teacher
-        if isinstance(teacher, DiffusionSampler) and not hasattr(teacher, "_model"):
-            one.teacher = clone(teacher)
-            if teacher.random_state is not None:  # another for every fit
-                sequence = np.random.SeedSequence([seed_of(one.teacher.random_state), k])
-                one.teacher.random_state = int(sequence.generate_state(1)[0])
+        one = super()._one_of_several(k, seed)
+        one.teacher = one_of_several(self.teacher, k)
         return one
 
     def _distillation(self, run, n_iter):

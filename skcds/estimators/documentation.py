@@ -10,15 +10,19 @@ learning_rate : float, default=4e-3
     Of AdamW at its height.
 feature_names : array-like of str, default=None
     Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
+n_features : int, default=None
+    Dimension; by default ``energy_fn.n_features``.
 max_time : float, default=None
     Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
-    for the judgement of held-out draws. A single call of `energy_fn` is waited for.
+    for the judgement of evaluation draws. A single call of `energy_fn` is waited for.
 max_energy_evals : int, default=None
     Points that `energy_fn` may be asked for in all, at least 200. The fit is planned for it: with fewer
     particles, fewer moves of them, and without scores of the target where they are few.
     With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
+    Without `max_time` and this, a fit in up to 64 dimensions to an energy of which 300 000 take more than two minutes
+    is limited to 10 000, 30 000 or 100 000 by itself: the most that take no longer, or 10 000.
 n_init : int, default=1
-    Independent fits, each with the limits of one, of which the best by the evidence lower bound of held-out draws
+    Independent fits, each with the limits of one, of which the best by the evidence lower bound of evaluation draws
     is kept. The bound hardly minds a missed mode.
 n_jobs : int, default=None
     Workers that several fits, and the chunks of large samples, are shared among by joblib; None is 1 unless in a
@@ -68,7 +72,7 @@ pilot_ : PilotResult or None
 particles_ : ndarray of shape (n_particles, n_features)
     Particles as they were left at the end; with `bounds`, in unconstrained coordinates.
 violation_share_ : float
-    Share of held-out draws at which the map was found not to be injective; 0 for a coupling map.
+    Share of evaluation draws at which the map was found not to be injective; 0 for a coupling map.
 bounds : pair or array-like of shape (n_features, 2), default=None
     Lower and upper bound of every coordinate, or one pair for all; None or infinity where there is none. By default
     ``energy_fn.bounds``, if the energy has such an attribute. The sampler works in unconstrained coordinates, by the

@@ -131,7 +131,7 @@ class Judged:
     def diagnose(self, n=10_000, random_state=None, *, thorough=False, context=None, energy_fn=None, grad_fn=None):
         """A short report: whether the draws and their weights can be relied on.
 
-        The weights are judged by themselves (effective share, Pareto k, share outside the support). So are the draws
+        The weights are judged by themselves (normalised ESS, Pareto k, share outside the support). So are the draws
         that `sample` gives without weights, by what the weights would change about them: the total variation, and the
         largest Kolmogorov distance in any coordinate, the distance from the centre, and the energy. Both are compared
         with what the sampler did not draw: the pilot's log Z, and the particles of the training, which keep modes that
@@ -165,9 +165,9 @@ class Judged:
         sampler of as many draws, with particles of which four count as one. The limits for "suspect" and "failed":
 
         - training iterations: none is suspect;
-        - effective share: below .1 and .01; Pareto k: above `skcds.importance.pareto_k_limit` (.7, or less below 2200
+        - normalised ESS: below .1 and .01; Pareto k: above `skcds.importance.pareto_k_limit` (.7, or less below 2200
           draws) and 1; outside the support: .02 and .5 of the draws;
-        - total variation: .4 and .75, generous, as noise of weights alone makes .28 with an effective share of .6;
+        - total variation: .4 and .75, generous, as noise of weights alone makes .28 with a normalised ESS of .6;
         - draws less weights, the Kolmogorov distances: .05 and .2;
         - log Z less the pilot's: .1 and .5;
         - lost mass, the total variation that particles see beyond that of the draws' weights: .01 and .05;
@@ -258,14 +258,14 @@ def advice_by_cause(budget: Budget, n_iter: int, max_iter: int, usual: str) -> s
 
 
 def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) -> dict:
-    """Fitted attributes that the losses and held-out weights tell; warns when the weights have no usable tail."""
+    """Fitted attributes from losses and weighted evaluation draws; warns when the weights have no usable tail."""
     k, limit, share = weighted.pareto_k, weighted.pareto_k_limit, weighted.ess / len(weighted.log_weights)
     if k > limit:
-        found = f"have Pareto k = {k:.2f} (above {limit:.3g}) and an effective share of {share:.3f}"
+        found = f"have Pareto k = {k:.2f} (above {limit:.3g}) and a normalised ESS of {share:.3f}"
         if not share:
             found = "are all zero, since none of the draws lies in the support"
         warn_user(
-            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} held-out draws {found}, "
+            f"{name} did not converge: the importance weights of {len(weighted.log_weights)} evaluation draws {found}, "
             f"so log evidence and expectations from its weights are not reliable. {advice}",
             ConvergenceWarning,
             "convergence",

@@ -25,7 +25,7 @@ from .given import is_given, one_given
 from .sampling import normal_streams
 
 N_INJECTIVITY = 2_000
-FEWEST_HELD_OUT, PART = 200, 2000  # of the first and of later parts of the held-out draws, which end with the time
+FEWEST_EVALUATION_DRAWS, PART = 200, 2000  # of the first and of later parts, which end with the time
 N_LOOKED_AT, LOOK_STREAM = 10_000, 2**31  # weighted draws that exact ones are planned by; their own random numbers
 GAUGED = 40  # draws by which the time of the check for folds is measured
 
@@ -42,7 +42,7 @@ class OneStepSampler(OfFamilies, WithDensity, BaseSampler):
         return weighted
 
     def _hold_out(self, run) -> tuple[WeightedSample, float]:
-        """Held-out one-step draws with their weights, and the share of violations of injectivity among them."""
+        """One-step evaluation draws with their weights, and the share of violations of injectivity among them."""
         model, budget = run.model, run.budget
         target = StandardizedTarget.reported(run.energy, model.standardization)
         budget.progress.phase("judgement")
@@ -52,8 +52,10 @@ class OneStepSampler(OfFamilies, WithDensity, BaseSampler):
             start = time.perf_counter()
             while done < total:
                 a_row = (time.perf_counter() - start) / done if done else 1 / target.energy.evals_per_second
-                least = 0 if done else FEWEST_HELD_OUT
-                n = budget.n_affordable(min(FEWEST_HELD_OUT if not done else PART, total - done), a_row, 1, least)
+                least = 0 if done else FEWEST_EVALUATION_DRAWS
+                n = budget.n_affordable(
+                    min(FEWEST_EVALUATION_DRAWS if not done else PART, total - done), a_row, 1, least
+                )
                 if not n and done:
                     break
                 parts.append(model.call_and_log_weight(latent[done : done + max(n, 2)], target))

@@ -21,7 +21,7 @@ FEWEST_PARTICLES = 20
 LARGEST_RESERVE = 0.25  # of a limit of time, for the judgement
 JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
 MAX_NUMBERS = 5_000_000  # held by the paths of the judgement
-MIN_RESAMPLED_SHARE = 0.1  # effective share of path weights that is good enough to resample their ends by
+MIN_RESAMPLED_SHARE = 0.1  # normalised ESS of path weights that is good enough to resample their ends by
 FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
 
 
@@ -83,7 +83,7 @@ def exchange_paths(population, model, target, n_steps, z, log_weights, generator
     """Let the ends (n, d) of trajectories with their log path weights (n,) take the places of particles."""
 
     def weigh(x):
-        """Of paths with their law under the target, which end at particles x."""
+        """Of paths with their distribution under the target, which end at particles x."""
         _, log_ratio = model.noise_back(x, model.grid(n_steps), target, lambda k: randn(generator, x.shape))
         return target.log_prob(x) + log_ratio
 
@@ -138,7 +138,7 @@ def renew_particles(run, n_steps: int, on_particles: bool, averaged) -> None:
 
 
 def judge_paths(run, n_steps: int) -> WeightedSample:
-    """Held-out paths of a run's chain; the untrained control is kept where training has clearly lowered the bound.
+    """Evaluation paths of a run's chain; the untrained control is kept where training has clearly lowered the bound.
 
     Few particles in high dimension, or few iterations, can teach less than the standardisation knows. Particles are
     exchanged for ends of the paths, or are these where there are none.
@@ -152,7 +152,7 @@ def judge_paths(run, n_steps: int) -> WeightedSample:
         before = run.untrained.requires_grad_(False).eval()
         n_before = min(n, max(by.n_compared * n // by.n_judged, 20))
         first, first_weights = weighted_paths(before, reported, n_steps, n_before, run.generator)
-        if _bound(log_weights) + by.spoiled < _bound(first_weights):
+        if _bound(log_weights) + by.regression_margin < _bound(first_weights):
             run.model, z, log_weights = before, first, first_weights
         if run.population is not None:
             with contextlib.suppress(Spent):

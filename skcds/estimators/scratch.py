@@ -36,8 +36,7 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     Parameters
     ----------
-    n_features : int, default=None
-        Dimension; by default ``energy_fn.n_features``.
+    {n_features}
     {bounds}
     {periodic}
     {feature_names}
@@ -104,11 +103,8 @@ class ConsistentSamplerScratch(OneStepSampler):
     Examples
     --------
     >>> from skcds import ConsistentSamplerScratch
-    >>> sampler = ConsistentSamplerScratch(
-    ...     n_features=2, n_steps=16, max_iter=50, random_state=0
-    ... )
-    >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
-    ConsistentSamplerScratch(...)
+    >>> sampler = ConsistentSamplerScratch(2, n_steps=16, max_iter=50, random_state=0)
+    >>> sampler = sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     >>> sampler.sample(4, random_state=0).shape
     (4, 2)
     """
@@ -217,14 +213,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         model, generator, objective = run.model, run.generator, self._specified("objective")
         map_batch = objective.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         batch = map_batch if model.map.invertible else self.batch_size
-        consistency = SelfConsistencyLoss(
-            model, run.target, states, batch, generator, objective.ema_decay, objective.huber
-        )
+        options = objective.ema_decay, objective.huber
+        consistency = SelfConsistencyLoss(model, run.target, states, batch, generator, *options)
         if not (objective.refine and model.map.invertible):
             return consistency
         levels = levels_of_steps(model.steps, generator)
         likelihood = LikelihoodLoss(
-            model, run.population, map_batch, model, run.target, levels, model.leap_levels(),
+            model, run.population, map_batch, model, run.target, levels, model.partial_levels(),
             **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
         )  # fmt: skip
         weight = objective.weight
@@ -249,9 +244,9 @@ class ConsistentSamplerScratch(OneStepSampler):
             A family is sampled in one step.
         method : {"map", "chain"}, default=None
             How more than one step are taken. "map" is the few-step version of Algorithm 4: all are equal steps of the
-            map, and need no energy. "chain" leaps in the first step to a level with little noise, and leaves the rest
-            to steps of the stochastic chain; the control may read the energy's score there. By default "chain" for a
-            coupling map, "map" for a residual one, for which there is no "chain".
+            map, and need no energy. "chain" goes by the map to a level with little noise in the first step, and on from
+            there by steps of the stochastic chain; the control may read the energy's score there. By default "chain"
+            for a coupling map, "map" for a residual one, for which there is no "chain".
         {polish}
         {exact}
         energy_fn, grad_fn : callable, optional
@@ -305,7 +300,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         Returns
         -------
         log_density : ndarray of shape (n,)
-            Natural logarithms, float64. ``-inf`` on the bounds, outside of them, and at infinity.
+            Float64. ``-inf`` on the bounds, outside of them, and at infinity.
 
         Raises
         ------
@@ -333,9 +328,8 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None, exact=False):
         n_steps, method = self._check_steps(n_steps), self._method(method)
         if exact:
-            return self._exact_plan(
-                exact, density, n_steps=n_steps, polish=polish, return_log_density=return_log_density
-            )
+            others = {"n_steps": n_steps, "polish": polish, "return_log_density": return_log_density}
+            return self._exact_plan(exact, density, **others)
         if return_log_density:
             return self._plan_with_density(polish, n_steps=n_steps, method=method)
         if check_count(polish, "polish", 0):
@@ -343,12 +337,11 @@ class ConsistentSamplerScratch(OneStepSampler):
         if n_steps == 1 or method == "map":
             return lambda normal: in_parts(lambda z: self._model.walk(z, n_steps), normal(0))
         target = self._target(density, "sample") if self._model.needs_score else None
-        return lambda normal: self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
+        return lambda normal: self._model.partial_map_and_simulate(normal(n_steps - 1), n_steps, target, normal)[0]
 
     def _needs_energy(self, *, n_steps=1, method=None, polish=0, exact=False, **options):
-        return (
-            polish > 0 or bool(exact) or (n_steps > 1 and self._method(method) == "chain" and self._model.needs_score)
-        )
+        chain = n_steps > 1 and self._method(method) == "chain"
+        return polish > 0 or bool(exact) or (chain and self._model.needs_score)
 
     @guest
     def sample_weighted(
@@ -366,7 +359,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         {context}
         method : {"map", "chain"}, default=None
             As in `sample`. The weights of the map are those of the Jacobian of all its steps together, those of the
-            chain are path weights with the exact density of the leap.
+            chain are path weights with the exact density of the partial map.
         {energy_fn}
 
         Returns
@@ -381,12 +374,12 @@ class ConsistentSamplerScratch(OneStepSampler):
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         if n_steps == 1 or method == "map":
             return self._weigh_map(
-                n, random_state, target, self._model.walker(n_steps),
+                n, random_state, target, self._model.composed(n_steps),
                 lambda latent, target: self._model.call_and_log_weight(latent, target, n_steps),
             )  # fmt: skip
 
         def draw(normal):
-            z, log_ratio = self._model.leap_and_simulate(normal(n_steps - 1), n_steps, target, normal)
+            z, log_ratio = self._model.partial_map_and_simulate(normal(n_steps - 1), n_steps, target, normal)
             return z, log_ratio + target.log_prob(z)
 
         return self._weighted_draws(n, random_state, target, draw, is_bound=True)

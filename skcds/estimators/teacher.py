@@ -1,15 +1,16 @@
 """The teacher of a student: as it was given, or fitted on the way, within a share of the student's limits."""
 
-__all__ = ["FEWEST_WITH_TEACHER", "few_evals", "fitted_teacher", "unwrapped"]
+__all__ = ["FEWEST_WITH_TEACHER", "few_evals", "fitted_teacher", "one_of_several", "unwrapped"]
 
 import numpy as np
 from sklearn.base import clone
 
 from .._support.devices import randint
+from .._support.forks import seed_of
 from .._support.warnings import muted
 from ..explore.few_evaluations import Adaptive
 from ..explore.specifications import Pilot
-from ..train.budget import FEWEST_EVALS
+from ..train.budget import FEWEST_EVALS, Budget
 from .diffusion import DiffusionSampler
 
 FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
@@ -18,11 +19,11 @@ FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that no
 FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
 
 
-def few_evals(student) -> bool:
+def few_evals(student, budget: Budget) -> bool:
     """Whether a student's evaluations are so few that those of its teacher are kept."""
     start = student._specified("start")
     by = start.adaptive if isinstance(start, Pilot) else Adaptive()
-    return student.max_energy_evals is not None and student.max_energy_evals <= by.max_evals
+    return budget.max_energy_evals is not None and budget.max_energy_evals <= by.max_evals
 
 
 def fitted_teacher(student, run):
@@ -35,6 +36,29 @@ def fitted_teacher(student, run):
     teacher = clone(teacher) if teacher is not None else DiffusionSampler()
     if teacher.random_state is None:
         teacher.random_state = seed
+    teacher.set_params(**_parameters(student, teacher, energy, budget))
+    path = budget.checkpoint.path
+    with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
+        teacher.fit(
+            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
+        )
+    energy.n_invalid += vars(teacher)["_energy"].n_invalid
+    budget.interrupted |= teacher.interrupted_
+    if budget.max_energy_evals is not None:
+        budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
+        share = FRUGAL_JUDGEMENT_SHARE if few_evals(student, budget) else budget.training.judgement_share
+        budget.evals_reserve = share * budget.max_energy_evals
+    run.fitted |= {
+        "teacher_": teacher,
+        "n_energy_evals_before": teacher.n_energy_evals_,
+        "n_grad_evals_before": teacher.n_grad_evals_,
+        "n_network_evals_before": teacher.n_network_evals_,
+    }
+    return teacher
+
+
+def _parameters(student, teacher, energy, budget: Budget) -> dict:
+    """Parameters of a teacher that is fitted here: the student's density and start, and shares of its limits."""
     limits = {"n_features": energy.n_features, "verbose": max(student.verbose, teacher.verbose)}
     limits |= {"bounds": energy.bounds and energy.bounds.to_array(), "periodic": None}
     if energy.bounds is not None and energy.bounds.periodic.any():
@@ -46,28 +70,11 @@ def fitted_teacher(student, run):
     if student.max_time is not None:
         left = student.max_time - budget.elapsed()
         limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
-    if student.max_energy_evals is not None:
-        share = FRUGAL_TEACHER_SHARE if few_evals(student) else TEACHER_SHARE
-        evals = int(share * (student.max_energy_evals - energy.n_energy_evals))
-        limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
-    path = budget.checkpoint.path
-    with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
-        teacher.set_params(**limits).fit(
-            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
-        )
-    energy.n_invalid += vars(teacher)["_energy"].n_invalid
-    budget.interrupted |= teacher.interrupted_
     if budget.max_energy_evals is not None:
-        budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
-        share = FRUGAL_JUDGEMENT_SHARE if few_evals(student) else budget.training.judgement_share
-        budget.evals_reserve = share * budget.max_energy_evals
-    run.fitted |= {
-        "teacher_": teacher,
-        "n_energy_evals_before": teacher.n_energy_evals_,
-        "n_grad_evals_before": teacher.n_grad_evals_,
-        "n_network_evals_before": teacher.n_network_evals_,
-    }
-    return teacher
+        share = FRUGAL_TEACHER_SHARE if few_evals(student, budget) else TEACHER_SHARE
+        evals = int(share * (budget.max_energy_evals - energy.n_energy_evals))
+        limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
+    return limits
 
 
 def _start_of(teacher, given):
@@ -78,6 +85,17 @@ def _start_of(teacher, given):
     if isinstance(own, Pilot) and own.begin is None and isinstance(given, Pilot):
         return own.set_params(begin=given.begin)
     return own
+
+
+def one_of_several(teacher, k: int):
+    """The teacher of fit k of several: of an unfitted one a clone, with another seed for every fit."""
+    if not isinstance(teacher, DiffusionSampler) or hasattr(teacher, "_model"):
+        return teacher
+    found = clone(teacher)
+    if found.random_state is not None:
+        sequence = np.random.SeedSequence([seed_of(found.random_state), k])
+        found.random_state = int(sequence.generate_state(1)[0])
+    return found
 
 
 def unwrapped(teacher):

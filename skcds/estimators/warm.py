@@ -13,7 +13,7 @@ from ..models.maps import OneStepModel
 from ..models.networks import without_draws
 from ..train.particles import CORRECTION_MOVES, Population, effective_share, systematic_index
 
-MIN_SHARE = 0.1  # effective share of the old particles under the new energy, by which they can be resampled
+MIN_SHARE = 0.1  # normalised ESS of the old particles under the new energy, by which they can be resampled
 SAME_SHARE = 0.99  # from which they are kept as they are
 MAX_GAIN = 1.0  # nats of their mean log density that a few moves may bring, where the old densities are not known
 

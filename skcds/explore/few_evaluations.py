@@ -160,6 +160,11 @@ class Adaptive(Part):
     ----------
     max_evals, fewest_evals : int, default=300000 and 500
         With evaluations left between these, points are weighed and all kept.
+    seconds : float, default=120.0
+        That evaluations of a fit without limits may take, where `max_evals` of them take longer: about what its
+        training takes.
+    levels : tuple of int, default=(10000, 30000, 100000)
+        Evaluations that such a fit is limited to: the largest that take no longer, or the first.
     max_features : int, default=64
         In which mixtures and maps can be fitted to thousands of points.
     time_share, evals_share : float, default=0.6 and 0.9
@@ -199,6 +204,8 @@ class Adaptive(Part):
     constraints: ClassVar[dict] = {
         "max_evals": [not_negative],
         "fewest_evals": [at_least_one],
+        "seconds": [not_negative],
+        "levels": [tuple],
         "max_features": [not_negative],
         "time_share": [share],
         "evals_share": [share],
@@ -222,6 +229,8 @@ class Adaptive(Part):
 
     max_evals: int = 300_000
     fewest_evals: int = 500
+    seconds: float = 120.0
+    levels: tuple[int, ...] = (10_000, 30_000, 100_000)
     max_features: int = 64
     time_share: float = 0.6
     evals_share: float = 0.9

@@ -179,10 +179,10 @@ def check_directions(
     """Refuse a density whose energy grows too slowly along some direction, to one of its sides or both.
 
     Too slowly is less than for a tail like 1 / x: by less than log(D) nats over D standard deviations. Particles with
-    the law of a density have ``E[u . x u . grad E(x)] = 1`` for x centred and u of unit length, where no boundary of
-    the support comes in (integration by parts). Only coordinates and principal axes for which that does not hold are
-    looked along, or all where there is no gradient. With `n_evals`, for particles that follow the law less closely, all
-    are looked along, from as many particles as so many evaluations allow.
+    the distribution of a density have ``E[u . x u . grad E(x)] = 1`` for x centred and u of unit length, where no
+    boundary of the support comes in (integration by parts). Only coordinates and principal axes for which that does not
+    hold are looked along, or all where there is no gradient. With `n_evals`, for particles that follow it less closely,
+    all are looked along, from as many particles as so many evaluations allow.
     """
     (loc, covariance), d = moments, x.shape[1]
     axes = torch.eye(d, dtype=torch.float64, device=loc.device)

@@ -127,7 +127,7 @@ class Tempering(Part):
 @register_specification
 @dataclass(frozen=True, repr=False)
 class Tails(Part):
-    """Heavy tails of the particles, with which the run is repeated in coordinates that tame them.
+    """Heavy tails of the particles, with which the run is repeated in coordinates behind a sinh transform.
 
     The defaults are unmeasured.
 

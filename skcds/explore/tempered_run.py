@@ -79,7 +79,7 @@ class TemperedRun:
         return PilotResult(log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
 
     def smoothness(self) -> float:
-        """Finest scale of the target along any coordinate, after moves that adapt their step size."""
+        """Finest length scale of the target along any coordinate, after moves that adapt their step size."""
         standardization = self.standardized()
         target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
         population = Population(target, standardization.inverse(self.x), self.generator)
@@ -110,7 +110,7 @@ def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | N
 
 
 def finest_scale(population: Population) -> Tensor:
-    """Finest scale of the target along each standardised coordinate, (d,), at most 1.
+    """Finest length scale of the target along each standardised coordinate, (d,), at most 1.
 
     One over the root-mean-square score; without gradient, from the step that random-walk moves were tuned to (2.4 /
     sqrt(d) scales are best; Roberts, Gelman & Gilks 1997).

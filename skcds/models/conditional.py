@@ -236,7 +236,7 @@ class GivenModel:
         """Latents (m r, d) to standardised points."""
         return self.map(z)
 
-    def walker(self, n_steps: int = 1) -> GivenMap:
+    def composed(self, n_steps: int = 1) -> GivenMap:
         """The map."""
         return self.map
 

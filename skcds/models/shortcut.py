@@ -94,7 +94,7 @@ class ShortcutModel(DiffusionModel):
             z = self.map(z, level[None], to[None])
         return z
 
-    def walker(self, n_steps: int) -> "ComposedMap":
+    def composed(self, n_steps: int) -> "ComposedMap":
         """`walk` in the form of a one-step map."""
         return ComposedMap(self, n_steps)
 
@@ -106,7 +106,7 @@ class ShortcutModel(DiffusionModel):
 
     def _walk_and_log_det(self, z, n_steps):
         if not self.map.invertible:
-            z, jacobian = self.walker(n_steps).jacobian(z)
+            z, jacobian = self.composed(n_steps).jacobian(z)
             return z, torch.linalg.slogdet(jacobian)[1]
         total = z.new_zeros(len(z))
         for level, to in self.steps.pairs(n_steps):
@@ -114,7 +114,7 @@ class ShortcutModel(DiffusionModel):
             total = total + log_det
         return z, total
 
-    def leap(self, n_steps: int) -> tuple[Tensor, Grid]:
+    def partial_step(self, n_steps: int) -> tuple[Tensor, Grid]:
         """Level that the partial map goes to in the first of n steps, and the grid of the chain's steps from there.
 
         Each of the chain's steps goes over N / n_steps finest steps, at most `LARGEST_CHAIN_STEP`.
@@ -123,18 +123,18 @@ class ShortcutModel(DiffusionModel):
         grid = self.grid(self.steps.n_steps).tail(n_steps - 1, size)
         return grid.log_snr[0], grid
 
-    def leap_levels(self) -> Tensor:
-        """Levels (k,) that the map leaps to in the first of 2, 4, ... steps."""
-        return torch.stack([self.leap(2**j)[0] for j in range(1, self.steps.n_steps.bit_length())])
+    def partial_levels(self) -> Tensor:
+        """Levels (k,) that the partial map goes to in the first of 2, 4, ... steps."""
+        return torch.stack([self.partial_step(2**j)[0] for j in range(1, self.steps.n_steps.bit_length())])
 
     @torch.no_grad()
-    def leap_and_simulate(self, latent: Tensor, n_steps: int, target, noise_source) -> tuple[Tensor, Tensor]:
+    def partial_map_and_simulate(self, latent: Tensor, n_steps: int, target, noise_source) -> tuple[Tensor, Tensor]:
         """Take the partial map to a level with noise, and go on from there by the chain.
 
         Returns the ends (n, d) and a log ratio (n,) as `simulate` does, with the density of the partial map in place of
         the prior's. With the log density of the ends it is the log path weight.
         """
-        level, grid = self.leap(n_steps)
+        level, grid = self.partial_step(n_steps)
         x, log_det = self.map.call_and_log_det(latent, self.start(), level[None])
         z, log_ratio = self.simulate(x, grid, target, noise_source)
         density_ratio = 0.5 * (latent.double() ** 2 - x.double() ** 2).sum(1) + log_det.double()

@@ -69,6 +69,11 @@ class Budget:
         if self.max_energy_evals is not None:
             self.evals_reserve = min(self.training.judgement_share * self.max_energy_evals, 20_000)
 
+    def limit_evals(self, n: int) -> None:
+        """Allow n evaluations, where there was no limit."""
+        self.max_energy_evals = n
+        self.reserve()
+
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self.start

@@ -150,7 +150,7 @@ class Population:
         A draw with weight w takes the place of a particle with weight v with probability ``min(1, w / v)`` (Tierney
         1994), which leaves the target invariant however poor the draws are: what they know less of stays. The weights
         may be those of random paths that end at the particles (see `DiffusionModel.noise_back`), as the path is drawn
-        from its law under the target: Metropolis on the space of paths.
+        from its distribution under the target: Metropolis on the space of paths.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class Population:
         return float(accepted.double().mean())
 
     def correct(self, z: Tensor, log_weights: Tensor, min_share: float) -> float:
-        """Replace the particles by a resample of weighted draws, then move them; returns the weights' effective share.
+        """Replace the particles by a resample of weighted draws, then move them; returns the weights' normalised ESS.
 
         The weights are truncated at sqrt(n) times their mean (Ionides 2008). Nothing changes when the share is below
         `min_share`: the draws then know less than the particles.

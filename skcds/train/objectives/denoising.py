@@ -17,8 +17,8 @@ class DenoisingLoss(Objective):
     """Simulation-free score matching on particles that keep moving.
 
     The regression target mixes the noise itself with the target-score identity ``-s score(x_0) / a`` (De Bortoli et al.
-    2024), weighted by ``c = s^2 / (s^2 + a^2 w^2)`` where w is the finest scale along each coordinate: each is used
-    where its variance is small. The variance is fitted by the likelihood of the true step (the bound of Nichol &
+    2024), weighted by ``c = s^2 / (s^2 + a^2 w^2)`` where w is the finest length scale along each coordinate: each is
+    used where its variance is small. The variance is fitted by the likelihood of the true step (the bound of Nichol &
     Dhariwal 2021, with the expectation over x_{k+1} taken in closed form), which leaves the mean alone.
 
     Parameters

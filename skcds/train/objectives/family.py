@@ -59,7 +59,7 @@ class Renewal:
     source : ContextSource
         Where contexts come from.
     progress : Progress
-        Told the mean normalised ESS.
+        Told the mea normalised ESS.
     by : FamilyTraining
         How many contexts, draws and moves there are at a time.
     """

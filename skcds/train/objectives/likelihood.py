@@ -27,13 +27,14 @@ class LikelihoodLoss(Objective):
     """Minus the weighted mean log density of the mapped states at particles that keep moving: covers the mass.
 
     Particles count by a power of their weight under the map, ``(p / q)^(order - 1)``, truncated. This turns the
-    Kullback-Leibler divergence of the target p from the law q of one-step draws into Renyi's of a larger order: that of
-    order 2 is the variance of the weights (Midgley et al. 2023, who draw particles by annealed importance sampling).
+    Kullback-Leibler divergence of the target p from the distribution q of one-step draws into Renyi's of a larger
+    order: that of order 2 is the variance of the weights (Midgley et al. 2023, who draw particles by annealed
+    importance sampling).
 
     At the prior end the density is that of one-step draws. Half as many states are mapped between other levels t and
-    t', where F(., t, t') has to carry the law p_t of the noised target to p_t': log p_t is not known there, but its
-    gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss needs.
-    All are inverted in one pass.
+    t', where F(., t, t') has to carry the distribution p_t of the noised target to p_t'. There log p_t is not known.
+    Its gradient at the inverse image is the score of the noised target, which is all that the gradient of the loss
+    needs. All are inverted in one pass.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class LikelihoodLoss(Objective):
         What the control reads.
     levels : callable
         ``levels(n)`` gives the levels (n,) that the map goes from and to, as log signal-to-noise ratios.
-    leaps : Tensor, optional
+    partial_levels : Tensor, optional
         Levels (k,) that the map goes to from the prior end, beside the target: half as many states go there as to the
         target, with half the weight.
     order : float, default=1.5
@@ -71,7 +72,7 @@ class LikelihoodLoss(Objective):
         control,
         target,
         levels,
-        leaps: Tensor | None = None,
+        partial_levels: Tensor | None = None,
         order: float = Likelihood.order,
         move_every: int = Likelihood.move_every,
         exchange_every: int = Likelihood.exchange_every,
@@ -82,7 +83,8 @@ class LikelihoodLoss(Objective):
         self.regression = regression
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
-        self.control, self.target, self.levels, self.leaps, self.order = control, target, levels, leaps, order
+        self.control, self.target, self.levels = control, target, levels
+        self.partial_levels, self.order = partial_levels, order
 
     def __call__(self, iteration: int) -> Tensor:
         """The loss of one batch."""
@@ -94,8 +96,8 @@ class LikelihoodLoss(Objective):
         population, start = self.population, self.model.start().expand(n)
         particles, log_p = population.draw_with_log_prob(n)
         parts = [(particles, start, torch.full_like(start, torch.inf))]  # states at `to`, from, to
-        if self.leaps is not None:
-            to = self.leaps[randint(population.generator, 0, len(self.leaps), (half,))]
+        if self.partial_levels is not None:
+            to = self.partial_levels[randint(population.generator, 0, len(self.partial_levels), (half,))]
             parts.append((population.noised(half, to), start[:half], to))
         level, to = self.levels(half)
         parts.append((population.noised(half, to), level, to))
@@ -108,7 +110,7 @@ class LikelihoodLoss(Objective):
         if self.regression:
             fit = fit + self.regression * spread_of((log_p - log_p.mean()).float() - log_prob[:n])
         loss = fit + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
-        return loss if self.leaps is None else loss - 0.5 * log_prob[n:].mean()
+        return loss if self.partial_levels is None else loss - 0.5 * log_prob[n:].mean()
 
     def _with_gradient_of_the_score(self, x, log_det, level):
         """A scalar of value zero with the gradient of minus the mean of ``log p_t(x) + log_det``."""

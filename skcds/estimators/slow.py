@@ -1,0 +1,56 @@
+"""Energies that take long: a fit without limits sets itself one of evaluations."""
+
+__all__ = ["limit_slow"]
+
+import time
+
+import torch
+
+from .._support.devices import generator_on, randn
+from ..density.energy import Energy
+from ..explore.few_evaluations import Adaptive
+from ..explore.specifications import Pilot
+from ..train.budget import Budget
+
+FIRST_ROWS, MOST_ROWS = 16, 1024  # of the calls that measure the rate of evaluations
+LONG = 0.05  # seconds of a call, after which no larger one is tried
+
+
+def limit_slow(sampler, energy: Energy, budget: Budget) -> None:
+    """Limit the evaluations of a fit that has no limits, where the energy is slow.
+
+    A fit without limits makes millions of evaluations, which are hours where one takes a millisecond. Some ten thousand
+    are enough if all are kept (see `skcds.explore.adaptive`). The limit is the largest of ``levels`` of `Adaptive` that
+    ``seconds`` are enough for, and the smallest one in any case: coarse steps, so that fits on one machine agree.
+    """
+    start = sampler._specified("start")
+    by = start.adaptive if isinstance(start, Pilot) else Adaptive()
+    limited = budget.max_time is not None or budget.max_energy_evals is not None
+    if limited or not isinstance(start, Pilot | None) or energy.n_features > by.max_features:
+        return
+    enough = by.max_evals / by.seconds
+    if energy.evals_per_second >= enough:
+        return
+    affordable = by.seconds * _rate(energy, enough)
+    if affordable < by.max_evals:
+        budget.limit_evals(max([by.levels[0], *(level for level in by.levels if level <= affordable)]))
+
+
+def _rate(energy: Energy, enough: float) -> float:
+    """Evaluations a second in large calls, or in calls that are large enough to tell that it is `enough`.
+
+    Every size is tried twice, since the first call of a size may compile.
+    """
+    generator, rows, rate = generator_on(energy.device, 0), FIRST_ROWS, 0.0
+    while rows <= MOST_ROWS:
+        seconds = 0.0
+        for _ in range(2):
+            points = randn(generator, rows, energy.n_features, dtype=torch.float64)
+            begun = time.perf_counter()
+            energy.log_prob(points)
+            seconds = time.perf_counter() - begun
+        rate = rows / max(seconds, 1e-9)
+        if rate >= enough or seconds > LONG:
+            break
+        rows *= 4
+    return rate
