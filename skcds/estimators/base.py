@@ -206,8 +206,7 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
                 density, n_features, generator, bounds, budget, None if begin is None else begin.points
             )
             budget.energy = energy
-            if contexts is None:
-                limit_slow(self, energy, budget)
+            n_gauged = limit_slow(self, energy, budget) if contexts is None else 0
             if kept is not None:
                 kept.check(energy)
             if checkpoint is not None:
@@ -219,7 +218,7 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
         energy.release()
         self._warn_of_an_early_end(budget, fitted["n_iter_"])
         self.__dict__.update(
-            self._with_counts(fitted, energy, network),
+            self._with_counts(fitted, energy, network, n_gauged),
             feature_names_out_=names,
             _derived=kept,
             interrupted_=budget.interrupted,
@@ -280,9 +279,9 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
                 ConvergenceWarning,
             )
 
-    def _with_counts(self, fitted: dict, energy: Energy, network) -> dict:
+    def _with_counts(self, fitted: dict, energy: Energy, network, n_gauged: int) -> dict:
         """Fitted attributes with those of the energy, and what was spent on it."""
-        counts = {"energy": energy.n_energy_evals, "grad": energy.n_grad_evals, "network": network.rows}
+        counts = {"energy": energy.n_energy_evals + n_gauged, "grad": energy.n_grad_evals, "network": network.rows}
         spent = {f"n_{what}_evals_": n + fitted.pop(f"n_{what}_evals_before", 0) for what, n in counts.items()}
         of_energy = {"_energy": energy, "_energy_name": None, "_lost_energy": None}
         return {"n_features_in_": energy.n_features, **fitted, **spent, **Bounds.as_fitted(energy.bounds), **of_energy}

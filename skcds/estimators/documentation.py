@@ -20,7 +20,8 @@ max_energy_evals : int, default=None
     particles, fewer moves of them, and without scores of the target where they are few.
     With at most 300 000 all points that the pilot draws are kept and weighed (adaptive importance sampling).
     Without `max_time` and this, a fit in up to 64 dimensions to an energy of which 300 000 take more than two minutes
-    is limited to 10 000, 30 000 or 100 000 by itself: the most that take no longer, or 10 000.
+    is limited to 10 000, 30 000 or 100 000 by itself: the most that take no longer, or 10 000. Up to some hundred more
+    measure how long they take.
 n_init : int, default=1
     Independent fits, each with the limits of one, of which the best by the evidence lower bound of evaluation draws
     is kept. The bound hardly minds a missed mode.

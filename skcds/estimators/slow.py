@@ -16,8 +16,10 @@ FIRST_ROWS, MOST_ROWS = 16, 1024  # of the calls that measure the rate of evalua
 LONG = 0.05  # seconds of a call, after which no larger one is tried
 
 
-def limit_slow(sampler, energy: Energy, budget: Budget) -> None:
-    """Limit the evaluations of a fit that has no limits, where the energy is slow.
+def limit_slow(sampler, energy: Energy, budget: Budget) -> int:
+    """Limit the evaluations of a fit that has no limits, where the energy is slow; how many that took to find out.
+
+    The energy does not count these: their number depends on the clock, and what a fit makes of its limit must not.
 
     A fit without limits makes millions of evaluations, which are hours where one takes a millisecond. Some ten thousand
     are enough if all are kept (see `skcds.explore.adaptive`). The limit is the largest of ``levels`` of `Adaptive` that
@@ -27,13 +29,16 @@ def limit_slow(sampler, energy: Energy, budget: Budget) -> None:
     by = start.adaptive if isinstance(start, Pilot) else Adaptive()
     limited = budget.max_time is not None or budget.max_energy_evals is not None
     if limited or not isinstance(start, Pilot | None) or energy.n_features > by.max_features:
-        return
+        return 0
     enough = by.max_evals / by.seconds
     if energy.evals_per_second >= enough:
-        return
+        return 0
+    before = energy.n_energy_evals
     affordable = by.seconds * _rate(energy, enough)
     if affordable < by.max_evals:
         budget.limit_evals(max([by.levels[0], *(level for level in by.levels if level <= affordable)]))
+    n_gauged, energy.n_energy_evals = energy.n_energy_evals - before, before
+    return n_gauged
 
 
 def _rate(energy: Energy, enough: float) -> float:
