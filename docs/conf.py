@@ -35,6 +35,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
+    "parallel": 2,
     "abort_on_example_error": True,
     "matplotlib_animations": False,
     "capture_repr": ("_repr_html_",),

@@ -28,14 +28,8 @@ def infected(parameters, days=DAYS):
         new, well = contact * state[0] * state[1] / N_PEOPLE, recovery * state[1]
         return [-new, new - well]
 
-    found = solve_ivp(
-        flow,
-        (0, days[-1]),
-        [N_PEOPLE - first, first],
-        t_eval=days,
-        rtol=1e-6,
-        atol=1e-6,
-    )
+    options = {"method": "LSODA", "t_eval": days, "rtol": 1e-6, "atol": 1e-6}
+    found = solve_ivp(flow, (0, days[-1]), [N_PEOPLE - first, first], **options)
     return found.y[1].clip(1e-6) if found.success else np.full(len(days), np.nan)
 
 
