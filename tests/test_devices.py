@@ -22,7 +22,7 @@ from skcds.specifications import Climbs, Race
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
 # Few runs and climbs: on the pretend device every operation costs as much as a launch on a GPU.
-SHORT = {"race": Race(scales=(1.0, 3.0)), "climbs": Climbs(n_before=2, n_after=2)}
+SHORT = {"race": Race(scales=(1.0, 3.0)), "climbs": Climbs(n_before=2, n_after=2, n_further=0, wide=(3.0,))}
 QUICK = {"n_features": 2, "start": Pilot((0.0, 2.0), 100, **SHORT), "n_steps": 4, "batch_size": 128, "random_state": 0}
 TEACHER = {**QUICK, "max_iter": 220}  # long enough for particles to be exchanged
 MEAN = torch.tensor([1.0, -2.0])

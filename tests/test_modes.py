@@ -49,7 +49,7 @@ def test_spikes_are_found(case, seed):
 
 def test_without_climbs_it_is_lost(monkeypatch):  # negative control
     monkeypatch.setattr(
-        "skcds.explore.pilot.find_lost_modes", lambda energy, x, log_evidence, *rest: (x, log_evidence, 0)
+        "skcds.explore.pilot.find_lost_modes", lambda energy, x, log_evidence, *rest: (x, log_evidence, 0, [])
     )
     monkeypatch.setattr("skcds.explore.pilot._Pilot._climb", lambda self: None)
     result, x = run_pilot(Energy(spike(10, 0.025, 0.5), 10, generator=seeded(0)), 1000, seeded(0))

@@ -19,14 +19,14 @@ from scipy.stats import vonmises
 from sklearn.base import clone
 
 import skcds
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, Pilot
 from skcds.density.bounds import Bounds, periodic_of
 from skcds.density.circle import sparsest_place, wrapped
 from skcds.density.energy import Energy
-from skcds.explore import pilot
 from skcds.explore.modes import survey
+from skcds.explore.pilot import run_pilot
 from skcds.explore.start import Start
-from skcds.specifications import Survey
+from skcds.specifications import HighDimension, Survey
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 Z, TURN, KAPPA = 5.6, 2 * math.pi, 1.5
@@ -327,8 +327,8 @@ class TestFewEvaluations:
 
 
 class TestHighDimension:
-    def test_the_seam_is_opposite_to_the_mode_that_laplaces_approximation_is_at(self, monkeypatch):
-        monkeypatch.setattr(pilot, "FULL_COVARIANCE_MAX", 1)  # that it begins from there
+    def test_the_seam_is_opposite_to_the_mode_that_laplaces_approximation_is_at(self):
+        high = Pilot(high_dimension=HighDimension(n_features=1))  # that it begins from there
         bounds = Bounds.from_parameter([(0, TURN), (None, None)], 2, [0])
         energy = Energy(
             lambda x: -8 * torch.cos(x[:, 0] - 0.1) + 0.5 * x[:, 1] ** 2,
@@ -337,7 +337,7 @@ class TestHighDimension:
             torch.Generator().manual_seed(0),
             bounds,
         )
-        found, x = pilot.run_pilot(energy, 500, torch.Generator().manual_seed(0))
+        found, x = run_pilot(energy, 500, torch.Generator().manual_seed(0), pilot=high)
         assert abs(energy.bounds.seam[0] - math.pi - 0.1) < 0.5  # of the mode as it is seen from the first seam
         truth = math.log(TURN * ive(0, 8)) + 8 + 0.5 * math.log(TURN)
         assert abs(found.log_evidence - truth) < 0.3 and x.std(0).max() < 1.5

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import crossed, slow
+from samplers import SHORT
 from scipy import stats
 
 from skcds import Pilot
@@ -485,7 +486,7 @@ class TestFlatDirections:
         before = energy.n_energy_evals
         energy.monitor = Budget(None, 3000, energy)
         with pytest.raises(InvalidEnergyError, match=r"infinite mass: along .*x\[1\]"):
-            run_pilot(energy, 1000, seeded(0), energy.monitor, store=Store(2))
+            run_pilot(energy, 1000, seeded(0), energy.monitor, store=Store(2), pilot=Pilot(adaptive=SHORT))
         assert energy.n_energy_evals - before <= 3000
 
     def test_oblique(self):

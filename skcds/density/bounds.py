@@ -173,7 +173,7 @@ class Bounds:
     def cut_open(self, x: Tensor) -> "Bounds":
         """The same box with the seams where points (n, d) of it are sparsest."""
         seam = self.seam.clone()
-        for j in self.periodic.nonzero()[:, 0].tolist():
+        for j in to_numpy(self.periodic).nonzero()[0]:
             seam[j] = sparsest_place(x[:, j], float(self.width[j]))
         return Bounds(self.low, self.high, self.scale, seam)
 

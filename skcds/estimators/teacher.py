@@ -5,7 +5,7 @@ __all__ = ["FEWEST_WITH_TEACHER", "few_evals", "fitted_teacher", "one_of_several
 import numpy as np
 from sklearn.base import clone
 
-from .._support.devices import randint
+from .._support.devices import randint, to_numpy
 from .._support.forks import seed_of
 from .._support.warnings import muted
 from ..explore.few_evaluations import Adaptive
@@ -62,7 +62,7 @@ def _parameters(student, teacher, energy, budget: Budget) -> dict:
     limits = {"n_features": energy.n_features, "verbose": max(student.verbose, teacher.verbose)}
     limits |= {"bounds": energy.bounds and energy.bounds.to_array(), "periodic": None}
     if energy.bounds is not None and energy.bounds.periodic.any():
-        limits["periodic"] = energy.bounds.periodic.nonzero()[:, 0].tolist()
+        limits["periodic"] = to_numpy(energy.bounds.periodic).nonzero()[0].tolist()
     if teacher.device == "auto":
         limits["device"] = student.device
     if student.start is not None:

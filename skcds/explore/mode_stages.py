@@ -154,7 +154,7 @@ class Balance(Part):
         Of the evaluations left.
     max_features : int, default=64
         In which a mixture can be fitted.
-    n_draws, fewest_draws : int, default=40000 and 1000
+    n_draws, fewest_draws : int, default=40000 and 4000
         Of the mixture, at most, and at least. No more than two for each particle are made.
     n_fitted : int, default=4000
         Particles that the mixture is fitted to.
@@ -196,7 +196,7 @@ class Balance(Part):
     share: float = 0.1
     max_features: int = 64
     n_draws: int = 40_000
-    fewest_draws: int = 1000
+    fewest_draws: int = 4000
     n_fitted: int = 4000
     max_components: int = 50
     points_a_component: int = 10
