@@ -95,6 +95,7 @@ class Energy:
     has_gradient: bool
     valid: Tensor
     latest: Tensor
+    known: Any = None  # `Evaluations` of the user
 
     def __init__(
         self, energy_fn: Callable, n_features: int, grad_fn: Callable | None = None, generator=None,
@@ -124,7 +125,7 @@ class Energy:
 
     def release(self) -> None:
         """Leave the limits of a fit behind."""
-        self.monitor, self.rows = None, CHUNK_ROWS
+        self.monitor, self.known, self.rows = None, None, CHUNK_ROWS
 
     @classmethod
     def of(cls, density: Density, n_features: int, *args, **options) -> "Energy":

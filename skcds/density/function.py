@@ -4,6 +4,7 @@ __all__ = ["Density"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,13 @@ class Density:
         Maps points (n, n_features) to energies (n,).
     grad_fn : callable or None
         Maps points (n, n_features) to gradients (n, n_features).
+    evaluations : tuple or None
+        Points and energies that the user has evaluated before.
     """
 
     energy_fn: Callable
     grad_fn: Callable | None = None
+    evaluations: Any = None
 
     @classmethod
     def of(cls, energy_fn, grad_fn=None) -> "Density | None":
@@ -31,7 +35,7 @@ class Density:
     @property
     def about_contexts(self) -> dict:
         """Arguments of `fit` beside the functions."""
-        return {}
+        return {} if self.evaluations is None else {"evaluations": self.evaluations}
 
     @classmethod
     def in_options(cls, options: dict) -> dict:

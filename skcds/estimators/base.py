@@ -27,6 +27,7 @@ from ..density.contexts import context_names_of
 from ..density.energy import Energy
 from ..density.families import FamilyDensity, FamilyEnergy, open_energy
 from ..density.function import Density
+from ..explore.evaluations import Evaluations
 from ..explore.specifications import as_start
 from ..io.export import checked_names
 from ..io.registry import register_sampler
@@ -63,7 +64,7 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
     _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
 
     __metadata_request__fit = dict.fromkeys(
-        ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names", "derived"), UNUSED
+        ("energy_fn", "grad_fn", "checkpoint", "contexts", "draws", "context_names", "evaluations", "derived"), UNUSED
     )
     __metadata_request__score = dict.fromkeys(("energy_fn", "grad_fn", "n", "random_state", "context"), UNUSED)
 
@@ -131,7 +132,7 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
     @guest
     def fit(
         self, energy_fn, y=None, *, grad_fn=None, checkpoint=None, contexts=None, draws=None, context_names=None,
-        derived=None,
+        derived=None, evaluations=None,
     ):  # fmt: skip
         """Learn to sample the density ``rho(x) = exp(-energy_fn(x))``, or a family ``exp(-energy_fn(x, c))``.
 
@@ -169,6 +170,11 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
             evaluated on draws, and are columns of data frames and of weighted draws. A pickle carries functions that
             can be imported by name, a saved file none. Where draws are in the unit cube of a prior
             (`skcds.adapters.from_prior`), the functions take the parameters.
+        evaluations : tuple of array-like of shapes (m, n_features) and (m,), optional
+            Points and their energies that were evaluated before, by an optimiser for example. A few are compared with
+            `energy_fn`; none counts. Climbs begin from the best of them, and with few evaluations the first draws are
+            from a mixture that is fitted to them. Where they came from is not known, so that they tell nothing about
+            log Z.
 
         Returns
         -------
@@ -187,7 +193,7 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
         """
         start = time.perf_counter()
         self._validate_params()
-        density = self._find_density(energy_fn, grad_fn, contexts, draws, context_names)
+        density = self._find_density(energy_fn, grad_fn, contexts, draws, context_names, evaluations)
         kept = self._find_derived(energy_fn, derived)
         if self.n_init > 1 and not (self.warm_start and hasattr(self, "_model")):
             return fit_several(self, density, checkpoint, start, kept)
@@ -207,8 +213,10 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
             )
             budget.energy = energy
             n_gauged = limit_slow(self, energy, budget) if contexts is None else 0
-            if kept is not None:
-                kept.check(energy)
+            energy.known = Evaluations.from_parameter(evaluations, n_features, bounds)
+            for told in (energy.known, kept):
+                if told is not None:
+                    told.check(energy)
             if checkpoint is not None:
                 state.begin(seed, self._identity(energy, density), budget, generator, network)
             try:
@@ -227,16 +235,18 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
         )
         return self
 
-    def _find_density(self, energy_fn, grad_fn, contexts, draws, context_names) -> Density:
+    def _find_density(self, energy_fn, grad_fn, contexts, draws, context_names, evaluations) -> Density:
         """What was passed to `fit`, as one."""
         if contexts is not None:
+            if evaluations is not None:
+                raise ValueError("evaluations= is for a single density, and contexts= makes a family: leave one out.")
             self._check_family()
             found: Density = FamilyDensity(energy_fn, grad_fn, contexts, draws, context_names)
         elif draws is not None or context_names is not None:
             name = "draws" if draws is not None else "context_names"
             raise ValueError(f"{name}= belongs to a family of densities: pass contexts=, too.")
         else:
-            found = Density(energy_fn, grad_fn)
+            found = Density(energy_fn, grad_fn, evaluations)
         earlier = getattr(self, "n_contexts_in_", 0) > 0
         if self.warm_start and hasattr(self, "_model") and earlier != (contexts is not None):
             raise ValueError(

@@ -40,8 +40,9 @@ def fitted_teacher(student, run):
     path = budget.checkpoint.path
     with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
         teacher.fit(
-            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher")
-        )
+            energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher"),
+            evaluations=energy.known and energy.known.given,
+        )  # fmt: skip
     energy.n_invalid += vars(teacher)["_energy"].n_invalid
     budget.interrupted |= teacher.interrupted_
     if budget.max_energy_evals is not None:

@@ -86,6 +86,9 @@ def explore(
     """
     by = Adaptive() if by is None else by
     first = first_proposal(energy, modes, gaussian, by.mixture)
+    known = None if energy.known is None else energy.known.mixture(energy, generator, by.mixture)
+    if known is not None:
+        first = TMixture.joined([(0.5, first), (0.5, known)])
     explorer = _Explorer(energy, store, modes, first, generator, ended, by)
     total = left()
     size = int(min(by.most_draws, max(by.fewest_draws, total / by.rounds)))

@@ -29,6 +29,9 @@ def starting_points(energy: Energy, generator: torch.Generator, n: int, by: Clim
     points = scales[torch.arange(n, device=energy.device) % len(scales), None] * z
     rows = min(len(energy.valid), max(n // 2, 1))
     points[n - rows :] = energy.valid[:rows]
+    if energy.known is not None:
+        best = energy.known.points(energy, n // 2)
+        points[: len(best)] = best
     return points
 
 

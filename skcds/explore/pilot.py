@@ -17,6 +17,7 @@ from ..train.budget import Budget
 from .adaptive import explore
 from .balance import balance
 from .climb import Mode
+from .evaluations import N_CLIMBS
 from .laplace import laplace_standardization
 from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
@@ -207,7 +208,10 @@ class _Pilot:
         """Modes to begin with, from where the user says, or from near and far."""
         if self.start is not None:
             return climbs_from(self.energy, self.start.points[:10], by=self.by.climbs)
-        return survey(self.energy, self.generator, self.by.adaptive.survey, self.by.climbs)
+        known = self.energy.known
+        best = [] if known is None else climbs_from(self.energy, known.points(self.energy, N_CLIMBS), by=self.by.climbs)
+        found = survey(self.energy, self.generator, self.by.adaptive.survey, self.by.climbs)
+        return [*best, *(mode for mode in found if not any(other.is_near(mode.x) for other in best))]
 
     def _cut_between_modes(self) -> None:
         """Seams of periodic coordinates far from the modes, which are climbed to again in the new coordinates.
