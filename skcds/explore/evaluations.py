@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._support.devices import randint
+from .._support.devices import randint, to_numpy
 from ..density.bounds import Bounds
 from ..density.energy import Energy
 from ..train.particles import systematic_index
@@ -60,7 +60,8 @@ class Evaluations:
                 "evaluations has to be a pair (X, E) of points (m, n_features) and their energies (m,); got "
                 f"{type(given).__name__}."
             )
-        x, energies = (np.array(value, dtype=np.float64) for value in given)
+        parts = (to_numpy(value) if isinstance(value, Tensor) else value for value in given)
+        x, energies = (np.array(value, dtype=np.float64) for value in parts)
         if x.ndim != 2 or x.shape[1] != n_features or energies.shape != x.shape[:1]:
             raise ValueError(
                 f"evaluations has to be a pair of points (m, {n_features}) and energies (m,); got arrays of shapes "
