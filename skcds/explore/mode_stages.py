@@ -24,6 +24,8 @@ class Climbs(Part):
         Climbs from the particles in the end, and for each of `wide` as many from around them.
     n_further : int, default=480
         Climbs after these, where there is a gradient, until another new mode is unlikely.
+    further_at_once : int, default=48
+        Descents at a time among these: a fit that makes them has evaluations to spare.
     chance_of_another : float, default=0.0001
         That the next climb ends at a new mode, with which they end; see `Survey`.
     few : int, default=4
@@ -62,6 +64,7 @@ class Climbs(Part):
         "n_before": [at_least_one],
         "n_after": [at_least_one],
         "n_further": [not_negative],
+        "further_at_once": [at_least_one],
         "chance_of_another": [share],
         "few": [at_least_one],
         "many_features": [at_least_one],
@@ -82,6 +85,7 @@ class Climbs(Part):
     n_before: int = 8
     n_after: int = 24
     n_further: int = 480
+    further_at_once: int = 48
     chance_of_another: float = 1e-4
     few: int = 4
     many_features: int = 50

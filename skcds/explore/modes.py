@@ -159,11 +159,12 @@ def find_lost_modes(
 def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Climbs, generator) -> list[Mode]:
     """Other modes, by climbs from around particles, after n climbs, until another mode is unlikely."""
     found: list[Mode] = []
-    for _ in range(0, by.n_further, by.batch_size):
+    many = by.set_params(batch_size=by.further_at_once)
+    for _ in range(0, by.n_further, many.batch_size):
         if _complete(n, [*modes, *found], by.chance_of_another):
             break
-        found += climbs_from(energy, _far_around(x, by.batch_size, by.wide, generator), [*modes, *found], by)
-        n += by.batch_size
+        found += climbs_from(energy, _far_around(x, many.batch_size, by.wide, generator), [*modes, *found], many)
+        n += many.batch_size
     return found
 
 
