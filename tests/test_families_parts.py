@@ -30,7 +30,9 @@ def generator(seed=0):
 
 
 def family(energy=gaussian, C=None, **options):
-    return open_energy(FamilyDensity(energy, None, contexts(200) if C is None else C), D, generator(), **options)
+    return open_energy(
+        FamilyDensity(energy, None, contexts=contexts(200) if C is None else C), D, generator(), **options
+    )
 
 
 def model(n_features=D, seed=0):

@@ -241,7 +241,9 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
             if evaluations is not None:
                 raise ValueError("evaluations= is for a single density, and contexts= makes a family: leave one out.")
             self._check_family()
-            found: Density = FamilyDensity(energy_fn, grad_fn, contexts, draws, context_names)
+            found: Density = FamilyDensity(
+                energy_fn, grad_fn, contexts=contexts, draws=draws, context_names=context_names
+            )
         elif draws is not None or context_names is not None:
             name = "draws" if draws is not None else "context_names"
             raise ValueError(f"{name}= belongs to a family of densities: pass contexts=, too.")
