@@ -67,7 +67,7 @@ def survey(energy: Energy, generator, by: Survey | None = None, climbs: Climbs |
     n = 0
     while n < by.n_climbs and (n < (by.fewest_climbs if modes else 1) or not _complete(n, modes, by.chance_of_another)):
         before, numbers = energy.n_energy_evals, range(n, n + climbs.batch_size)
-        modes += climbs_from(energy, _surveyed(energy, modes, numbers, by.distances, generator), modes, climbs)
+        modes += climbs_from(energy, _surveyed(energy, modes, numbers, by, generator), modes, climbs)
         n += climbs.batch_size
         if energy.n_energy_evals == before:  # nothing more is allowed
             break
@@ -79,13 +79,14 @@ def _complete(n: int, modes: list[Mode], chance_of_another: float) -> bool:
     return len(modes) * (len(modes) + 1) <= chance_of_another * n * (n - 1)
 
 
-def _surveyed(energy: Energy, modes: list[Mode], numbers: range, distances: tuple, generator) -> Tensor:
+def _surveyed(energy: Energy, modes: list[Mode], numbers: range, by: Survey, generator) -> Tensor:
     """Points (n, d) that the climbs of n numbers start from."""
-    points = []
+    points, distances = [], by.distances
     for k in numbers:
-        around = bool(modes) and k % 2 == 0
+        around = bool(modes) and k % (by.from_origin if len(modes) > 1 else 2) != 0
         x = torch.stack([mode.x for mode in modes]) if around else energy.valid.new_zeros(1, energy.n_features)
-        spread = distances[k // (1 + bool(modes)) % len(distances)] + x.std(0, unbiased=False)
+        width = by.widths[k // len(distances) % len(by.widths)]
+        spread = distances[k // (1 + bool(modes)) % len(distances)] + width * x.std(0, unbiased=False)
         points.append(x.mean(0) + spread * randn(generator, energy.n_features, dtype=torch.float64))
     return torch.stack(points)
 
