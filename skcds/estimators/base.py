@@ -207,16 +207,9 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
         bounds, begin = self._find_bounds_and_start(n_features, names, energy_fn)
         budget = self._new_budget(start, state)
         with contextlib.closing(budget.progress), count_evaluations() as network:
-            budget.progress.phase("probe")
-            energy = open_energy(
-                density, n_features, generator, bounds, budget, None if begin is None else begin.points
-            )
-            budget.energy = energy
-            n_gauged = limit_slow(self, energy, budget) if contexts is None else 0
-            energy.known = Evaluations.from_parameter(evaluations, n_features, bounds)
-            for told in (energy.known, kept):
-                if told is not None:
-                    told.check(energy)
+            energy, n_gauged = self._opened(density, n_features, generator, bounds, begin, budget)
+            if kept is not None:
+                kept.check(energy)
             if checkpoint is not None:
                 state.begin(seed, self._identity(energy, density), budget, generator, network)
             try:
@@ -234,6 +227,17 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
             fit_time_=time.perf_counter() - start,
         )
         return self
+
+    def _opened(self, density: Density, n_features: int, generator, bounds, begin, budget: Budget):
+        """The energy, probed, with what is known of it, and how many evaluations measured its rate."""
+        budget.progress.phase("probe")
+        energy = open_energy(density, n_features, generator, bounds, budget, None if begin is None else begin.points)
+        budget.energy = energy
+        n_gauged = 0 if isinstance(density, FamilyDensity) else limit_slow(self, energy, budget)
+        energy.known = Evaluations.from_parameter(density.evaluations, n_features, bounds)
+        if energy.known is not None:
+            energy.known.check(energy)
+        return energy, n_gauged
 
     def _find_density(self, energy_fn, grad_fn, contexts, draws, context_names, evaluations) -> Density:
         """What was passed to `fit`, as one."""
