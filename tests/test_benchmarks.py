@@ -22,6 +22,7 @@ paper_tables = importlib.import_module("paper_tables")
 sizes = importlib.import_module("sizes")
 few_evaluations = importlib.import_module("few_evaluations")
 scattered = importlib.import_module("scattered")
+missed = importlib.import_module("missed")
 devices = importlib.import_module("devices")
 budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
@@ -563,6 +564,15 @@ def test_scattered_modes(capsys):
     assert re.search(r"\| 102 \| 3 \| 3 in \d+ evaluations and \S+ s \| 3 in", capsys.readouterr().out)
     scattered.main(["--seeds", "102", "--evals", "3000", "--particles", "200"])
     assert re.search(r"\| 102 \| 4 \| 3 \| 0\.\d+ \| [+-]\d\.\d+ \| \d+ \| \d+ \|", capsys.readouterr().out)
+
+
+def test_missed_modes(capsys):
+    """The mode that was left out of the draws is named, and nothing is where all are complete."""
+    missed.main(["--seeds", "207", "--evals", "3000"])
+    out = capsys.readouterr().out
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| 207")]
+    assert [float(row[3]) > 0.3 for row in rows] == [False, True, False]
+    assert re.search(r"of 2 lost modes named; 4 of 4 complete samples", out)
 
 
 def test_devices_are_timed(capsys):

@@ -22,7 +22,7 @@ from .stages import Tempering
 
 
 def starting_points(energy: Energy, generator: torch.Generator, n: int, by: Climbs | None = None) -> Tensor:
-    """Points (n, d) near and far from the origin, some of the support among them, for climbs before any run."""
+    """Points (n, d) to climb from: near and far from the origin, some of the support, and the best of those known."""
     distances = (Climbs() if by is None else by).scales
     scales = torch.tensor(distances, dtype=torch.float64, device=CPU).to(energy.device)
     z = randn(generator, n, energy.n_features, dtype=torch.float64)
