@@ -145,19 +145,20 @@ class TestCouplingMasks:
 
 
 class TestCouplingMap:
-    @given(st.integers(1, 7), levels, seeds)
-    def test_inverse(self, d, level, seed):
+    @given(st.integers(1, 7), levels, seeds, st.booleans())
+    def test_inverse(self, d, level, seed, stretch):
         # float64; the slopes of the perturbed splines lie within a few orders of magnitude of 1
-        consistency_map, x, level = random_map("coupling", d, seed), points(30, d, seed), at(level, 30)
+        consistency_map = random_map("coupling", d, seed, stretch=stretch)
+        x, level = points(30, d, seed), at(level, 30)
         y, log_det = consistency_map.call_and_log_det(x, level)
         back, log_det_back = consistency_map.inverse_and_log_det(y, level)
         torch.testing.assert_close(back, x, rtol=0, atol=1e-8)
         torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=1e-8)
         assert torch.equal(consistency_map(x, level), y)
 
-    @given(st.integers(1, 7), levels, seeds)
-    def test_log_det(self, d, level, seed):
-        consistency_map, x = random_map("coupling", d, seed), points(5, d, seed)
+    @given(st.integers(1, 7), levels, seeds, st.booleans())
+    def test_log_det(self, d, level, seed, stretch):
+        consistency_map, x = random_map("coupling", d, seed, stretch=stretch), points(5, d, seed)
         sign, truth = torch.linalg.slogdet(autograd_jacobian(consistency_map, x, level))
         assert (sign == 1).all()
         torch.testing.assert_close(consistency_map.call_and_log_det(x, at(level, 5))[1], truth, rtol=0, atol=1e-9)
@@ -176,6 +177,12 @@ class TestCouplingMap:
         assert torch.equal(y[outside], x[outside]) and torch.equal(back[outside], x[outside])
         assert (log_det[outside] == 0).all() and (log_det_back[outside] == 0).all()
         torch.testing.assert_close(y, x)  # continuous at the bound
+
+    def test_stretches_reach_beyond_the_splines(self):
+        x = points(2000, 2).clamp(-4.9, 4.9)
+        reach = [random_map("coupling", 2, scale=1.0, stretch=stretch)(x, at(LOG_SNR_MIN, 2000)).abs().max()
+                 for stretch in (True, False)]  # fmt: skip
+        assert reach[0] > 2 * BOUND and reach[1] <= BOUND
 
     def test_one_coordinate_outside(self):
         consistency_map, x = random_map("coupling", 2), points(50, 2)
@@ -469,7 +476,7 @@ class TestCouplingSizes:
     def test_larger_for_fine_scales(self):
         """A finest scale w has its last noisy level at w / 3; the sizes change at a tenth."""
         coarse, fine = (coupling_sizes(5, -2 * math.log(w / 3)) for w in (0.12, 0.08))
-        assert coarse == {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
+        assert coarse == {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True}
         assert all(fine[name] >= coarse[name] for name in coarse) and fine["bins"] == 16
 
     def test_more_bins_in_low_dimension(self):

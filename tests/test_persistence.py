@@ -655,6 +655,21 @@ class TestGolden:
         assert student.teacher.loss == PathLoss(tol=0.3) and student.teacher_.loss == PathLoss(tol=0.3)
         assert np.isnan(student.total_variation_) and student.periodic is None and student.seam_ is None
 
+    def test_with_a_periodic_coordinate(self):
+        """A file of format 6, written by version 0.1.0.dev0, of a student whose couplings do not stretch."""
+        student = skcds.load(DATA / "format-6.skcds")
+        expected = [[1.3263, 0.4334], [0.2604, -0.6492], [2.6139, -0.4798]]
+        np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
+        np.testing.assert_allclose(student.seam_, [np.nan, 2.1307], atol=1e-4)
+        assert student.teacher.periodic == [1] and "stretch" not in student._model.config
+
+    def test_with_stretches(self):
+        """A file of format 7, written by version 0.1.0.dev0, of the same student whose couplings do."""
+        student = skcds.load(DATA / "format-7.skcds")
+        expected = [[1.3339, 0.4242], [0.2585, -0.6549], [2.6484, -0.4758]]
+        np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
+        assert student._model.config["stretch"] is True
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zuko.transforms import MonotonicRQSTransform
 
-from skcds.models.splines import MIN_SLOPE, rational_quadratic_spline
+from skcds.models.splines import MAX_LOG_STRETCH, MIN_SLOPE, n_numbers, rational_quadratic_spline, stretched_spline
 
 BOUND = 5.0
 
@@ -138,3 +138,41 @@ class TestGradient:
         gradient = torch.autograd.grad((y**2).sum(), x, create_graph=True)[0]
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
+
+
+class TestStretched:
+    @given(bins, seeds)
+    def test_is_the_spline_times_a_factor(self, n_bins, seed):
+        x, phi = problem(n_bins, 1.0, seed)
+        s = torch.linspace(-20, 20, x.numel(), dtype=torch.float64).view_as(x)
+        y, log_slope = stretched_spline(x, torch.cat([phi, s[..., None]], -1), BOUND)
+        plain, log_slope_plain = rational_quadratic_spline(x, phi, BOUND)
+        factor = y / plain
+        torch.testing.assert_close(log_slope - log_slope_plain, factor.log())
+        small = s.abs() < 0.1
+        torch.testing.assert_close(factor.log()[small], s[small], rtol=1e-3, atol=0)
+        assert (factor.log().abs() <= MAX_LOG_STRETCH).all() and factor.max() > 20 and factor.min() < 0.05
+
+    @given(bins, st.sampled_from([0.1, 2.0]), seeds)
+    def test_inverse(self, n_bins, scale, seed):
+        x, phi = problem(n_bins, scale, seed)
+        phi = torch.cat([phi, scale * x.roll(1, 1)[..., None]], -1)
+        y, log_slope = stretched_spline(x, phi, BOUND)
+        back, log_slope_back = stretched_spline(y, phi, BOUND, inverse=True)
+        torch.testing.assert_close(back, x, rtol=0, atol=1e-7)
+        torch.testing.assert_close(log_slope_back, -log_slope, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("inverse", [False, True])
+    def test_gradient_is_that_of_finite_differences(self, inverse):
+        x, phi = problem(4, 1.0, 3, (6, 2))
+        phi = torch.cat([phi, torch.ones(6, 2, 1, dtype=torch.float64)], -1)
+        assert torch.autograd.gradcheck(
+            lambda x, phi: stretched_spline(x, phi, BOUND, inverse=inverse),
+            (x.requires_grad_(), phi.requires_grad_()),
+        )
+
+    def test_zeros_are_the_identity(self):
+        x, _ = problem(5)
+        y, log_slope = stretched_spline(x, x.new_zeros(*x.shape, n_numbers(5, stretch=True)), BOUND)
+        torch.testing.assert_close(y, x)
+        torch.testing.assert_close(log_slope, torch.zeros_like(x), rtol=0, atol=1e-12)

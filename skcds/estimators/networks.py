@@ -16,6 +16,7 @@ from ..models.specifications import Control, Map
 
 NAMES_OF_MAP = {  # fields of a coupling, by the names that a shortcut model's configuration has for them
     "hidden_features": "map_hidden", "n_layers": "map_layers", "n_transforms": "n_transforms", "bins": "bins",
+    "stretch": "stretch",
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def networks_of_shortcut(config: dict) -> dict:
     """Fields of the parameters that decide the networks of a shortcut model with this configuration."""
     residual = config["network"] == "residual"
     names = {"hidden_features": "hidden", "n_layers": "n_layers"} if residual else NAMES_OF_MAP
-    found = {f"network__{name}": config[key] for name, key in names.items()}
+    found = {f"network__{name}": config[key] for name, key in names.items() if key in config}
     both = {"network": config["network"], "n_steps": config["n_steps"]}
     return {**both, **found, **networks_found("control", config)}
 
@@ -74,7 +75,7 @@ def shortcut_model(network: Map, control: Control, n_steps: int, standardization
     return ShortcutModel(
         network.kind, n_steps, d, log_snr_max, standardization.full, control.hidden_features,
         control.n_layers, langevin and not residual, control.variance == "learned" and not residual,
-        sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"],
+        sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"], sizes["stretch"],
     )  # fmt: skip
 
 

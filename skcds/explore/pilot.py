@@ -27,7 +27,7 @@ from .smc import moments
 from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
-from .tempered_run import TemperedRun, heavy_tails, standardize
+from .tempered_run import TemperedRun, better_fit, heavy_tails, standardize
 
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
@@ -42,8 +42,8 @@ def run_pilot(
     A first look refuses what is no density. Climbs from several points find modes and their scales. Short tempered
     runs from these and from Gaussians of scales 1 to 100 race; the run with all particles starts from a Gaussian twice
     as wide as the winner's particles. Where it ends with heavy tails it is repeated with these tamed (see
-    `Standardization`), and the repetition kept if it finds more of the density, or as much of a smoother one. Climbs
-    from its particles look for modes that were lost on the way, which are added by their evidence.
+    `Standardization`), and the repetition kept if it finds more of the density, or if its particles look more Gaussian.
+    Climbs from its particles look for modes that were lost on the way, which are added by their evidence.
 
     Where coordinates have a single bound, the race is run again with the scales of the bijection from the first. So it
     is where coordinates are periodic, with their seams where the particles of the first are sparsest.
@@ -195,6 +195,8 @@ class _Pilot:
         store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, by.fewest_effective)
         x = store.x[store.chosen]
         tails = heavy_tails(x, self.by.tails)
+        if tails is not None and better_fit(x, tails) < self.by.tails.better_fit:
+            tails = None
         identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)
         found = standardize(x, identity if tails is None else tails, self.by.tempering.full_covariance)
         check_mass(x, found, energy.bounds)
@@ -300,10 +302,10 @@ class _Pilot:
         )
 
     def _tame(self, run: "TemperedRun") -> "TemperedRun":
-        """The run, or a repetition with tamed tails that found more, or as much of a smoother density."""
-        by, clear_gain = self.by.tempering, self.by.tails.clear_gain
-        for _ in range(self.by.tails.max_runs):
-            tails = heavy_tails(run.x, self.by.tails)
+        """The run, or a repetition with tamed tails that found more, or as much of what looks more like a Gaussian."""
+        by, of_tails = self.by.tempering, self.by.tails
+        for _ in range(of_tails.max_runs):
+            tails = heavy_tails(run.x, of_tails)
             if tails is None or run.n_evals > self.left():
                 break
             tamed = TemperedRun(
@@ -314,10 +316,12 @@ class _Pilot:
                 self._note(tamed.stopped)
                 break
             gain = tamed.log_evidence - run.log_evidence
-            if gain < -clear_gain or (gain < clear_gain and tamed.smoothness() < run.smoothness()):
+            found_more, found_less = gain >= of_tails.clear_gain, gain < -of_tails.clear_loss
+            better = better_fit(tamed.x, tamed.tails, run.tails) >= of_tails.better_fit
+            if found_less or not (found_more or better):
                 break
             run = tamed
-            if gain < clear_gain:
+            if not found_more:
                 break
         return run
 

@@ -137,8 +137,12 @@ class Tails(Part):
         Of a coordinate, above which taming its tails is tried; a Gaussian's is 3.
     level : float, default=0.2
         Quantile of the distance from the median, within which a tamed coordinate stays linear.
-    clear_gain : float, default=0.05
-        Nats of log Z by which a run with tamed tails has found what one without missed.
+    clear_gain, clear_loss : float, default=0.05 and 0.2
+        Nats of log Z by which a run with tamed tails has found what one without missed, and has missed what that found.
+    better_fit : float, default=0.05
+        Nats by which a Gaussian has to fit the particles better behind the sinh transform, where neither is so. Student
+        t with 3 degrees of freedom is worth -.05 to -.01, with 2 it is .2 to .4, and one to thirty per cent of the
+        mass in a background twenty times as wide as the rest .2 to 2.
     max_runs : int, default=3
         Repetitions.
     """
@@ -147,12 +151,16 @@ class Tails(Part):
         "kurtosis": [positive],
         "level": [share],
         "clear_gain": [not_negative],
+        "clear_loss": [not_negative],
+        "better_fit": [not_negative],
         "max_runs": [not_negative],
     }
 
     kurtosis: float = 4.5
     level: float = 0.2
     clear_gain: float = 0.05
+    clear_loss: float = 0.2
+    better_fit: float = 0.05
     max_runs: int = 3
 
 

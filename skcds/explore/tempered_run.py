@@ -1,6 +1,6 @@
 """A tempered run with all particles, and what its particles tell of location, scale and tails."""
 
-__all__ = ["TemperedRun", "finest_scale", "heavy_tails", "standardize"]
+__all__ = ["TemperedRun", "better_fit", "finest_scale", "heavy_tails", "standardize"]
 
 import math
 
@@ -78,14 +78,6 @@ class TemperedRun:
         log_evidence = self.log_evidence if math.isfinite(self.log_evidence) else math.nan
         return PilotResult(log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
 
-    def smoothness(self) -> float:
-        """Finest length scale of the target along any coordinate, after moves that adapt their step size."""
-        standardization = self.standardized()
-        target = StandardizedTarget(self.target.energy, standardization, self.target.dtype)
-        population = Population(target, standardization.inverse(self.x), self.generator)
-        population.move(self.n_moves)
-        return float(finest_scale(population).min())
-
 
 def standardize(
     x: Tensor, tails: tuple[Tensor, Tensor], full_covariance: int = Tempering.full_covariance
@@ -94,6 +86,18 @@ def standardize(
     identity = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
     tame = Standardization.from_moments(*identity, tails).tame(x)
     return Standardization.from_moments(*moments(tame, full_covariance), tails)
+
+
+def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor] | None = None) -> float:
+    """Nats by which a Gaussian fits particles (n, d) better in coordinates with these tails than with those before."""
+    if before is None:
+        before = x.new_zeros(x.shape[1]), x.new_full((x.shape[1],), torch.inf)
+    fits = []
+    for each in (tails, before):
+        standardization = standardize(x, each)
+        z = standardization.inverse(x)
+        fits.append(-0.5 * z.square().sum(1) - standardization.log_det(z))
+    return float((fits[0] - fits[1]).mean())
 
 
 def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | None:

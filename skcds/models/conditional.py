@@ -14,12 +14,12 @@ from ..io.registry import register_model
 from .maps import coupling_masks, exact_log_weight, standard_normal_log_prob
 from .networks import Linear, in_parts, note_evaluations
 from .process import LOG_SNR_MIN
-from .splines import rational_quadratic_spline
+from .splines import n_numbers, rational_quadratic_spline, stretched_spline
 
 BOUND = 5.0  # the splines act on [-BOUND, BOUND]
 FULL_MAX = 32  # features; above, the affine part is diagonal (unmeasured)
 PART_ROWS = 4096  # rows mapped at a time: activations stay in the cache
-SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 16}
+SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 16, "stretch": True}
 LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # as of `CouplingMap`
 
 
@@ -75,24 +75,30 @@ class ContextCoupling(nn.Module):
         (d,), the coordinates that move.
     n_context, hidden, n_layers, bins : int
         Sizes.
+    stretch : bool, default=False
+        Whether the images of the splines are stretched, by factors that depend on context and other coordinates.
     """
 
     moving: Tensor
     fixed: Tensor
+    stretch = False  # of pickles from before there was one
 
-    def __init__(self, transformed: Tensor, n_context: int, hidden: int, n_layers: int, bins: int):
+    def __init__(
+        self, transformed: Tensor, n_context: int, hidden: int, n_layers: int, bins: int, stretch: bool = False
+    ):  # fmt: skip
         super().__init__()
-        self.bins = bins
+        self.bins, self.stretch = bins, stretch
         self.register_buffer("moving", transformed.nonzero()[:, 0], persistent=False)
         self.register_buffer("fixed", (~transformed).nonzero()[:, 0], persistent=False)
-        n_out = len(self.moving) * (3 * bins - 1)
+        n_out = len(self.moving) * n_numbers(bins, stretch)
         self.conditioner = ContextConditioner(len(self.fixed), n_context, n_out, hidden, n_layers)
 
     def forward(self, x: Tensor, features: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """(m r, d) points to images, or by the inverse, and log |det J| (m r,) of what was applied."""
         phi = self.conditioner(x.index_select(1, self.fixed), features)
-        phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
-        y, log_slope = rational_quadratic_spline(x.index_select(1, self.moving), phi, BOUND, inverse=inverse)
+        phi = phi.unflatten(1, (len(self.moving), n_numbers(self.bins, self.stretch)))
+        spline = stretched_spline if self.stretch else rational_quadratic_spline
+        y, log_slope = spline(x.index_select(1, self.moving), phi, BOUND, inverse=inverse)
         return x.index_copy(1, self.moving, y), log_slope.sum(1)
 
 
@@ -140,15 +146,20 @@ class ConditionalCouplingMap(nn.Module):
         Numbers of a point and of a context.
     hidden, n_layers, n_transforms, bins : int
         Sizes.
+    stretch : bool, default=False
+        Whether couplings stretch.
     """
 
     invertible = True
 
-    def __init__(self, n_features: int, n_contexts: int, hidden: int, n_layers: int, n_transforms: int, bins: int):
+    def __init__(
+        self, n_features: int, n_contexts: int, hidden: int, n_layers: int, n_transforms: int, bins: int,
+        stretch: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.features = ContextFeatures(n_contexts, hidden)
         masks = coupling_masks(n_features, n_transforms)
-        parts = [ContextCoupling(mask, hidden, hidden, n_layers, bins) for mask in masks]
+        parts = [ContextCoupling(mask, hidden, hidden, n_layers, bins, stretch) for mask in masks]
         self.transforms = nn.ModuleList([*parts, ContextAffine(n_features, hidden)])
 
     def compose(self, x: Tensor, features: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -277,21 +288,24 @@ class ConditionalModel(nn.Module):
         Numbers of a point and of a context.
     hidden, n_layers, n_transforms, bins : int
         Sizes of the map.
+    stretch : bool, default=False
+        Whether its couplings stretch.
     """
 
     needs_score = False
 
     def __init__(
-        self, network: str, n_features: int, n_contexts: int, hidden: int, n_layers: int, n_transforms: int, bins: int
+        self, network: str, n_features: int, n_contexts: int, hidden: int, n_layers: int, n_transforms: int, bins: int,
+        stretch: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.config = {
             "network": network, "n_features": n_features, "n_contexts": n_contexts, "hidden": hidden,
-            "n_layers": n_layers, "n_transforms": n_transforms, "bins": bins,
+            "n_layers": n_layers, "n_transforms": n_transforms, "bins": bins, "stretch": stretch,
         }  # fmt: skip
         self.n_features, self.n_contexts = n_features, n_contexts
         self.standardization = FamilyStandardization(n_features, n_contexts)
-        self.map = ConditionalCouplingMap(n_features, n_contexts, hidden, n_layers, n_transforms, bins)
+        self.map = ConditionalCouplingMap(n_features, n_contexts, hidden, n_layers, n_transforms, bins, stretch)
 
     @property
     def device(self) -> torch.device:

@@ -13,12 +13,12 @@ from ..density.standardize import Standardization
 from ..io.registry import register_model
 from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
-from .splines import rational_quadratic_spline
+from .splines import n_numbers, rational_quadratic_spline, stretched_spline
 
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a smallest length scale of a tenth
 LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # up to here few splines bend all the mass, and bins cost little
-COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8}
-FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16}
+COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True}
+FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16, "stretch": True}
 BATCH_SIZES = {False: 512, True: 1024}  # by whether the target has small length scales
 
 
@@ -35,23 +35,30 @@ class SplineCoupling(nn.Module):
         Of the conditioner and of the spline.
     bound : float
         The spline acts on [-bound, bound].
+    stretch : bool, default=False
+        Whether its image is stretched, by factors that depend on the other coordinates.
     """
 
     moving: Tensor
     fixed: Tensor
+    stretch = False  # of pickles from before there was one
 
-    def __init__(self, transformed: Tensor, n_time: int, hidden: int, n_layers: int, bins: int, bound: float):
+    def __init__(
+        self, transformed: Tensor, n_time: int, hidden: int, n_layers: int, bins: int, bound: float, stretch=False
+    ):  # fmt: skip
         super().__init__()
-        self.bins, self.bound = bins, bound
+        self.bins, self.bound, self.stretch = bins, bound, stretch
         self.register_buffer("moving", transformed.nonzero()[:, 0], persistent=False)
         self.register_buffer("fixed", (~transformed).nonzero()[:, 0], persistent=False)
-        self.conditioner = ResidualMLP(len(self.fixed) + n_time, len(self.moving) * (3 * bins - 1), hidden, n_layers)
+        n_out = len(self.moving) * n_numbers(bins, stretch)
+        self.conditioner = ResidualMLP(len(self.fixed) + n_time, n_out, hidden, n_layers)
 
     def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
         phi = gate * self.conditioner(x.index_select(1, self.fixed), time)
-        phi = phi.unflatten(1, (len(self.moving), 3 * self.bins - 1))
-        y, log_slope = rational_quadratic_spline(x.index_select(1, self.moving), phi, self.bound, inverse=inverse)
+        phi = phi.unflatten(1, (len(self.moving), n_numbers(self.bins, self.stretch)))
+        spline = stretched_spline if self.stretch else rational_quadratic_spline
+        y, log_slope = spline(x.index_select(1, self.moving), phi, self.bound, inverse=inverse)
         return x.index_copy(1, self.moving, y), log_slope.sum(1)
 
 
@@ -106,16 +113,19 @@ class CouplingMap(_LevelMap):
         The splines act on [-bound, bound] in every coordinate, and are the identity outside.
     two_levels : bool, default=False
         Whether the map goes to any level, and not to the target alone.
+    stretch : bool, default=False
+        Whether couplings stretch the images of their splines.
     """
 
     invertible = True
 
     def __init__(
-        self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0, two_levels=False
+        self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0, two_levels=False,
+        stretch=False,
     ):  # fmt: skip
         super().__init__(log_snr_max, two_levels)
         self.transforms = nn.ModuleList(
-            SplineCoupling(mask, self.n_time, hidden, n_layers, bins, bound)
+            SplineCoupling(mask, self.n_time, hidden, n_layers, bins, bound, stretch)
             for mask in coupling_masks(n_features, n_transforms)
         )
 

@@ -57,18 +57,18 @@ class ShortcutModel(DiffusionModel):
         has a network for the control beside it.
     n_steps : int
         Steps N of the grid, a power of two.
-    map_hidden, map_layers, n_transforms, bins : int
-        Sizes of the map.
+    map_hidden, map_layers, n_transforms, bins, stretch : int
+        Sizes of the map, and whether its couplings stretch.
     n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance
         See `DiffusionModel`.
     """
 
     def __init__(
         self, network, n_steps, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance,
-        map_hidden=64, map_layers=2, n_transforms=4, bins=8,
+        map_hidden=64, map_layers=2, n_transforms=4, bins=8, stretch=False,
     ):  # fmt: skip
         super().__init__(n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance)
-        sizes = {"n_transforms": n_transforms, "bins": bins} if network == "coupling" else {}
+        sizes = {"n_transforms": n_transforms, "bins": bins, "stretch": stretch} if network == "coupling" else {}
         self.map = MAPS[network](n_features, log_snr_max, map_hidden, map_layers, two_levels=True, **sizes)
         self.steps = DyadicSteps(n_steps, log_snr_max)
         if network == "residual":
@@ -76,7 +76,7 @@ class ShortcutModel(DiffusionModel):
         del self.config["reference"]  # steps are those of the default grid
         self.config |= {
             "network": network, "n_steps": n_steps, "map_hidden": map_hidden, "map_layers": map_layers,
-            "n_transforms": n_transforms, "bins": bins,
+            "n_transforms": n_transforms, "bins": bins, "stretch": stretch,
         }  # fmt: skip
 
     def start(self) -> Tensor:

@@ -4,7 +4,7 @@ A coupling map is many small splines, for which recording each elementary operat
 Value and log derivative are therefore one operation here, whose gradient reuses what the value needed.
 """
 
-__all__ = ["rational_quadratic_spline"]
+__all__ = ["n_numbers", "rational_quadratic_spline", "stretched_spline"]
 
 import math
 
@@ -14,6 +14,43 @@ from torch.autograd.function import once_differentiable
 
 MIN_SLOPE = 1e-3  # slopes at knots are above it and below its reciprocal, ratios of two bins above it
 _SOFT = -1 / math.log(MIN_SLOPE)
+MAX_LOG_STRETCH = 3.0  # stretches are by factors of up to 20 (unmeasured)
+
+
+def n_numbers(bins: int, stretch: bool) -> int:
+    """Numbers that a spline has, with the stretch of its image."""
+    return 3 * bins - 1 + stretch
+
+
+def stretched_spline(x: Tensor, phi: Tensor, bound: float, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """A spline whose image is stretched, ``y = e^s R(x)``: it moves points that R has spread out beyond its interval.
+
+    A spline is the identity outside its interval. If a coordinate's tail is wider than a standard normal one, where
+    that depends on the other coordinates, it is out of the spline's reach. Stretches of couplings are those of real
+    NVP (Dinh et al. 2017).
+
+    Parameters
+    ----------
+    x : Tensor
+        Points, of any shape.
+    phi : Tensor
+        ``(*x.shape, 3 * bins)``: the numbers of `rational_quadratic_spline`, then a number of which s is a bounded
+        function. All zero is the identity.
+    bound, inverse
+        See `rational_quadratic_spline`.
+
+    Returns
+    -------
+    y, log_slope : Tensor
+        Images and log derivatives, of the shape of x.
+    """
+    log_stretch = MAX_LOG_STRETCH * (phi[..., -1] / MAX_LOG_STRETCH).tanh()
+    phi = phi[..., :-1]
+    if inverse:
+        y, log_slope = rational_quadratic_spline(x * (-log_stretch).exp(), phi, bound, inverse=True)
+        return y, log_slope - log_stretch
+    y, log_slope = rational_quadratic_spline(x, phi, bound)
+    return y * log_stretch.exp(), log_slope + log_stretch
 
 
 def rational_quadratic_spline(x: Tensor, phi: Tensor, bound: float, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
