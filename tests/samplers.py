@@ -30,7 +30,7 @@ def quadratic(x):
 
 
 # Explorations of few evaluations, with small mixtures and short maps, on which most of their time is spent.
-SHORT = Adaptive(map=MapFit(n_iter=10), mixture=Mixture(max_fitted=500, max_components=10))
+SHORT = Adaptive(rounds=6, map=MapFit(n_iter=10), mixture=Mixture(max_fitted=500, max_components=10))
 FEW = Climbs(n_before=4, n_after=8)
 # The start, as wide as two standard deviations of `quadratic`, spares a fit most of its pilot.
 START = Pilot(
