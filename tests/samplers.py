@@ -31,7 +31,7 @@ def quadratic(x):
 
 # Explorations of few evaluations, with small mixtures and short maps, on which most of their time is spent.
 SHORT = Adaptive(rounds=6, map=MapFit(n_iter=10), mixture=Mixture(max_fitted=500, max_components=10))
-FEW = Climbs(n_before=4, n_after=8)
+FEW = Climbs(n_before=4, n_after=4, n_further=0)
 # The start, as wide as two standard deviations of `quadratic`, spares a fit most of its pilot.
 START = Pilot(
     (0.0, 2.0), n_particles=500, adaptive=SHORT, race=Race(inflations=(1.0,), n_modes=0, n_particles=300),

@@ -124,8 +124,8 @@ class TestFit:
         assert 0 < sampler.n_iter_ < 10**6
 
     def test_max_energy_evals(self, kind):
-        """A fit with a third of the evaluations stays within them, and does all of its iterations."""
-        limit = fitted(kind).n_energy_evals_ // 3
+        """A fit with half of the evaluations stays within them, and does all of its iterations."""
+        limit = fitted(kind).n_energy_evals_ // 2
         sampler = make(kind, max_energy_evals=limit).fit(quadratic)
         assert sampler.n_iter_ == fitted(kind).n_iter_
         assert limit / 4 < sampler.n_energy_evals_ <= limit
