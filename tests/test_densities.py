@@ -3,6 +3,7 @@
 import copy
 import inspect
 
+import joblib
 import numpy as np
 import pandas
 import pytest

@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from cases import crossed
+from cases import crossed, slow
 from samplers import KINDS, LOG_Z, ONE_STEP, SMALL_CONTROL, SMALL_MAP, START, D, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -87,13 +87,6 @@ class TestFit:
         assert joblib.hash(first) == joblib.hash(second)
         assert state_hash(make(kind, random_state=1).fit(quadratic)) != state_hash(second)
 
-    def test_an_instance_as_random_state_moves_on(self, kind):
-        rng = np.random.RandomState(0)
-        first, second = (
-            make(kind, random_state=rng, max_iter=2).fit(quadratic).sample(5, random_state=0) for _ in range(2)
-        )
-        assert not np.array_equal(first, second)
-
     def test_a_failed_fit_keeps_the_earlier_one(self, kind):
         sampler = copy.deepcopy(fitted(kind))
         before = state_hash(sampler)
@@ -115,13 +108,6 @@ class TestFit:
         sampler.set_params(max_iter=1, learning_rate=1e-9).fit(quadratic)
         assert np.allclose(sampler.sample(500, random_state=0), before, atol=1e-3)
         assert sampler.n_iter_ == 1
-
-    def test_max_time(self, kind):
-        sampler = make(kind, max_iter=10**6, max_time=1.5)
-        start = time.perf_counter()
-        sampler.fit(quadratic)
-        assert time.perf_counter() - start < 1.5 + 4  # twice what may be added, for a machine that others keep busy
-        assert 0 < sampler.n_iter_ < 10**6
 
     def test_max_energy_evals(self, kind):
         """A fit with half of the evaluations stays within them, and does all of its iterations."""
@@ -147,6 +133,48 @@ class TestFit:
     def test_too_few_evaluations(self, kind):
         with pytest.raises(ValueError, match=r"max_energy_evals has to be at least [25]00"):
             make(kind, max_energy_evals=199).fit(quadratic)
+
+    @pytest.mark.parametrize(
+        "bad, error, message",
+        [
+            ("a string", TypeError, "function"),
+            (np.zeros((3, 2)), TypeError, "ndarray"),
+            (lambda x: x.sum(1, keepdim=True), InvalidEnergyError, "Drop the last axis"),
+            (lambda x: x.sum(), InvalidEnergyError, "Sum over the features"),
+            (lambda x: x.sum(1) * float("nan"), InvalidEnergyError, "finite"),
+            (lambda x: ((x - x.mean(0)) ** 2).sum(1), InvalidEnergyError, "each row"),
+            (lambda x: 1 / 0, ZeroDivisionError, "division"),
+        ],
+    )
+    def test_bad_energy(self, kind, bad, error, message):
+        with pytest.raises(error, match=message):
+            make(kind).fit(bad)
+
+    @pytest.mark.parametrize(
+        "params", [{"max_iter": 0}, {"max_iter": "many"}, {"max_time": -1}, {"learning_rate": 0}, {"random_state": "x"}]
+    )
+    def test_bad_parameters(self, kind, params):
+        with pytest.raises(InvalidParameterError, match=next(iter(params))):
+            make(kind, **params).fit(quadratic)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], *slow(*ONE_STEP)])
+class TestWhatAllShare:
+    """Of the template of a fit, which is the same for all kinds."""
+
+    def test_an_instance_as_random_state_moves_on(self, kind):
+        rng = np.random.RandomState(0)
+        first, second = (
+            make(kind, random_state=rng, max_iter=2).fit(quadratic).sample(5, random_state=0) for _ in range(2)
+        )
+        assert not np.array_equal(first, second)
+
+    def test_max_time(self, kind):
+        sampler = make(kind, max_iter=10**6, max_time=1.5)
+        start = time.perf_counter()
+        sampler.fit(quadratic)
+        assert time.perf_counter() - start < 1.5 + 4  # twice what may be added, for a machine that others keep busy
+        assert 0 < sampler.n_iter_ < 10**6
 
     def test_progress_bar(self, kind, capsys):
         make(kind, max_iter=2).fit(quadratic)
@@ -188,29 +216,6 @@ class TestFit:
         without = make(kind, **few).fit(lambda x: 0.5 * (np.asarray(x) ** 2).sum(1))
         assert without.n_grad_evals_ == 0
         assert without.sample(3).shape == with_gradient.sample(3).shape == (3, D)
-
-    @pytest.mark.parametrize(
-        "bad, error, message",
-        [
-            ("a string", TypeError, "function"),
-            (np.zeros((3, 2)), TypeError, "ndarray"),
-            (lambda x: x.sum(1, keepdim=True), InvalidEnergyError, "Drop the last axis"),
-            (lambda x: x.sum(), InvalidEnergyError, "Sum over the features"),
-            (lambda x: x.sum(1) * float("nan"), InvalidEnergyError, "finite"),
-            (lambda x: ((x - x.mean(0)) ** 2).sum(1), InvalidEnergyError, "each row"),
-            (lambda x: 1 / 0, ZeroDivisionError, "division"),
-        ],
-    )
-    def test_bad_energy(self, kind, bad, error, message):
-        with pytest.raises(error, match=message):
-            make(kind).fit(bad)
-
-    @pytest.mark.parametrize(
-        "params", [{"max_iter": 0}, {"max_iter": "many"}, {"max_time": -1}, {"learning_rate": 0}, {"random_state": "x"}]
-    )
-    def test_bad_parameters(self, kind, params):
-        with pytest.raises(InvalidParameterError, match=next(iter(params))):
-            make(kind, **params).fit(quadratic)
 
     def test_partly_invalid_energy(self, kind):
         def patchy(x):
