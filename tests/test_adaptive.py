@@ -165,7 +165,7 @@ def explored(energy_fn, n_evals, seed=0, d=2, by=None):
 
 
 # Maps of few iterations and mixtures of few components, which are good enough for Gaussian wells.
-SHORT = Adaptive(rounds=6, map=MapFit(n_iter=20), mixture=Mixture(max_fitted=1000, max_components=10))
+SHORT = Adaptive(rounds=8, map=MapFit(n_iter=20), mixture=Mixture(max_fitted=1000, max_components=10))
 
 
 def test_the_pilot_keeps_all_modes():
