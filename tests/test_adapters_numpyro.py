@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from samplers import JUDGED, SMALL_CONTROL, SMALL_MAP, START
 from sklearn.exceptions import ConvergenceWarning
 from test_adapters import (
@@ -82,7 +83,7 @@ def test_eight_schools():
     check_schools(energy, energy.constrain)
 
 
-@pytest.mark.parametrize("model, args", [(schools, (Y, SIGMA)), (shapes, (0.3,))])
+@pytest.mark.parametrize("model, args", [(schools, (Y, SIGMA)), *slow((shapes, (0.3,)))])
 def test_the_library_s_own_potential(model, args):
     energy = from_numpyro(model, *args)
     check_contract(energy)

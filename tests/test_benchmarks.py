@@ -566,6 +566,7 @@ def test_scattered_modes(capsys):
     assert re.search(r"\| 102 \| 4 \| 3 \| 0\.\d+ \| [+-]\d\.\d+ \| \d+ \| \d+ \|", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_missed_modes(capsys):
     """The mode that was left out of the draws is named, and nothing is where all are complete."""
     missed.main(["--seeds", "207", "--evals", "2000"])

@@ -443,6 +443,7 @@ class TestKilled:
             assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
         return total
 
+    @pytest.mark.slow
     def test_once(self, tmp_path):
         assert self.check(tmp_path, 1, 1) == 1
 

@@ -131,7 +131,7 @@ def test_energy_is_called_where_it_works(device, energy):
 @pytest.mark.parametrize(
     "options",
     [
-        {"start": Pilot(n_particles=100, **SHORT)},
+        *slow({"start": Pilot(n_particles=100, **SHORT)}),
         {"start": Prior(100), "max_iter": 8, "loss": PathLoss(batch_size=64)},
         *slow({"network": Control(langevin=False, variance="fixed")}),
         *slow({"start": Prior(100), "loss": PathLoss("kl", batch_size=64), "reference": "dds", "max_iter": 10}),

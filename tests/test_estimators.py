@@ -524,7 +524,7 @@ class TestSpoiledControl:
         sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         return sampler.sample_weighted(2000, random_state=0).elbo - math.log(2 * math.pi)
 
-    @pytest.mark.parametrize("learning_rate", [0.2, 1.0])  # far off, and to infinity
+    @pytest.mark.parametrize("learning_rate", [*slow(0.2), 1.0])  # far off, and to infinity
     def test_is_not_kept(self, learning_rate):
         assert -0.2 < self.bound(learning_rate) < 0.1
 
@@ -560,7 +560,7 @@ class TestDistiller:
         with pytest.raises(TypeError, match="DiffusionSampler"):
             ConsistentSamplerDistiller(teacher=3, n_features=2).fit(quadratic)
 
-    @pytest.mark.parametrize("refine", [True, False])
+    @pytest.mark.parametrize("refine", [True, *slow(False)])
     def test_residual_network(self, refine):
         kind = "ConsistentSamplerDistiller"
         student = (
@@ -631,7 +631,7 @@ class TestScratch:
         [
             ("coupling", Prior(500), "separate"),
             ("residual", Pilot(None, 500), "separate"),
-            ("residual", Prior(500), "joint"),
+            *slow(("residual", Prior(500), "joint")),
         ],
     )
     def test_options(self, network, start, objective):

@@ -422,7 +422,7 @@ class TestWhatIsSavedLoads:
             if attribute not in ("_model", "teacher_"):
                 assert equal(getattr(loaded, attribute), getattr(twin, attribute)), attribute
 
-    @pytest.mark.parametrize("value", BAD_FLOATS, ids=str)
+    @pytest.mark.parametrize("value", [BAD_FLOATS[0], *slow(*BAD_FLOATS[1:])], ids=str)
     @each_case
     def test_weights_that_are_not_finite(self, kind, network, value, tmp_path):
         """In any one of them; the old file stays."""
