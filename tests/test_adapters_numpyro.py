@@ -187,6 +187,7 @@ class TestModels:
             from_numpyro({"y": Y})
 
 
+@pytest.mark.slow
 def test_arviz_has_the_model_s_parameters():
     arviz = pytest.importorskip("arviz")
     energy = from_numpyro(schools, Y, SIGMA)
