@@ -125,7 +125,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
     --------
     >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot
     >>> teacher = DiffusionSampler(
-    ...     n_features=2, start=Pilot(n_particles=500), n_steps=8, max_iter=20, random_state=0
+    ...     n_features=2, start=Pilot(n_particles=500),
+    ...     n_steps=8, max_iter=20, random_state=0
     ... )
     >>> student = ConsistentSamplerDistiller(teacher, max_iter=20, random_state=0)
     >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))

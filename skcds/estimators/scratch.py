@@ -104,7 +104,8 @@ class ConsistentSamplerScratch(OneStepSampler):
     --------
     >>> from skcds import ConsistentSamplerScratch, Pilot
     >>> sampler = ConsistentSamplerScratch(
-    ...     n_features=2, start=Pilot(n_particles=500), n_steps=8, max_iter=20, random_state=0
+    ...     n_features=2, start=Pilot(n_particles=500),
+    ...     n_steps=8, max_iter=20, random_state=0
     ... )
     >>> sampler = sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     >>> sampler.sample(4, random_state=0).shape

@@ -48,7 +48,8 @@ class CalibrationDisplay:
     >>> import numpy as np
     >>> import skcds
     >>> sampler = skcds.ConsistentSamplerScratch(
-    ...     n_features=1, start=skcds.Pilot((0.0, 2.0), 800), max_iter=10, random_state=0
+    ...     n_features=1, start=skcds.Pilot((0.0, 2.0), 800),
+    ...     max_iter=10, random_state=0
     ... )
     >>> C = np.random.default_rng(0).uniform(-1, 1, (50, 1))
     >>> sampler.fit(lambda x, c: 0.5 * ((x - c) ** 2).sum(1), contexts=C)
