@@ -44,13 +44,15 @@ from skcds import (
 from skcds.density.energy import Energy
 from skcds.explore.pilot import run_pilot
 from skcds.models.networks import count_evaluations
+from skcds.specifications import Climbs, Race
 
 N_STEPS = 64
 N_PARTICLES = 20_000
 N_JUDGED = 1500  # draws in a transport distance
 SLOW = 1.0  # seconds of drawing that are not repeated
 NUTS_TIME = 2.0  # times the seconds of the fit, after which NUTS stops even if it has evaluations left
-QUICK = {"n_steps": 4, "start": Pilot(n_particles=300), "max_iter": 5}
+SHORT = {"race": Race(n_particles=300), "climbs": Climbs(n_after=8, n_further=0)}
+QUICK = {"n_steps": 4, "start": Pilot(n_particles=300, **SHORT), "max_iter": 5}
 BOUND_SES = 4  # standard errors by which an ELBO may exceed log Z by chance
 
 LABELS = {
@@ -278,7 +280,8 @@ def smc_row(fits, method):
     start, before = time.perf_counter(), fits.energy.rows
     generator = torch.Generator().manual_seed(fits.seed)
     energy = Energy(fits.energy, fits.target.n_features, generator=generator)
-    pilot, x = run_pilot(energy, QUICK["start"].n_particles if fits.settings.quick else N_PARTICLES, generator)
+    by = QUICK["start"] if fits.settings.quick else Pilot(n_particles=N_PARTICLES)
+    pilot, x = run_pilot(energy, by.n_particles, generator, pilot=by)
     seconds = time.perf_counter() - start
     return {
         **judge_draws(x.numpy(), fits.target, fits.seed + 1), **judge_log_evidence(pilot.log_evidence, fits.target),

@@ -15,9 +15,11 @@ from sklearn.exceptions import NotFittedError
 import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError, Pilot
 from skcds.density.energy import InvalidEnergyError
+from skcds.specifications import Climbs, Race
 
 D = 3
 FORMAT = rb"\"format\": %d"
+FAR = Pilot(n_particles=500, race=Race(n_particles=100), climbs=Climbs(n_before=4, n_after=4))
 
 
 def quadratic(x):
@@ -37,10 +39,10 @@ class Case:
 
 
 def energy(what, energy_fn, answer, message="", **options):
-    """Of functions that have to work also the scale has to be found, from the start that is the default."""
+    """Of functions that have to work also the scale has to be found, from scales as far as those of the default."""
 
     def act(sampler, path):
-        (sampler.set_params(start=None) if answer is None else sampler).fit(energy_fn, **options)
+        (sampler.set_params(start=FAR) if answer is None else sampler).fit(energy_fn, **options)
 
     return Case("energy", what, act, answer, message)
 

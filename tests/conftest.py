@@ -32,8 +32,7 @@ LONG = re.compile(
     |test_plotting\.py::test_particles_are_shown.*Diffusion
     |test_streams\.py::(TestWarmStart::test_moved_energy.*Scratch|TestSeeds::test_teachers_of_several.*None)
     |test_export\.py::TestScore::test_picks
-    |test_estimators\.py::TestFit::test_(warns_when_weights.*(Diffusion|Scratch)|numpy_energy.*Distiller)
-    |test_polish\.py::TestExactness::test_(langevin_moves_alone|half_of_a_density).*Scratch
+    |test_references\.py::\w+::test_(descends|log_evidence)\[(kl-dis|log_variance-(dds|pis))
     |test_periodic\.py::TestSamplers::test_log_evidence\[(Diffusion|ConsistentSamplerD)
     """,
     re.VERBOSE,

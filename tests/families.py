@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import torch
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, Coupling
 
 D, K = 3, 2
 MIX = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, -0.5]], dtype=torch.float64)
-SMALL = {"start": (0.0, 2.0), "max_iter": 60, "random_state": 0}
+SMALL = {"start": (0.0, 2.0), "max_iter": 60, "random_state": 0, "network": Coupling(n_transforms=2)}
 KINDS = {"scratch": ConsistentSamplerScratch, "distiller": ConsistentSamplerDistiller}
 
 

@@ -99,15 +99,15 @@ def check_schools(energy, constrain):
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = make("DiffusionSampler", n_features=None, max_iter=100).fit(energy)
+        sampler = make("DiffusionSampler", n_features=None, max_iter=60).fit(energy)
     assert sampler.feature_names_out_.tolist() == energy.feature_names
-    W = sampler.sample_weighted(10_000, random_state=1)
+    W = sampler.sample_weighted(5000, random_state=1)
     assert W.pareto_k < 0.7 and W.ess > 1000  # so that standard errors hold
     assert np.abs(schools_errors(W, constrain)).max() < Z
     assert np.abs(schools_errors(W, constrain, scale=2.5)).max() > Z
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        spoilt = sampler.sample_weighted(10_000, random_state=1, energy_fn=lambda x: energy(x) + x[:, 1])
+        spoilt = sampler.sample_weighted(5000, random_state=1, energy_fn=lambda x: energy(x) + x[:, 1])
     assert np.abs(schools_errors(spoilt, constrain)).max() > Z
 
 

@@ -7,6 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from cases import slow
+from samplers import JUDGED, SMALL_CONTROL, SMALL_MAP, START
 from sklearn.exceptions import ConvergenceWarning
 from test_adapters import (
     SCHOOLS,
@@ -28,7 +30,7 @@ from numpyro import handlers  # noqa: E402
 from numpyro.infer import util  # noqa: E402
 from numpyro.infer.reparam import LocScaleReparam  # noqa: E402
 
-from skcds import ConsistentSamplerScratch, Control, Coupling, Pilot  # noqa: E402
+from skcds import ConsistentSamplerScratch, SelfConsistency  # noqa: E402
 from skcds.adapters import from_numpyro  # noqa: E402
 from skcds.adapters._jax import double_precision  # noqa: E402
 
@@ -81,7 +83,7 @@ def test_eight_schools():
     check_schools(energy, energy.constrain)
 
 
-@pytest.mark.parametrize("model, args", [(schools, (Y, SIGMA)), (shapes, (0.3,))])
+@pytest.mark.parametrize("model, args", [(schools, (Y, SIGMA)), *slow((shapes, (0.3,)))])
 def test_the_library_s_own_potential(model, args):
     energy = from_numpyro(model, *args)
     check_contract(energy)
@@ -185,6 +187,7 @@ class TestModels:
             from_numpyro({"y": Y})
 
 
+@pytest.mark.slow
 def test_arviz_has_the_model_s_parameters():
     arviz = pytest.importorskip("arviz")
     energy = from_numpyro(schools, Y, SIGMA)
@@ -192,9 +195,10 @@ def test_arviz_has_the_model_s_parameters():
         n_steps=4,
         max_iter=5,
         random_state=0,
-        start=Pilot(begin=(0.0, 2.0), n_particles=200),
-        network=Coupling(n_transforms=2),
-        control=Control(hidden_features=16),
+        start=START,
+        network=SMALL_MAP,
+        control=SMALL_CONTROL,
+        objective=SelfConsistency(training=JUDGED),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -112,7 +112,7 @@ def test_pickles_leave_the_pool_out():
 @pytest.mark.filterwarnings("ignore")
 def test_a_fit_does_not_depend_on_them():
     draws = [
-        make("DiffusionSampler", n_features=2, max_iter=2, start__n_particles=100)
+        make("DiffusionSampler", n_features=2, max_iter=2, start__n_particles=100, loss__training__n_judged=500)
         .fit(from_numpy(log_prob, 2, grad=lambda x: -x, pool=pool))
         .sample(5, random_state=0)
         for pool in (None, threads(3))

@@ -165,7 +165,7 @@ def explored(energy_fn, n_evals, seed=0, d=2, by=None):
 
 
 # Maps of few iterations and mixtures of few components, which are good enough for Gaussian wells.
-SHORT = Adaptive(map=MapFit(n_iter=20), mixture=Mixture(max_fitted=1000, max_components=10))
+SHORT = Adaptive(rounds=8, map=MapFit(n_iter=20), mixture=Mixture(max_fitted=1000, max_components=10))
 
 
 def test_the_pilot_keeps_all_modes():
@@ -249,7 +249,7 @@ class TestExplore:
 def test_regression_uses_what_is_known():
     """From 300 points a map learns more by their log densities, too, than by where they are.
 
-    Mean normalised ESS of 4000 draws over two seeds: .71 against .55 as written.
+    Normalised ESS of 4000 draws: .80 against .64 as written, and .14 to .23 apart at four seeds.
     """
     parts = TMixture(SHARES.sqrt(), MEANS, 0.8 * torch.eye(2).double().expand(4, 2, 2))
 
@@ -266,8 +266,7 @@ def test_regression_uses_what_is_known():
         draws = proposal.sample(4000, seeded(99))
         return n_effective(-wells(draws) - proposal.log_prob(draws)) / 4000
 
-    with_it, without = (np.mean([share(seed, weight) for seed in range(2)]) for weight in (1.0, 0.0))
-    assert with_it > without + 0.05
+    assert share(1, 1.0) > share(1, 0.0) + 0.05
 
 
 @pytest.mark.slow

@@ -553,7 +553,7 @@ def test_fits_are_judged(monkeypatch, capsys):
 
 
 def test_few_evaluations_are_counted_around_the_energy(capsys):
-    few_evaluations.main(["--targets", "gmm9", "--evals", "700", "--max-time", "6"])
+    few_evaluations.main(["--targets", "gmm9", "--evals", "700", "--max-time", "2"])
     line = capsys.readouterr().out
     found = re.match(r"gmm9 seed 0: (\d+) evaluations, .* ESS / n (\S+), error of log Z (\S+), total variation", line)
     assert 0 < int(found[1]) <= 700 and 0 < float(found[2]) <= 1 and math.isfinite(float(found[3]))
@@ -566,9 +566,10 @@ def test_scattered_modes(capsys):
     assert re.search(r"\| 102 \| 4 \| 3 \| 0\.\d+ \| [+-]\d\.\d+ \| \d+ \| \d+ \|", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_missed_modes(capsys):
     """The mode that was left out of the draws is named, and nothing is where all are complete."""
-    missed.main(["--seeds", "207", "--evals", "3000"])
+    missed.main(["--seeds", "207", "--evals", "2000"])
     out = capsys.readouterr().out
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| 207")]
     assert [float(row[3]) > 0.3 for row in rows] == [False, True, False]

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from samplers import KINDS, ONE_STEP, SMALL, SMALL_CONTROL, make
+from samplers import FEW, JUDGED, KINDS, ONE_STEP, SMALL, SMALL_CONTROL, make
 from scipy.special import betaln
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -18,11 +18,13 @@ from skcds import (
     ConsistentSamplerScratch,
     Coupling,
     DiffusionSampler,
+    PathLoss,
     Pilot,
     SelfConsistency,
 )
 from skcds.density.bounds import FARTHEST, Bounds
 from skcds.density.energy import Energy, InvalidEnergyError
+from skcds.specifications import Race
 
 MIXED = [(0, 1), (2, None), (None, -1), (None, None), (-3, 5)]
 
@@ -248,8 +250,9 @@ class TestFamilies:
             max_iter=150,
             random_state=0,
             network=Coupling(n_transforms=2),
-            objective=SelfConsistency(batch_size=256),
-            **{**SMALL, "start": Pilot(n_particles=500)},
+            control=SMALL_CONTROL,
+            objective=SelfConsistency(batch_size=256, training=JUDGED),
+            **{**SMALL, "start": Pilot(n_particles=500, race=Race(n_particles=300), climbs=FEW)},
         ).fit(energy)
         weighted = sampler.sample_weighted(10_000, random_state=0)
         assert abs(weighted.log_evidence - log_z) < max(5 * weighted.log_evidence_se, 0.05)
@@ -276,7 +279,8 @@ class TestTeacherAndStudent:
     @pytest.mark.parametrize("whose", ["teacher", "student"])
     def test_unfitted_teacher(self, whose):
         bounds = {name: (0, None) if name == whose else None for name in ("teacher", "student")}
-        teacher = DiffusionSampler(bounds=bounds["teacher"], **SMALL, network=SMALL_CONTROL, max_iter=5, random_state=0)
+        options = {**SMALL, "network": SMALL_CONTROL, "loss": PathLoss(training=JUDGED), "max_iter": 5}
+        teacher = DiffusionSampler(bounds=bounds["teacher"], **options, random_state=0)
         student = ConsistentSamplerDistiller(
             teacher,
             n_features=2,

@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from samplers import KINDS, fitted, make, quadratic
+from samplers import KINDS, SMALL_MAP, fitted, make, quadratic
 from sklearn.exceptions import ConvergenceWarning
 
 import skcds
@@ -64,9 +64,8 @@ def _small(kind, **params):
     sizes = {"network__hidden_features": 16, "network__n_layers": 1}
     if kind == "ConsistentSamplerDistiller":
         teacher = make("DiffusionSampler", batch_size=200, **sizes)
-        return ConsistentSamplerDistiller(teacher, max_iter=60, batch_size=100, random_state=0).set_params(
-            **sizes | params
-        )
+        options = {"max_iter": 60, "batch_size": 100, "random_state": 0, "network": SMALL_MAP}
+        return ConsistentSamplerDistiller(teacher, **options).set_params(**sizes | params)
     if kind == "DiffusionSampler":
         extra = {"max_iter": 40, "loss": PathLoss(share=0.3, batch_size=50)}
     else:
@@ -233,7 +232,8 @@ class TestRefusal:
 
     def test_another_teacher(self, tmp_path):
         teachers = [make("DiffusionSampler", random_state=seed).fit(quadratic) for seed in (0, 1)]
-        students = [ConsistentSamplerDistiller(teacher, max_iter=5, random_state=0) for teacher in teachers]
+        options = {"max_iter": 5, "random_state": 0, "network": SMALL_MAP, "batch_size": 100}
+        students = [ConsistentSamplerDistiller(teacher, **options) for teacher in teachers]
         students[0].fit(quadratic, checkpoint=tmp_path / "a")
         with pytest.raises(ValueError, match="parameter teacher"):
             students[1].fit(quadratic, checkpoint=tmp_path / "a")
@@ -443,6 +443,7 @@ class TestKilled:
             assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
         return total
 
+    @pytest.mark.slow
     def test_once(self, tmp_path):
         assert self.check(tmp_path, 1, 1) == 1
 

@@ -9,9 +9,11 @@ from cases import crossed, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skcds import Pilot
 from skcds.density.energy import Energy
 from skcds.explore.climb import climb
 from skcds.explore.pilot import run_pilot
+from skcds.specifications import Climbs, Race
 
 
 def seeded(seed):
@@ -92,13 +94,16 @@ def test_nothing_where_there_is_no_gaussian():
     assert climb(Energy(lambda x: x[:, 0].abs() + 0 * x[:, 1], 2, generator=seeded(0)), torch.ones(2)) is None
 
 
+FEW = Pilot(climbs=Climbs(n_before=4, n_after=8), race=Race(n_particles=300, scales=(1.0, 10.0, 100.0)))
+
+
 class TestPilot:
     @pytest.mark.parametrize("place, seed", crossed([(0, 0)], range(3), [0, 1]))
     def test_far_and_narrow(self, place, seed):
         """Standard deviations of log Z are below .03; before, these did not come back within ten minutes."""
         loc, scale = PLACES[place]
         energy = Energy(gaussian(loc, scale), len(loc), generator=seeded(seed))
-        result, x = run_pilot(energy, 500, seeded(seed))
+        result, x = run_pilot(energy, 500, seeded(seed), pilot=FEW)
         assert abs(result.log_evidence - 0.5 * len(loc) * math.log(2 * math.pi) - np.log(scale).sum()) < 0.3
         z = (x.numpy() - loc) / scale
         assert (np.abs(z.mean(0)) < 7 / math.sqrt(500)).all() and (np.abs(z.std(0) - 1) < 0.3).all()
@@ -108,6 +113,6 @@ class TestPilot:
     def test_straight_line(self, gradient, seed):
         """log Z is -31.40 by quadrature around the mode; it was twelve nats off before."""
         energy = Energy(line(gradient), 2, generator=seeded(seed))
-        result, x = run_pilot(energy, 500, seeded(seed))
+        result, x = run_pilot(energy, 500, seeded(seed), pilot=FEW)
         assert abs(result.log_evidence + 31.40) < 0.3
         assert abs(float(x[:, 1].mean()) - 1.7) < 1e-6 and 5e-8 < float(x[:, 1].std()) < 9e-8

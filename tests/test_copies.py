@@ -7,7 +7,7 @@ import pickle
 import joblib
 import numpy as np
 import pytest
-from samplers import KINDS, fitted, make, quadratic
+from samplers import KINDS, SMALL_MAP, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
@@ -76,7 +76,8 @@ class TestDeepCopies:
 
     def test_one_teacher_stays_one(self):
         teacher = fitted(KINDS[0])
-        student = ConsistentSamplerDistiller(teacher, max_iter=2, random_state=0, batch_size=100).fit(quadratic)
+        options = {"max_iter": 2, "random_state": 0, "batch_size": 100, "network": SMALL_MAP}
+        student = ConsistentSamplerDistiller(teacher, **options).fit(quadratic)
         twin = copy.deepcopy(student)
         assert twin.teacher_ is twin.teacher is not teacher
 
@@ -105,6 +106,6 @@ class TestWorkers:
     def test_leave_a_fitted_teacher_itself(self, wrap):
         teacher = make(KINDS[0], max_iter=2, n_features=2).fit(lambda x: quadratic(x))
         student = ConsistentSamplerDistiller(
-            wrap(teacher), max_iter=2, batch_size=100, n_init=2, n_jobs=2, random_state=0
+            wrap(teacher), max_iter=2, batch_size=100, n_init=2, n_jobs=2, random_state=0, network=SMALL_MAP
         ).fit(lambda x: quadratic(x))
         assert student.teacher_ is teacher

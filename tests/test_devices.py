@@ -1,5 +1,6 @@
 """Fits and draws elsewhere than on the CPU."""
 
+import functools
 import os
 import pickle
 import re
@@ -13,20 +14,25 @@ import torch
 from cases import slow
 
 import skcds
-from skcds import Control, PathLoss, Pilot, Prior, SelfConsistency
+from skcds import Control, Coupling, PathLoss, Pilot, Prior, SelfConsistency
 from skcds._support import devices
 from skcds._support.settings import skeletons
 from skcds.density.energy import Energy
 from skcds.models.networks import GatedMLP
-from skcds.specifications import Climbs, Particles, Race, Training
+from skcds.specifications import Climbs, Particles, Race, Tempering, Training
 
 ALONE = "SKCDS_TEST_PRETEND"  # environment variable of the process that the pretend device is for
-# Few runs and climbs: on the pretend device every operation costs as much as a launch on a GPU.
-SHORT = {"race": Race(scales=(1.0, 3.0)), "climbs": Climbs(n_before=2, n_after=2, n_further=0, wide=(3.0,))}
+# Few runs, moves and climbs: on the pretend device every operation costs as much as a launch on a GPU.
+SHORT = {
+    "race": Race(scales=(1.0, 3.0), inflations=(1.0,), n_modes=1, fewest_moves=1),
+    "tempering": Tempering(n_moves=2, min_ess=0.5),
+    "climbs": Climbs(n_before=2, n_after=2, n_further=0, wide=(3.0,)),
+}
 QUICK = {"n_features": 2, "start": Pilot((0.0, 2.0), 100, **SHORT), "n_steps": 4, "batch_size": 128, "random_state": 0}
-TRAINING = Training(particles=Particles(min_iter=20), n_judged=2000)  # so short, particles are exchanged all the same
-TEACHER = {**QUICK, "max_iter": 30, "loss": PathLoss(training=TRAINING)}
+TRAINING = Training(particles=Particles(min_iter=10), n_judged=2000)  # so short, particles are exchanged all the same
+TEACHER = {**QUICK, "max_iter": 12, "loss": PathLoss(training=TRAINING)}
 SCRATCH = SelfConsistency(batch_size=64, path_batch_size=64, training=TRAINING)
+MAPS = {"coupling": Coupling(n_transforms=2), "residual": "residual"}
 MEAN = torch.tensor([1.0, -2.0])
 
 
@@ -77,6 +83,12 @@ def test_on_the_pretend_device():
     assert int(re.search(r"(\d+) passed", found.stdout)[1]) > 14
 
 
+@functools.cache
+def fitted_on(device):
+    """A short fit; do not change it."""
+    return skcds.DiffusionSampler(**QUICK, max_iter=5, device=device).fit(on_its_device)
+
+
 def agrees(fitted, reference):
     """The same fit on the pretend device, until rounding has grown; another one, but as good, on a GPU.
 
@@ -119,8 +131,8 @@ def test_energy_is_called_where_it_works(device, energy):
 @pytest.mark.parametrize(
     "options",
     [
-        {"start": Pilot(n_particles=100, **SHORT)},
-        {"start": Prior(100), "max_iter": 10, "loss": PathLoss(batch_size=64)},
+        *slow({"start": Pilot(n_particles=100, **SHORT)}),
+        {"start": Prior(100), "max_iter": 8, "loss": PathLoss(batch_size=64)},
         *slow({"network": Control(langevin=False, variance="fixed")}),
         *slow({"start": Prior(100), "loss": PathLoss("kl", batch_size=64), "reference": "dds", "max_iter": 10}),
         *slow({"loss": PathLoss(share=0.2), "reference": "pis", "max_iter": 30}),
@@ -147,7 +159,7 @@ def test_diffusion_sampler(device, options):
 )
 def test_fit_to_an_energy_that_is_elsewhere(device, energy, grad):
     fitted, reference = (
-        skcds.DiffusionSampler(**QUICK, max_iter=30, device=place).fit(energy, grad_fn=grad)
+        skcds.DiffusionSampler(**QUICK, max_iter=10, device=place).fit(energy, grad_fn=grad)
         for place in (device, "cpu")
     )
     agrees(fitted, reference)
@@ -158,7 +170,7 @@ def test_distiller(device, network):
     skip_jacobians(device, network)
     teacher = skcds.DiffusionSampler(**QUICK, max_iter=30).fit(on_its_device)  # on the CPU, or a GPU where there is one
     where = teacher._model.device
-    options = {"network": network, "max_iter": 10, "batch_size": 64, "random_state": 0}
+    options = {"network": MAPS[network], "max_iter": 10, "batch_size": 64, "random_state": 0}
     fitted, reference = (
         skcds.ConsistentSamplerDistiller(teacher, **options, device=place).fit(on_its_device)
         for place in (device, "cpu")
@@ -173,7 +185,9 @@ def test_distiller(device, network):
     assert fitted._model.device.type == device
 
 
-@pytest.mark.parametrize("options", [{}, {"network": "residual"}, *slow({"start": Prior(100), "max_iter": 18})])
+@pytest.mark.parametrize(
+    "options", [{"network": MAPS["coupling"]}, {"network": "residual"}, *slow({"start": Prior(100), "max_iter": 18})]
+)
 def test_scratch(device, options):
     skip_jacobians(device, options.get("network"))
     options = QUICK | {"max_iter": 16, "objective": SCRATCH} | options
@@ -200,27 +214,27 @@ def test_high_dimension(device):
 
 
 def test_goes_on_from_a_checkpoint(device, tmp_path):
-    seen = []
+    seen, options = [], {**QUICK, "max_iter": 20, "loss": PathLoss(training=Training(n_judged=1000))}
 
     def counted(x):
         seen.append(len(x))
         return on_its_device(x)
 
-    whole = skcds.DiffusionSampler(**QUICK, max_iter=20, device=device)
+    whole = skcds.DiffusionSampler(**options, device=device)
     whole.fit(counted, checkpoint=tmp_path / "state")
     before, _ = sum(seen), seen.clear()
-    again = skcds.DiffusionSampler(**QUICK, max_iter=20, device=device)
+    again = skcds.DiffusionSampler(**options, device=device)
     again.fit(counted, checkpoint=tmp_path / "state")
     assert before > whole.n_energy_evals_ - 100 > 2 * sum(seen)  # the pilot and the training are in the file
     assert again.n_energy_evals_ == whole.n_energy_evals_
     assert again.loss_curve_ == whole.loss_curve_
     assert again.log_evidence_ == pytest.approx(whole.log_evidence_, abs=1e-6)
     with pytest.raises(ValueError, match="its device is"):
-        skcds.DiffusionSampler(**QUICK, max_iter=20, device="cpu").fit(on_its_device, checkpoint=tmp_path / "state")
+        skcds.DiffusionSampler(**options, device="cpu").fit(on_its_device, checkpoint=tmp_path / "state")
 
 
 def test_file_and_pickle_of_another_device(device, tmp_path, monkeypatch):
-    fitted = skcds.DiffusionSampler(**QUICK, max_iter=5, device=device).fit(on_its_device)
+    fitted = fitted_on(device)
     fitted.save(tmp_path / "sampler")
     pickled = pickle.dumps(fitted)
     draws = fitted.sample(5, random_state=0)
@@ -242,8 +256,7 @@ def test_density_is_shown(device):
     pytest.importorskip("matplotlib").use("agg")
     from skcds.plotting import SamplerDisplay
 
-    fitted = skcds.DiffusionSampler(**QUICK, max_iter=5, device=device).fit(on_its_device)
-    SamplerDisplay.from_estimator(fitted, n=200, random_state=0)
+    SamplerDisplay.from_estimator(fitted_on(device), n=200, random_state=0)
 
 
 def test_auto_is_cuda_where_it_works(monkeypatch):

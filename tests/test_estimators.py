@@ -11,8 +11,8 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from cases import crossed
-from samplers import KINDS, LOG_Z, ONE_STEP, D, fitted, make, quadratic
+from cases import crossed, slow
+from samplers import KINDS, LOG_Z, ONE_STEP, SMALL_CONTROL, SMALL_MAP, START, D, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -25,6 +25,7 @@ from skcds.specifications import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 each = pytest.mark.parametrize("kind", KINDS)
+SHORT = {"max_iter": 5, "batch_size": 64, "network": SMALL_MAP, "random_state": 0}
 each_one_step = pytest.mark.parametrize("kind", ONE_STEP)
 
 
@@ -86,11 +87,6 @@ class TestFit:
         assert joblib.hash(first) == joblib.hash(second)
         assert state_hash(make(kind, random_state=1).fit(quadratic)) != state_hash(second)
 
-    def test_an_instance_as_random_state_moves_on(self, kind):
-        rng = np.random.RandomState(0)
-        first, second = (make(kind, random_state=rng).fit(quadratic).sample(5, random_state=0) for _ in range(2))
-        assert not np.array_equal(first, second)
-
     def test_a_failed_fit_keeps_the_earlier_one(self, kind):
         sampler = copy.deepcopy(fitted(kind))
         before = state_hash(sampler)
@@ -113,16 +109,9 @@ class TestFit:
         assert np.allclose(sampler.sample(500, random_state=0), before, atol=1e-3)
         assert sampler.n_iter_ == 1
 
-    def test_max_time(self, kind):
-        sampler = make(kind, max_iter=10**6, max_time=1.5)
-        start = time.perf_counter()
-        sampler.fit(quadratic)
-        assert time.perf_counter() - start < 1.5 + 4  # twice what may be added, for a machine that others keep busy
-        assert 0 < sampler.n_iter_ < 10**6
-
     def test_max_energy_evals(self, kind):
-        """A fit with a third of the evaluations stays within them, and does all of its iterations."""
-        limit = fitted(kind).n_energy_evals_ // 3
+        """A fit with half of the evaluations stays within them, and does all of its iterations."""
+        limit = fitted(kind).n_energy_evals_ // 2
         sampler = make(kind, max_energy_evals=limit).fit(quadratic)
         assert sampler.n_iter_ == fitted(kind).n_iter_
         assert limit / 4 < sampler.n_energy_evals_ <= limit
@@ -144,6 +133,48 @@ class TestFit:
     def test_too_few_evaluations(self, kind):
         with pytest.raises(ValueError, match=r"max_energy_evals has to be at least [25]00"):
             make(kind, max_energy_evals=199).fit(quadratic)
+
+    @pytest.mark.parametrize(
+        "bad, error, message",
+        [
+            ("a string", TypeError, "function"),
+            (np.zeros((3, 2)), TypeError, "ndarray"),
+            (lambda x: x.sum(1, keepdim=True), InvalidEnergyError, "Drop the last axis"),
+            (lambda x: x.sum(), InvalidEnergyError, "Sum over the features"),
+            (lambda x: x.sum(1) * float("nan"), InvalidEnergyError, "finite"),
+            (lambda x: ((x - x.mean(0)) ** 2).sum(1), InvalidEnergyError, "each row"),
+            (lambda x: 1 / 0, ZeroDivisionError, "division"),
+        ],
+    )
+    def test_bad_energy(self, kind, bad, error, message):
+        with pytest.raises(error, match=message):
+            make(kind).fit(bad)
+
+    @pytest.mark.parametrize(
+        "params", [{"max_iter": 0}, {"max_iter": "many"}, {"max_time": -1}, {"learning_rate": 0}, {"random_state": "x"}]
+    )
+    def test_bad_parameters(self, kind, params):
+        with pytest.raises(InvalidParameterError, match=next(iter(params))):
+            make(kind, **params).fit(quadratic)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], *slow(*ONE_STEP)])
+class TestWhatAllShare:
+    """Of the template of a fit, which is the same for all kinds."""
+
+    def test_an_instance_as_random_state_moves_on(self, kind):
+        rng = np.random.RandomState(0)
+        first, second = (
+            make(kind, random_state=rng, max_iter=2).fit(quadratic).sample(5, random_state=0) for _ in range(2)
+        )
+        assert not np.array_equal(first, second)
+
+    def test_max_time(self, kind):
+        sampler = make(kind, max_iter=10**6, max_time=1.5)
+        start = time.perf_counter()
+        sampler.fit(quadratic)
+        assert time.perf_counter() - start < 1.5 + 4  # twice what may be added, for a machine that others keep busy
+        assert 0 < sampler.n_iter_ < 10**6
 
     def test_progress_bar(self, kind, capsys):
         make(kind, max_iter=2).fit(quadratic)
@@ -174,51 +205,31 @@ class TestFit:
             make(kind, n_features=None).fit(quadratic)
 
     def test_one_dimension(self, kind):
-        assert make(kind, n_features=1).fit(quadratic).sample(4).shape == (4, 1)
+        assert make(kind, n_features=1, max_iter=2).fit(quadratic).sample(4).shape == (4, 1)
 
     def test_numpy_energy(self, kind):
-        with_gradient = make(kind).fit(lambda x: 0.5 * (np.asarray(x) ** 2).sum(1), grad_fn=lambda x: np.asarray(x))
+        few = {"max_iter": 2}
+        with_gradient = make(kind, **few).fit(
+            lambda x: 0.5 * (np.asarray(x) ** 2).sum(1), grad_fn=lambda x: np.asarray(x)
+        )
         assert with_gradient.n_grad_evals_ > 0
-        without = make(kind).fit(lambda x: 0.5 * (np.asarray(x) ** 2).sum(1))
+        without = make(kind, **few).fit(lambda x: 0.5 * (np.asarray(x) ** 2).sum(1))
         assert without.n_grad_evals_ == 0
         assert without.sample(3).shape == with_gradient.sample(3).shape == (3, D)
-
-    @pytest.mark.parametrize(
-        "bad, error, message",
-        [
-            ("a string", TypeError, "function"),
-            (np.zeros((3, 2)), TypeError, "ndarray"),
-            (lambda x: x.sum(1, keepdim=True), InvalidEnergyError, "Drop the last axis"),
-            (lambda x: x.sum(), InvalidEnergyError, "Sum over the features"),
-            (lambda x: x.sum(1) * float("nan"), InvalidEnergyError, "finite"),
-            (lambda x: ((x - x.mean(0)) ** 2).sum(1), InvalidEnergyError, "each row"),
-            (lambda x: 1 / 0, ZeroDivisionError, "division"),
-        ],
-    )
-    def test_bad_energy(self, kind, bad, error, message):
-        with pytest.raises(error, match=message):
-            make(kind).fit(bad)
-
-    @pytest.mark.parametrize(
-        "params", [{"max_iter": 0}, {"max_iter": "many"}, {"max_time": -1}, {"learning_rate": 0}, {"random_state": "x"}]
-    )
-    def test_bad_parameters(self, kind, params):
-        with pytest.raises(InvalidParameterError, match=next(iter(params))):
-            make(kind, **params).fit(quadratic)
 
     def test_partly_invalid_energy(self, kind):
         def patchy(x):
             return torch.where(x[:, 0] > 2.5, torch.nan, quadratic(x))
 
         with pytest.warns(RuntimeWarning, match="outside the support"):
-            sampler = make(kind).fit(patchy)
+            sampler = make(kind, max_iter=5).fit(patchy)
         assert np.isfinite(sampler.sample(100)).all()
 
     def test_bounded_support(self, kind):
         def boxed(x):
             return torch.where((x.abs() > 3).any(1), torch.inf, quadratic(x))
 
-        weighted = make(kind).fit(boxed).sample_weighted(500, random_state=0)
+        weighted = make(kind, max_iter=5).fit(boxed).sample_weighted(500, random_state=0)
         outside = (np.abs(weighted.samples) > 3).any(1)
         assert np.isneginf(weighted.log_weights[outside]).all() and np.isfinite(weighted.log_weights[~outside]).all()
 
@@ -385,7 +396,7 @@ class TestPickle:
 class TestOneStep:
     def test_needs_neither_energy_nor_gradient(self, kind):
         energy, calls = counted(quadratic)
-        sampler = make(kind).fit(energy)
+        sampler = make(kind, max_iter=2).fit(energy)
         calls.clear()
         sampler.sample(100, random_state=0)
         sampler.sample(100, n_steps=2, random_state=0, **({"method": "map"} if "Scratch" in kind else {}))
@@ -412,26 +423,27 @@ class TestOneStep:
 class TestDiffusionSampler:
     def test_max_energy_evals_ends_training(self):
         """Where scores are read all the same, training ends when the evaluations are used up."""
-        sampler = make("DiffusionSampler", max_iter=10**5, max_energy_evals=100_000, network__langevin=True)
+        sampler = make("DiffusionSampler", max_iter=10**5, max_energy_evals=50_000, network__langevin=True)
         sampler.fit(quadratic)
         assert 5 < sampler.n_iter_ < 10**4
-        assert sampler.n_energy_evals_ < 300_000  # and what is drawn after it
+        assert sampler.n_energy_evals_ < 150_000  # and what is drawn after it
 
     def test_student_of_a_teacher_that_reads_the_score(self):
         """Its trajectories and the scores that it needs are paid from its own budget."""
         teacher = fitted("DiffusionSampler")
         assert teacher._model.needs_score
-        student = ConsistentSamplerDistiller(teacher, max_iter=100, batch_size=32, max_energy_evals=15_000)
+        options = {"max_iter": 100, "batch_size": 32, "network": SMALL_MAP}
+        student = ConsistentSamplerDistiller(teacher, **options, max_energy_evals=15_000)
         student.fit(quadratic)
         assert student.n_iter_ > 20 and student.n_energy_evals_ < 30_000
 
     def test_the_loss_on_paths_has_its_share(self):
-        """Score matching, of 600 iterations, leaves a quarter of the evaluations, and what follows is trained."""
-        options = {"max_iter": 1200, "max_energy_evals": 60_000, "start__n_particles": 5000}
+        """Score matching, of 300 iterations, leaves a quarter of the evaluations, and what follows is trained."""
+        options = {"max_iter": 600, "max_energy_evals": 30_000, "start__n_particles": 2500}
         sampler = make(
             "DiffusionSampler", **options, batch_size=32, loss=PathLoss(share=0.5, batch_size=16, tol=0.0)
         ).fit(quadratic)
-        assert len(sampler.loss_curve_) > 600
+        assert len(sampler.loss_curve_) > 300
 
     READS = [
         ({}, True), ({"max_energy_evals": 50_000}, False), ({"max_energy_evals": 10**7}, True),
@@ -507,12 +519,12 @@ class TestSpoiledControl:
             learning_rate=learning_rate,
             random_state=0,
             start=Pilot(begin=(3.0, 2.0), n_particles=500),
-            loss=PathLoss(share=0, training=Training(**training)),
+            loss=PathLoss(share=0, training=Training(n_judged=2000, n_compared=400, **training)),
         )
         sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         return sampler.sample_weighted(2000, random_state=0).elbo - math.log(2 * math.pi)
 
-    @pytest.mark.parametrize("learning_rate", [0.2, 1.0])  # far off, and to infinity
+    @pytest.mark.parametrize("learning_rate", [*slow(0.2), 1.0])  # far off, and to infinity
     def test_is_not_kept(self, learning_rate):
         assert -0.2 < self.bound(learning_rate) < 0.1
 
@@ -526,17 +538,17 @@ class TestDistiller:
     def test_fitted_teacher_is_used_as_it_is(self, wrap):
         teacher = fitted("DiffusionSampler")
         before = state_hash(teacher)
-        student = ConsistentSamplerDistiller(wrap(teacher), max_iter=5, random_state=0).fit(quadratic)
+        student = ConsistentSamplerDistiller(wrap(teacher), **SHORT).fit(quadratic)
         assert student.teacher_ is teacher and state_hash(teacher) == before
 
     def test_unfitted_teacher_is_cloned(self):
-        teacher = DiffusionSampler(n_steps=8, max_iter=5, random_state=0, start=Pilot(n_particles=500))
-        student = ConsistentSamplerDistiller(teacher, n_features=D, max_iter=5, random_state=0).fit(quadratic)
+        teacher = DiffusionSampler(n_steps=8, max_iter=5, random_state=0, start=START, network=SMALL_CONTROL)
+        student = ConsistentSamplerDistiller(teacher, n_features=D, **SHORT).fit(quadratic)
         assert not hasattr(teacher, "n_features_in_") and student.teacher_.n_features_in_ == D
         assert student.n_energy_evals_ > student.teacher_.n_energy_evals_
 
     def test_no_teacher(self):
-        student = ConsistentSamplerDistiller(n_features=2, max_iter=2, max_time=4, random_state=0).fit(quadratic)
+        student = ConsistentSamplerDistiller(n_features=2, **SHORT, max_time=2).fit(quadratic)
         assert student.teacher_.n_features_in_ == 2
 
     def test_teacher_of_another_dimension(self):
@@ -548,7 +560,7 @@ class TestDistiller:
         with pytest.raises(TypeError, match="DiffusionSampler"):
             ConsistentSamplerDistiller(teacher=3, n_features=2).fit(quadratic)
 
-    @pytest.mark.parametrize("refine", [True, False])
+    @pytest.mark.parametrize("refine", [True, *slow(False)])
     def test_residual_network(self, refine):
         kind = "ConsistentSamplerDistiller"
         student = (
@@ -619,11 +631,12 @@ class TestScratch:
         [
             ("coupling", Prior(500), "separate"),
             ("residual", Pilot(None, 500), "separate"),
-            ("residual", Prior(500), "joint"),
+            *slow(("residual", Prior(500), "joint")),
         ],
     )
     def test_options(self, network, start, objective):
-        sampler = make("ConsistentSamplerScratch", network=network, start=start, objective=objective).fit(quadratic)
+        options = {"network": network, "start": start, "objective": objective, "max_iter": 10}
+        sampler = make("ConsistentSamplerScratch", **options).fit(quadratic)
         assert (sampler.pilot_ is None) == isinstance(start, Prior)
         X = sampler.sample(300, random_state=0)
         assert X.shape == (300, D) and np.isfinite(X).all()
@@ -636,7 +649,7 @@ class TestScratch:
         assert W.is_bound == (W.violation_share == 0)
 
     def test_residual_network_reads_no_score(self):
-        sampler = make("ConsistentSamplerScratch", network="residual").fit(lambda x: 0.5 * (x**2).sum(1))
+        sampler = make("ConsistentSamplerScratch", network="residual", max_iter=2).fit(lambda x: 0.5 * (x**2).sum(1))
         loaded = pickle.loads(pickle.dumps(sampler))
         for n_steps in (1, 2, 4, 8):
             assert loaded.sample(5, n_steps=n_steps).shape == (5, D)

@@ -281,8 +281,8 @@ def test_limits_hold():
 
     sampler = make(max_iter=30, max_energy_evals=60_000).fit(counted, contexts=contexts(100))
     assert sum(calls) <= 60_000 and sampler.n_energy_evals_ == sum(calls) and sampler.n_iter_ == 30
-    timed = make(max_iter=100_000, max_time=8).fit(gaussian, contexts=contexts(100))
-    assert timed.n_iter_ < 100_000 and timed.fit_time_ < 16  # the machine may be busy
+    timed = make(max_iter=100_000, max_time=3).fit(gaussian, contexts=contexts(100))
+    assert timed.n_iter_ < 100_000 and timed.fit_time_ < 11  # the machine may be busy
 
 
 def test_several_fits_and_names():

@@ -16,7 +16,8 @@ def test_prints_a_table_and_saves_a_figure(tmp_path, capsys, monkeypatch):
     small = targets.BayesianLogisticRegression(X[:50, :7], y[:50])
     monkeypatch.setattr(targets, "breast_cancer", lambda: small)
     job = main_job.Job(
-        500, 50, 5, 50, posterior=(5, 5), plane=(5, 5), n_particles=500, training=Training(n_judged=500)
+        500, 50, 5, 50, posterior=(5, 5), plane=(5, 5), posterior_seconds=(1, 0.5), plane_seconds=(1, 0.5),
+        n_particles=500, training=Training(n_judged=500),
     )  # fmt: skip
     main_job.main(["--figure", str(tmp_path / "figure.png")], job)
     out = capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_a_fit_loads_no_compiler():
     """Loading it takes seconds, of which a fit of five seconds has none to spare."""
     code = (
         "import sys, skcds; "
-        "skcds.DiffusionSampler(2, start=skcds.Pilot((0, 1), 200), n_steps=4, max_iter=3, max_time=60)"
+        "skcds.DiffusionSampler(2, start=skcds.Pilot((0, 1), 100), n_steps=2, max_iter=3, max_time=60)"
         ".fit(lambda x: (x**2).sum(1)); assert 'torch._dynamo' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

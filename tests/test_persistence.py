@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 import torch
 from cases import slow
-from samplers import KINDS, D, fitted, make, quadratic
+from samplers import KINDS, SMALL_MAP, START, D, fitted, make, quadratic
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
@@ -71,7 +71,7 @@ def small(tmp_path_factory):
         n_steps=4,
         max_iter=5,
         random_state=0,
-        start=Pilot(n_particles=100),
+        start=dataclasses.replace(START, n_particles=100),
         network=Control(hidden_features=8, n_layers=2),
     )
     student = ConsistentSamplerDistiller(
@@ -131,7 +131,8 @@ class TestRoundTrip:
         fitted("ConsistentSamplerDistiller").save(tmp_path / "student")
         loaded = skcds.load(tmp_path / "student")
         assert loaded.teacher_.n_steps == 8 and loaded.teacher_._energy is None
-        student = ConsistentSamplerDistiller(FrozenEstimator(loaded.teacher_), max_iter=2, random_state=0)
+        options = {"max_iter": 2, "random_state": 0, "network": SMALL_MAP, "batch_size": 64}
+        student = ConsistentSamplerDistiller(FrozenEstimator(loaded.teacher_), **options)
         student.fit(quadratic).save(tmp_path / "student")
         loaded = skcds.load(tmp_path / "student")
         assert isinstance(loaded.teacher, FrozenEstimator) and loaded.teacher.estimator is loaded.teacher_
@@ -421,7 +422,7 @@ class TestWhatIsSavedLoads:
             if attribute not in ("_model", "teacher_"):
                 assert equal(getattr(loaded, attribute), getattr(twin, attribute)), attribute
 
-    @pytest.mark.parametrize("value", BAD_FLOATS, ids=str)
+    @pytest.mark.parametrize("value", [BAD_FLOATS[0], *slow(*BAD_FLOATS[1:])], ids=str)
     @each_case
     def test_weights_that_are_not_finite(self, kind, network, value, tmp_path):
         """In any one of them; the old file stays."""

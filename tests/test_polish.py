@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from samplers import ONE_STEP, D, fitted, make, quadratic
 
 import skcds
@@ -38,7 +39,7 @@ def right(X, mean=MEAN, sd=SD):
     ).all()
 
 
-@each
+@pytest.mark.parametrize("kind", [ONE_STEP[0], *slow(ONE_STEP[1])])  # they are alike to what moves their draws
 class TestExactness:
     def test_moves_bring_another_density(self, kind):
         """After 50 moves what is left of the start is below 1e-4 with acceptances of .2 or more."""

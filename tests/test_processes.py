@@ -40,6 +40,7 @@ def test_joblib(kind):
         np.testing.assert_allclose(one, other, atol=1e-5)  # another number of threads may sum in another order
 
 
+@pytest.mark.slow
 def test_spawned():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(draw, (fitted("ConsistentSamplerDistiller"), 3))

@@ -3,6 +3,7 @@
 Bounds of statistics are 5.6 standard errors, 2e-8 two-sided; every test says how many it takes at once.
 """
 
+import dataclasses
 import pickle
 import warnings
 
@@ -11,13 +12,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from samplers import START
 
-from skcds import Control, DiffusionSampler, PathLoss, Pilot, Prior, targets
+from skcds import Control, DiffusionSampler, PathLoss, Prior, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.models.diffusion import DiffusionModel
 from skcds.models.networks import seeded
 from skcds.models.process import GRIDS, LOG_SNR_MIN, reverse_kernel
+from skcds.specifications import Training
 from skcds.train.objectives import path as losses
 from skcds.train.objectives.path import PATH_LOSSES, LogVarianceLoss, PathKLLoss
 
@@ -246,12 +249,13 @@ class TestEstimator:
 
     def test_log_evidence(self, reference, loss):
         with_pilot = (reference, loss) in (("dds", "kl"), ("pis", "log_variance"))
-        start = Pilot((0.0, 3.0), n_particles=1000) if with_pilot else Prior(n_particles=1000)
+        start = dataclasses.replace(START, n_particles=1000) if with_pilot else Prior(n_particles=1000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sampler = DiffusionSampler(
-                2, start=start, n_steps=16, reference=reference, loss=PathLoss(loss, 0.2, 256), max_iter=40,
-                network=Control(32, 2, "learned" if with_pilot else "fixed"), random_state=0,
+                2, start=start, n_steps=16, reference=reference, max_iter=40, random_state=0,
+                loss=PathLoss(loss, 0.2, 256, training=Training(n_judged=1000)),
+                network=Control(32, 2, "learned" if with_pilot else "fixed"),
             ).fit(TARGET)  # fmt: skip
         for n_steps in (None, 9):
             W = sampler.sample_weighted(4000, n_steps, random_state=1)
@@ -269,7 +273,7 @@ class TestEstimator:
                 n_steps=4,
                 network=Control(16, langevin=False),
                 reference=reference,
-                loss=loss,
+                loss=PathLoss(loss, training=Training(n_judged=500)),
                 max_iter=5,
                 random_state=0,
             ).fit(TARGET)

@@ -8,7 +8,7 @@ import re
 import joblib
 import numpy as np
 import pytest
-from samplers import D, fitted, make, quadratic
+from samplers import SMALL_CONTROL, SMALL_MAP, D, fitted, make, quadratic
 from sklearn.base import clone
 
 import skcds
@@ -107,9 +107,10 @@ class TestManners:
 
     def test_a_teacher_begins_where_its_student_does(self):
         """Its own particles stay, and where it begins from comes from the student unless it says so itself."""
+        small = {"max_iter": 2, "max_time": 0.5, "random_state": 0}
         for own, begin in [(None, (9.0, 2.0)), (Pilot(n_particles=300), (9.0, 2.0)), (Pilot((8.0, 3.0)), (8.0, 3.0))]:
-            teacher = DiffusionSampler(D, start=own, n_steps=4, max_iter=2, random_state=0)
-            student = ConsistentSamplerDistiller(teacher, start=(9.0, 2.0), max_iter=2, random_state=0)
+            teacher = DiffusionSampler(D, start=own, n_steps=4, network=SMALL_CONTROL, **small)
+            student = ConsistentSamplerDistiller(teacher, start=(9.0, 2.0), network=SMALL_MAP, **small)
             found = student.fit(quadratic).teacher_.start
             assert as_start(found).begin == begin
             assert as_start(found).n_particles == (300 if own and own.n_particles == 300 else 20_000)

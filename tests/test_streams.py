@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases import crossed, slow
-from samplers import KINDS, D, fitted, make, quadratic
+from samplers import KINDS, SMALL_MAP, D, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -160,9 +160,9 @@ class TestWarmStart:
 
 class TestSeeds:
     def test_an_unseeded_teacher_follows_the_student(self):
-        first, second = (quietly(unseeded_student(), quadratic).sample(20, random_state=0) for _ in range(2))
+        first, second = (quietly(unseeded_student(max_iter=2), quadratic).sample(20, random_state=0) for _ in range(2))
         assert np.array_equal(first, second)
-        other = quietly(unseeded_student().set_params(random_state=1), quadratic).sample(20, random_state=0)
+        other = quietly(unseeded_student(max_iter=2, random_state=1), quadratic).sample(20, random_state=0)
         assert not np.array_equal(first, other)
 
     @pytest.mark.parametrize("seed", [0, None, *slow("instance", "generator")])
@@ -247,7 +247,8 @@ class TestFittedValues:
         teacher = pickle.loads(pickle.dumps(fitted(KINDS[0])))
         draws = []
         for n_steps in (8, 3):
-            student = ConsistentSamplerDistiller(teacher.set_params(n_steps=n_steps), max_iter=3, random_state=0)
+            options = {"max_iter": 3, "random_state": 0, "network": SMALL_MAP, "batch_size": 64}
+            student = ConsistentSamplerDistiller(teacher.set_params(n_steps=n_steps), **options)
             draws.append(quietly(student, quadratic).sample(10, random_state=0))
         assert np.array_equal(*draws)
 

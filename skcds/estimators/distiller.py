@@ -123,9 +123,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     Examples
     --------
-    >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler
-    >>> teacher = DiffusionSampler(2, n_steps=16, max_iter=50, random_state=0)
-    >>> student = ConsistentSamplerDistiller(teacher, max_iter=50, random_state=0)
+    >>> from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot
+    >>> teacher = DiffusionSampler(
+    ...     n_features=2, start=Pilot(n_particles=500),
+    ...     n_steps=8, max_iter=20, random_state=0
+    ... )
+    >>> student = ConsistentSamplerDistiller(teacher, max_iter=20, random_state=0)
     >>> student.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     ConsistentSamplerDistiller(...)
     >>> student.sample(4, random_state=0).shape

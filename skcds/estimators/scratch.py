@@ -102,8 +102,11 @@ class ConsistentSamplerScratch(OneStepSampler):
 
     Examples
     --------
-    >>> from skcds import ConsistentSamplerScratch
-    >>> sampler = ConsistentSamplerScratch(2, n_steps=16, max_iter=50, random_state=0)
+    >>> from skcds import ConsistentSamplerScratch, Pilot
+    >>> sampler = ConsistentSamplerScratch(
+    ...     n_features=2, start=Pilot(n_particles=500),
+    ...     n_steps=8, max_iter=20, random_state=0
+    ... )
     >>> sampler = sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
     >>> sampler.sample(4, random_state=0).shape
     (4, 2)

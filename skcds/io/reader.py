@@ -75,10 +75,13 @@ def load(path):
     >>> import tempfile, pathlib
     >>> import skcds
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "sampler.skcds"
-    >>> sampler = skcds.DiffusionSampler(n_features=2, max_iter=50, random_state=0)
+    >>> sampler = skcds.DiffusionSampler(
+    ...     n_features=2, start=skcds.Pilot((3, 2), 500),
+    ...     n_steps=8, max_iter=20, random_state=0
+    ... )
     >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1)).save(path)
     >>> skcds.load(path).get_params()["max_iter"]
-    50
+    20
     """
     raw = Path(path).read_bytes()
     try:

@@ -48,14 +48,15 @@ class CalibrationDisplay:
     >>> import numpy as np
     >>> import skcds
     >>> sampler = skcds.ConsistentSamplerScratch(
-    ...     n_features=1, start=skcds.Pilot((0.0, 2.0), 800), max_iter=30, random_state=0
+    ...     n_features=1, start=skcds.Pilot((0.0, 2.0), 800),
+    ...     max_iter=10, random_state=0
     ... )
-    >>> C = np.random.default_rng(0).uniform(-1, 1, (100, 1))
+    >>> C = np.random.default_rng(0).uniform(-1, 1, (50, 1))
     >>> sampler.fit(lambda x, c: 0.5 * ((x - c) ** 2).sum(1), contexts=C)
     ConsistentSamplerScratch(...)
     >>> found = sampler.calibrate(C, 200, random_state=0)
     >>> skcds.CalibrationDisplay(found).plot().caption_.partition(",")[0]
-    '100 contexts'
+    '50 contexts'
     """
 
     def __init__(self, calibration: Calibration):

@@ -135,10 +135,11 @@ class EvidenceDisplay:
 
         Examples
         --------
-        >>> from skcds import DiffusionSampler
+        >>> from skcds import DiffusionSampler, Pilot
         >>> from skcds.plotting import EvidenceDisplay
         >>> sampler = DiffusionSampler(
-        ...     n_features=2, n_steps=16, max_iter=50, random_state=0
+        ...     n_features=2, start=Pilot((3, 2), 500),
+        ...     n_steps=8, max_iter=20, random_state=0
         ... )
         >>> sampler.fit(lambda x: 0.5 * ((x - 3) ** 2).sum(1))
         DiffusionSampler(...)
