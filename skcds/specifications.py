@@ -16,6 +16,7 @@ __all__ = [
     "MapFit",
     "Mixture",
     "Particles",
+    "Stopping",
     "Race",
     "Survey",
     "Tails",
@@ -26,4 +27,4 @@ __all__ = [
 from .explore.few_evaluations import Adaptive, MapFit, Mixture, Survey
 from .explore.mode_stages import Balance, Climbs, LostModes
 from .explore.stages import FamilyTempering, HighDimension, Race, Tails, Tempering
-from .train.specifications import FamilyTraining, Likelihood, Particles, Training
+from .train.specifications import FamilyTraining, Likelihood, Particles, Stopping, Training

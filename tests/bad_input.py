@@ -200,7 +200,7 @@ CASES = [
     file("one bit flipped", overwrite(lambda raw: raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]), "SHA-256"),
     file("a renamed pickle", overwrite(lambda raw: b"\x80\x04cos\nsystem\n"), "cut off|no safetensors"),
     file("of another program", overwrite(lambda raw: b"\x89PNG" + bytes(96)), "cut off|no safetensors"),
-    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 6, FORMAT % 8)), "update skcds"),
+    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 7, FORMAT % 8)), "update skcds"),
 ]  # fmt: skip
 
 

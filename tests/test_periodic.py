@@ -271,7 +271,9 @@ class TestDensity:
     def test_is_that_of_the_weights_and_of_points_whole_turns_away(self, kind):
         weighted = fitted(kind).sample_weighted(200, random_state=0)
         X, log_q = fitted(kind).sample(200, random_state=0, return_log_density=True)
-        assert np.allclose(log_q, fitted(kind).score_samples(X + [2 * TURN, -TURN, 0]), atol=1e-3)
+        again, seam = fitted(kind).score_samples(X + [2 * TURN, -TURN, 0]), fitted(kind).seam_[:2]
+        clear = (np.abs(X[:, :2] - seam) > 1e-6).all(1)  # a turn rounds what is left of the distance from the seam
+        assert clear.mean() > 0.9 and np.allclose(log_q[clear], again[clear], atol=1e-3)
         assert np.allclose(weighted.log_weights, log_density(X) + LOG_Z - log_q, atol=1e-3)
 
     def test_exact_and_polished_draws(self, kind):

@@ -30,6 +30,7 @@ from .paths import (
     gauge,
     judge_paths,
     moves_share,
+    plateau_of_paths,
     weighted_paths,
 )
 
@@ -70,7 +71,7 @@ class DiffusionSampler(BaseSampler):
         Particles in a batch of score matching.
     {learning_rate}
     max_iter : int, default=3000
-        Optimiser iterations.
+        Optimiser iterations, at most: training comes to its end where more would bring nothing (`Stopping`).
     {max_time}
     {max_energy_evals}
     {n_init}
@@ -241,8 +242,11 @@ class DiffusionSampler(BaseSampler):
             return share >= 1 - self._specified("loss").tol
 
         callbacks = {int(share * n_iter): refresh for share in by.exchanges} if n_iter >= by.min_iter else {}
+        last = n_iter == self.max_iter  # a loss on paths that is to follow would be spared with the rest
+        plateau = plateau_of_paths(run, self.n_steps, n_iter, self._specified("loss").tol) if last else None
         return Phase(
-            "score matching", loss, n_iter, self.learning_rate, share=self._score_share, callbacks=callbacks
+            "score matching", loss, n_iter, self.learning_rate, share=self._score_share, callbacks=callbacks,
+            plateau=plateau,
         )  # fmt: skip
 
     def _judge(self, run):

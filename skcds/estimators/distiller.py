@@ -1,7 +1,5 @@
 """ConsistentSamplerDistiller: a one-step sampler distilled from a diffusion sampler."""
 
-import functools
-
 import torch
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -14,8 +12,6 @@ from ..density.function import Density
 from ..density.standardize import StandardizedTarget
 from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
-from ..models.networks import in_parts
-from ..models.process import noise_levels
 from ..models.specifications import MAPS_BY_NAME, Specification
 from ..train.budget import FEWEST_EVALS
 from ..train.objectives.base import Objective, Sum
@@ -25,11 +21,12 @@ from ..train.objectives.reverse_kl import ReverseKLLoss
 from ..train.objectives.specifications import Consistency
 from ..train.particles import Population
 from ..train.phases import Phase
+from ..train.plateau import plateau_of
 from .base import BaseSampler, positive_integer
 from .control import N_CHECKED
 from .diffusion import DiffusionSampler
 from .given import draws_given, is_given, weighted_given
-from .networks import networks_of_map, start_map
+from .networks import map_wanted, networks_of_map, start_map
 from .onestep import OneStepSampler
 from .paths import POPULATION_SHARE, population_of
 from .teacher import FEWEST_WITH_TEACHER, few_evals, fitted_teacher, one_of_several, unwrapped
@@ -51,8 +48,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
     Parameters
     ----------
     teacher : DiffusionSampler, FrozenEstimator or None, default=None
-        A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one. One
-        without a `random_state` gets a seed that follows from the student's; with `n_init` each fit has another.
+        A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one
+        with half as many iterations as the student, which end at a normalised ESS of .8. One without a `random_state`
+        gets a seed that follows from the student's; with `n_init` each fit has another.
     n_features : int, default=None
         Dimension; by default the teacher's or ``energy_fn.n_features``.
     {bounds}
@@ -73,7 +71,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         Particles and pairs of states in a batch; by default 512, or 1024 where the finest length scale is below .1.
     {learning_rate}
     max_iter : int, default=2000
-        Optimiser iterations.
+        Optimiser iterations, at most: training comes to its end where more would bring nothing (`Stopping`).
     {max_time}
         The fit of an unfitted teacher is included.
     {max_energy_evals}
@@ -218,9 +216,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         energy = run.energy
         if self.warm_start and hasattr(self, "_model"):
             check_continued(self, energy)
-            network, config = self._specified("network"), self._model.config
-            wanted = {f"network__{name}": size for name, size in vars(network).items()}
-            check_same_networks({"network": network.kind, **wanted}, networks_of_map(config))
+            check_same_networks(map_wanted(self._specified("network")), networks_of_map(self._model.config))
         teacher = fitted_teacher(self, run)
         bounds = Bounds.from_fitted(teacher)
         energy.bounds = bounds and bounds.to(energy.device)
@@ -247,7 +243,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         n_iter = self.max_iter - n_kl
         if n_iter:
             loss = self._distillation(run, n_iter)
-            yield Phase("distillation", loss, n_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.99)
+            options = {"ema_decay": 0.99, "plateau": plateau_of(run, n_iter)}
+            yield Phase("distillation", loss, n_iter, self.learning_rate, WEIGHT_DECAY, **options)
         if n_kl and len(run.losses) == n_iter:
             loss = ReverseKLLoss(run.model, run.target, self._batch_size(run.model), run.generator)
             yield Phase("reverse KL", loss, n_kl, 0.5 * self.learning_rate, ema_decay=0.99)
@@ -352,18 +349,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
             return self._plan_with_density(polish, n_steps=n_steps)
         if polish:
             return self._polish_plan(polish, n_steps, density)
-        levels = self._model.levels(n_steps)
-
-        def draw(normal):
-            z = normal(0)
-            for k, level in enumerate(levels):
-                if k:
-                    a, s = noise_levels(level)
-                    z = a * z + s * normal(k)
-                z = in_parts(functools.partial(self._model.map, log_snr=level[None]), z)
-            return z
-
-        return draw
+        return lambda normal: self._model.walk_with_noise(normal, n_steps)
 
     def _map_steps(self, *, n_steps=1):
         if check_count(n_steps, "n_steps", 1) > 1:

@@ -1,6 +1,7 @@
 """The networks that parameters ask for, and those that an earlier fit has: made, and compared for a warm start."""
 
 __all__ = [
+    "map_wanted",
     "networks_found",
     "networks_of_map",
     "networks_of_shortcut",
@@ -18,6 +19,11 @@ NAMES_OF_MAP = {  # fields of a coupling, by the names that a shortcut model's c
     "hidden_features": "map_hidden", "n_layers": "map_layers", "n_transforms": "n_transforms", "bins": "bins",
     "stretch": "stretch",
 }  # fmt: skip
+
+
+def map_wanted(network: Map) -> dict:
+    """Kind of a map, and fields of the parameter `network` that decide its size."""
+    return {"network": network.kind} | {f"network__{name}": size for name, size in vars(network).items()}
 
 
 def networks_wanted(name: str, control: Control, energy) -> dict:

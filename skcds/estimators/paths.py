@@ -1,6 +1,7 @@
 """Ends of simulated paths with exact weights as particles: how many the limits allow, and how they come in."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -12,6 +13,7 @@ from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
 from ..density.standardize import StandardizedTarget
 from ..train.particles import Population, effective_share
+from ..train.plateau import Plateau
 from ..weights.sample import WeightedSample
 
 GAUGED = 64  # paths by which the time of a path is measured
@@ -22,6 +24,7 @@ LARGEST_RESERVE = 0.25  # of a limit of time, for the judgement
 JUDGEMENT_MARGIN = 1.3  # of the time that the judgement's paths should take
 MAX_NUMBERS = 5_000_000  # held by the paths of the judgement
 MIN_RESAMPLED_SHARE = 0.1  # normalised ESS of path weights that is good enough to resample their ends by
+FEWEST_LOOKED_AT = 100  # paths that tell an effective share well enough to end a training by it
 FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
 
 
@@ -88,6 +91,21 @@ def exchange_paths(population, model, target, n_steps, z, log_weights, generator
         return target.log_prob(x) + log_ratio
 
     population.exchange(z, log_weights, weigh)
+
+
+def plateau_of_paths(run, n_steps: int, n_iter: int, tol: float) -> Plateau | None:
+    """What ends a training of a chain early; None for a short one, or where its looks would cost too much."""
+    by = dataclasses.replace(run.training.stopping, tol=tol)
+    n_looks, evals_a_path = max(1, round(1 / by.look_every)), 1 + n_steps * run.model.needs_score
+    n = min(by.n_paths, by.paths_share * run.budget.energy_evals_left() / (n_looks * evals_a_path))
+    if n_iter < by.min_iter or n < min(by.n_paths, FEWEST_LOOKED_AT):
+        return None
+
+    def look(averaged) -> float:
+        _, log_weights = weighted_paths(averaged, run.target, n_steps, int(n), run.generator)
+        return effective_share(log_weights)
+
+    return Plateau(look, n_iter, by, run.budget.progress)
 
 
 def first_ends(run, n_steps: int, n_particles: int) -> Population:

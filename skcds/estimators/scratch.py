@@ -1,5 +1,7 @@
 """ConsistentSamplerScratch: one step or many, learned from the energy without a teacher."""
 
+import functools
+
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -16,9 +18,10 @@ from ..train.objectives.path import LogVarianceLoss
 from ..train.objectives.self_consistency import SelfConsistencyLoss
 from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.phases import Phase
+from ..train.plateau import plateau_of
 from .control import CONSTRAINTS, FITTED, ControlStart, found_by
 from .given import draws_given, is_given, weighted_given
-from .networks import networks_of_shortcut, networks_wanted, shortcut_model
+from .networks import map_wanted, networks_of_shortcut, networks_wanted, shortcut_model
 from .onestep import OneStepSampler
 from .paths import first_ends, gauge, moves_share, renewals
 
@@ -57,7 +60,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         Particles in a batch of score matching, and steps in one of self-consistency for a residual network.
     {learning_rate}
     max_iter : int, default=4000
-        Optimiser iterations.
+        Optimiser iterations, at most: training comes to its end where more would bring nothing (`Stopping`).
     {max_time}
     {max_energy_evals}
     {n_init}
@@ -153,13 +156,9 @@ class ConsistentSamplerScratch(OneStepSampler):
         self.verbose = verbose
         self.random_state = random_state
 
-    # ---------------------------------------------------------------- training
-
     def _networks_wanted(self, energy):
-        network = self._specified("network")
-        sizes = {f"network__{name}": size for name, size in vars(network).items()}
-        wanted = {"network": network.kind, "n_steps": self.n_steps, **sizes}
-        if network.kind == "residual":  # one network, which reads no score
+        wanted = map_wanted(self._specified("network")) | {"n_steps": self.n_steps}
+        if wanted["network"] == "residual":  # one network, which reads no score
             return wanted
         return wanted | networks_wanted("control", self._specified("control"), energy)
 
@@ -204,29 +203,30 @@ class ConsistentSamplerScratch(OneStepSampler):
             states = sampling.states
             run.population = first_ends(run, self.n_steps, self._specified("start").n_particles)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
-        both = InTurn(sampling=(1, sampling), map=(n_map, map_loss))
-        loss = both if separate else Sum([(1.0, sampling), (1.0, map_loss)])
-        yield Phase(
-            "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
-            callbacks=renewals(run, self.n_steps, self.max_iter, on_particles),
-        )  # fmt: skip
+        both = Sum([(1.0, sampling), (1.0, map_loss)])
+        loss = InTurn(sampling=(1, sampling), map=(n_map, map_loss)) if separate else both
+        ends = {
+            "callbacks": renewals(run, self.n_steps, self.max_iter, on_particles),
+            "plateau": plateau_of(run, self.max_iter) if on_particles else None,
+        }
+        yield Phase("self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995, **ends)
 
     def _map_loss(self, run, states, n_iter):
         """Self-consistency for `n_iter` iterations, with the likelihood beside it for a map that has one."""
         model, generator, objective = run.model, run.generator, self._specified("objective")
-        map_batch = objective.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
-        batch = map_batch if model.map.invertible else self.batch_size
-        options = objective.ema_decay, objective.huber
-        consistency = SelfConsistencyLoss(model, run.target, states, batch, generator, *options)
+        batch = objective.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
+        consistency = SelfConsistencyLoss(
+            model, run.target, states, batch if model.map.invertible else self.batch_size, generator,
+            objective.ema_decay, objective.huber,
+        )  # fmt: skip
         if not (objective.refine and model.map.invertible):
             return consistency
         levels = levels_of_steps(model.steps, generator)
         likelihood = LikelihoodLoss(
-            model, run.population, map_batch, model, run.target, levels, model.partial_levels(),
+            model, run.population, batch, model, run.target, levels, model.partial_levels(),
             **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
         )  # fmt: skip
-        weight = objective.weight
-        return Sum([(1.0, likelihood), (weight, consistency)] if weight else [(1.0, likelihood)])
+        return Sum([(1.0, likelihood), (objective.weight, consistency)][: 2 if objective.weight else 1])
 
     # ---------------------------------------------------------------- sampling
 
@@ -331,8 +331,9 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _plan(self, *, n_steps=1, method=None, polish=0, return_log_density=False, density=None, exact=False):
         n_steps, method = self._check_steps(n_steps), self._method(method)
         if exact:
-            others = {"n_steps": n_steps, "polish": polish, "return_log_density": return_log_density}
-            return self._exact_plan(exact, density, **others)
+            return self._exact_plan(
+                exact, density, n_steps=n_steps, polish=polish, return_log_density=return_log_density
+            )
         if return_log_density:
             return self._plan_with_density(polish, n_steps=n_steps, method=method)
         if check_count(polish, "polish", 0):
@@ -376,10 +377,8 @@ class ConsistentSamplerScratch(OneStepSampler):
         n, n_steps, method = check_count(n, "n", 1), self._check_steps(n_steps), self._method(method)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
         if n_steps == 1 or method == "map":
-            return self._weigh_map(
-                n, random_state, target, self._model.composed(n_steps),
-                lambda latent, target: self._model.call_and_log_weight(latent, target, n_steps),
-            )  # fmt: skip
+            weigh = functools.partial(self._model.call_and_log_weight, n_steps=n_steps)
+            return self._weigh_map(n, random_state, target, self._model.composed(n_steps), weigh)
 
         def draw(normal):
             z, log_ratio = self._model.partial_map_and_simulate(normal(n_steps - 1), n_steps, target, normal)
@@ -396,8 +395,6 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _method(self, method) -> str:
         if method not in (None, "map", "chain"):
             raise ValueError(f"method has to be 'map', 'chain' or None; got {method!r}.")
-        if not self._model.map.invertible:
-            if method == "chain":
-                raise ValueError("method='chain' needs the density of the map: fit with network='coupling'.")
-            return "map"
-        return method or "chain"
+        if method == "chain" and not self._model.map.invertible:
+            raise ValueError("method='chain' needs the density of the map: fit with network='coupling'.")
+        return method or ("chain" if self._model.map.invertible else "map")

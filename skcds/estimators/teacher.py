@@ -11,10 +11,12 @@ from .._support.warnings import muted
 from ..explore.few_evaluations import Adaptive
 from ..explore.specifications import Pilot
 from ..train.budget import FEWEST_EVALS, Budget
+from ..train.objectives.specifications import PathLoss
 from .diffusion import DiffusionSampler
 
 FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
+TEACHER_TOL = 0.2  # of one without parameters of its own: its student does not gain by a better one
 FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that none is forgotten: it explores
 FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
 
@@ -33,7 +35,10 @@ def fitted_teacher(student, run):
         run.fitted["teacher_"] = teacher
         return teacher
     seed = int(randint(run.generator, 0, 2**31 - 1))
-    teacher = clone(teacher) if teacher is not None else DiffusionSampler()
+    if teacher is not None:
+        teacher = clone(teacher)
+    else:
+        teacher = DiffusionSampler(loss=PathLoss(tol=TEACHER_TOL), max_iter=max(1, student.max_iter // 2))
     if teacher.random_state is None:
         teacher.random_state = seed
     teacher.set_params(**_parameters(student, teacher, energy, budget))

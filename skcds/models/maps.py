@@ -2,7 +2,9 @@
 
 __all__ = ["CouplingMap", "OneStepModel", "ResidualMap", "exact_log_weight", "jacobians"]
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -255,6 +257,19 @@ class OneStepModel(nn.Module):
     def levels(self, n_steps: int) -> Tensor:
         """Log signal-to-noise ratios (n_steps,) that multi-step sampling starts its steps from."""
         return torch.linspace(LOG_SNR_MIN, self.log_snr_max, n_steps + 1, dtype=FLOAT, device=self.device)[:-1]
+
+    def walk_with_noise(self, normal: Callable[[int], Tensor], n_steps: int) -> Tensor:
+        """Draws (n, d) of several steps: after each but the last, noised to the next level (Song et al. 2023).
+
+        Standard normal numbers (n, d) are ``normal(k)`` for step k.
+        """
+        z = normal(0)
+        for k, level in enumerate(self.levels(n_steps)):
+            if k:
+                a, s = noise_levels(level)
+                z = a * z + s * normal(k)
+            z = in_parts(functools.partial(self.map, log_snr=level[None]), z)
+        return z
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density (n,) of one-step draws at standardised points (n, d), for an invertible map."""

@@ -67,8 +67,9 @@ def train(phase: Phase, run) -> list[float]:
     AdamW with a cosine schedule, which follows the iterations or, where that is further, the budget: a fit that would
     run out of time anneals all the same, and one that would not is reproducible. Where loss or gradient is not finite,
     training goes back to a state of up to a few dozen iterations before, with half the learning rate, which then
-    recovers. Ctrl-C ends it, and what follows of the fit is not trained either. A limit ends it too, after one
-    iteration at the earliest.
+    recovers. Where more training would bring nothing, the learning rate falls to its end within a few iterations.
+    Ctrl-C ends it, and what follows of the fit is not trained either. A limit ends it too, after one iteration at the
+    earliest.
 
     Parameters
     ----------
@@ -101,6 +102,8 @@ class _Training:
         self.losses: list[float] = []
         self.start, self.spent, self.finished = 0, self.budget.spent(), False
         self.failures = 0  # in a row without a new snapshot
+        self.end = phase.n_iter
+        self.landing: tuple[int, float] | None = None  # the iteration at which it began to end, and its progress
 
     def resume(self) -> None:
         """Go on from the checkpoint, if it holds this phase."""
@@ -112,7 +115,9 @@ class _Training:
         if self.run.population is not None:
             self.run.population.load_state_dict(stored["population"])
         self.losses, self.start, self.spent = stored["losses"], stored["iteration"], stored["spent"]
-        self.finished = stored["finished"]
+        self.finished, self.end, self.landing = stored["finished"], stored["end"], stored["landing"]
+        if self.phase.plateau is not None:
+            self.phase.plateau.load_state_dict(stored["plateau"])
         self.run.checkpoint.rewind(self.phase.name)
 
     def store(self, finished: bool) -> None:
@@ -122,6 +127,8 @@ class _Training:
             "objective": self.phase.objective.state_dict(),
             "population": self.run.population and self.run.population.state_dict(),
             "losses": self.losses, "iteration": len(self.losses), "spent": self.spent, "finished": finished,
+            "end": self.end, "landing": self.landing,
+            "plateau": self.phase.plateau and self.phase.plateau.state_dict(),
         }  # fmt: skip
         self.run.checkpoint.store(self.phase.name, state)
 
@@ -130,6 +137,8 @@ class _Training:
         n_iter, name = self.phase.n_iter, self.phase.name
         self.budget.progress.phase(name)
         for iteration in range(self.start, 0 if self.finished else n_iter):
+            if iteration >= self.end:
+                return
             if self.run.checkpoint.due():
                 self.store(finished=False)
             now = self.budget.spent()
@@ -137,7 +146,7 @@ class _Training:
                 return
             used = (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
             try:
-                if self._step(iteration, max(iteration / n_iter, used)):
+                if self._step(iteration, max(self._progress(iteration), used)):
                     return
             except KeyboardInterrupt:
                 self.budget.interrupted = True
@@ -150,7 +159,22 @@ class _Training:
             if self.failures > self.by.max_rollbacks:
                 self._warn_of_failures(iteration)
                 return
-            self.budget.progress.note(max((iteration + 1) / n_iter, used), loss=self.losses[-1])
+            self.budget.progress.note(max(self._progress(iteration + 1), used), loss=self.losses[-1])
+
+    def _progress(self, iteration: int) -> float:
+        """Share of the phase that is done before an iteration: how far its learning rate has come."""
+        if self.landing is None:
+            return iteration / self.phase.n_iter
+        begun, progress = self.landing
+        return progress + (1 - progress) * (iteration - begun) / (self.end - begun)
+
+    def _look(self, iteration: int) -> None:
+        """Begin to end, where more training would bring nothing."""
+        plateau = self.phase.plateau
+        n_left = None if plateau is None or self.landing is not None else plateau.landing(iteration)
+        if n_left is not None and iteration + n_left < self.phase.n_iter and plateau.reached(self.state.average):
+            self.landing = iteration, self._progress(iteration)
+            self.end = iteration + n_left
 
     def _is_trained(self) -> bool:
         """Whether a limit may end the phase: the first iteration of a fit is made however late it is."""
@@ -164,6 +188,7 @@ class _Training:
             self.failures = self.failures if not state.is_new else 0
         if iteration in self.phase.callbacks and self.phase.callbacks[iteration](state.average):
             return True
+        self._look(iteration)
         state.optimizer.learning_rate = state.factor * self.phase.learning_rate * _schedule(progress)
         state.optimizer.zero_grad()
         with contextlib.nullcontext() if self._is_trained() else self.budget.untimed():

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..io.registry import register_record
 from .objectives.base import Objective
+from .plateau import Plateau
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Phase:
         Of the limits, at which it ends.
     callbacks : dict of int to callable
         ``callbacks[iteration](averaged_model)`` is called before that iteration; the phase ends where it returns True.
+    plateau : Plateau, optional
+        Says when more training would bring nothing.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Phase:
     ema_decay: float = 0.998
     share: float = 1.0
     callbacks: Mapping[int, Callable[[nn.Module], bool | None]] = field(default_factory=dict)
+    plateau: Plateau | None = None
 
     def record(self, n_iter: int) -> "PhaseRecord":
         """What is told of it after as many iterations."""

@@ -1,6 +1,6 @@
 """What a training goes by, whatever its loss: steps back, particles, likelihood, families, and the judgement."""
 
-__all__ = ["FamilyTraining", "Likelihood", "Particles", "Training"]
+__all__ = ["FamilyTraining", "Likelihood", "Particles", "Stopping", "Training"]
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -63,6 +63,66 @@ class Particles(Part):
 
 @register_specification
 @dataclass(frozen=True, repr=False)
+class Stopping(Part):
+    """When training comes to its end before `max_iter`.
+
+    Now and then the normalised ESS of what is trained is estimated: of an invertible map's draws at the particles,
+    which needs no evaluation, or of a chain's paths. Where it has no room left, or has not grown for a while, the
+    learning rate falls to its end within a few more iterations. Default students of gmm9 took 500 of 2000 iterations
+    for an ESS of .983 where all gave .990, and of a funnel in 10 dimensions 1600 for .944 and .948.
+
+    Parameters
+    ----------
+    tol : float, default=0.02
+        Training of a map comes to its end when the normalised ESS exceeds ``1 - tol``; that of paths by the `tol` of
+        `PathLoss`.
+    look_every, first : float, default=0.05 and 0.1
+        Shares of `max_iter`: between looks, and of the first.
+    patience : int, default=5
+        Looks within which the best has to be better than all before.
+    gain : float, default=0.01
+        By so much.
+    least : float, default=0.5
+        Normalised ESS below which training goes on, however slow it is.
+    landing : float, default=0.1
+        Share of `max_iter` in which the learning rate then falls.
+    n_particles, n_paths : int, default=2000 and 500
+        Particles that a look at a map takes, and paths that one at a chain does.
+    paths_share : float, default=0.1
+        Of the evaluations left, for all looks at a chain; without 100 paths each there are none.
+    min_iter : int, default=100
+        A shorter training is not looked at.
+    """
+
+    constraints: ClassVar[dict] = {
+        "tol": [share],
+        "look_every": [share],
+        "first": [share],
+        "patience": [at_least_one],
+        "gain": [not_negative],
+        "least": [share],
+        "landing": [share],
+        "n_particles": [at_least_two],
+        "n_paths": [at_least_two],
+        "paths_share": [share],
+        "min_iter": [not_negative],
+    }
+
+    tol: float = 0.02
+    look_every: float = 0.05
+    first: float = 0.1
+    patience: int = 5
+    gain: float = 0.01
+    least: float = 0.5
+    landing: float = 0.1
+    n_particles: int = 2000
+    n_paths: int = 500
+    paths_share: float = 0.1
+    min_iter: int = 100
+
+
+@register_specification
+@dataclass(frozen=True, repr=False)
 class Training(Part):
     """What every fit goes by: steps back, limits, the judgement of evaluation draws, and the checkpoint.
 
@@ -91,6 +151,8 @@ class Training(Part):
         Seconds of training between two writes of the checkpoint.
     particles : Particles, default=Particles()
         Moves and exchanges of particles.
+    stopping : Stopping, default=Stopping()
+        When training ends before `max_iter`.
     """
 
     constraints: ClassVar[dict] = {
@@ -105,6 +167,7 @@ class Training(Part):
         "regression_margin": [not_negative],
         "checkpoint_interval": [not_negative],
         "particles": [Particles],
+        "stopping": [Stopping],
     }
 
     snapshot_every: int = 25
@@ -118,6 +181,7 @@ class Training(Part):
     regression_margin: float = 1.0
     checkpoint_interval: float = 30.0
     particles: Particles = Particles()
+    stopping: Stopping = Stopping()
 
 
 @register_specification

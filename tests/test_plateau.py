@@ -1,0 +1,131 @@
+"""Training that ends where more would bring nothing.
+
+Statistical bounds hold for any seed; each states the probability at which it fails a correct implementation.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from samplers import make, quadratic
+
+from skcds import Consistency, DiffusionSampler, PathLoss, Pilot, SelfConsistency
+from skcds._support.progress import Progress
+from skcds.specifications import Stopping, Training
+from skcds.train.loop import _Training
+from skcds.train.plateau import Plateau, share_at_particles
+
+EVERY_TENTH = Stopping(look_every=0.1, first=0.1, patience=2, gain=0.05, least=0.3, landing=0.2, min_iter=10)
+
+
+def shares_of(*values):
+    """A plateau that sees these effective shares in turn."""
+    values = iter(values)
+    return Plateau(lambda averaged: next(values), 100, EVERY_TENTH, Progress())
+
+
+class TestShareAtParticles:
+    @pytest.mark.parametrize("sd", [0.9, 1.2])
+    def test_is_that_of_the_weights(self, sd):
+        """Of N(0, sd^2) for N(0, 1): ``sqrt(2 sd^2 - 1) / sd^2``. The spread over seeds is below a sixth of the limit."""
+        x = torch.randn(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        log_ratio = -0.5 * x**2 + 0.5 * (x / sd) ** 2 + math.log(sd)
+        truth = math.sqrt(2 * sd**2 - 1) / sd**2
+        assert abs(share_at_particles(log_ratio) - truth) < 0.024
+        assert share_at_particles(log_ratio + 1e4) == pytest.approx(share_at_particles(log_ratio), rel=1e-6)
+
+    def test_is_nothing_where_a_particle_is_out_of_reach(self):
+        assert share_at_particles(torch.tensor([0.0, math.inf])) == 0.0
+        assert share_at_particles(torch.tensor([0.0, math.nan])) == 0.0
+
+
+class TestPlateau:
+    def test_no_room_left(self):
+        plateau = shares_of(0.5, 0.979, 0.981)
+        assert [plateau.reached(None) for _ in range(3)] == [False, False, True]
+
+    def test_no_growth(self):
+        plateau = shares_of(0.5, 0.6, 0.7, 0.72, 0.74, 0.71)
+        assert [plateau.reached(None) for _ in range(6)] == [False] * 4 + [True] * 2
+
+    def test_growth_and_what_is_still_poor_go_on(self):
+        assert not any(map(shares_of(0.4, 0.5, 0.6, 0.7, 0.8).reached, [None] * 5))
+        assert not any(map(shares_of(0.2, 0.2, 0.2, 0.2, 0.2).reached, [None] * 5))
+
+    def test_when_it_looks(self):
+        plateau = shares_of()
+        assert [i for i in range(100) if plateau.landing(i)] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+        assert plateau.landing(50) == 20
+
+
+def stopping(kind, **fields):
+    """An unfitted sampler of a hundred iterations that looks at its progress."""
+    training = Training(stopping=dataclasses.replace(EVERY_TENTH, **fields), n_judged=500)
+    sampler = make(kind, max_iter=100)
+    if kind == "DiffusionSampler":
+        return sampler.set_params(loss=PathLoss(tol=fields.get("tol", 0.02), training=training))
+    objective = Consistency if kind == "ConsistentSamplerDistiller" else SelfConsistency
+    return sampler.set_params(objective=objective(training=training))
+
+
+class TestFits:
+    @pytest.mark.parametrize("kind", ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"])
+    def test_end_early(self, kind):
+        """With room for nine tenths the first look is the last; with none, and patience, all iterations are made."""
+        assert stopping(kind, tol=0.9).fit(quadratic).n_iter_ == 30
+        whole = stopping(kind, tol=0.0, patience=100).fit(quadratic)
+        assert whole.n_iter_ == 100 and whole.history_[-1].n_iter == 100
+
+    def test_a_fit_is_as_good(self):
+        """By default a fit may end within .02 of 1; chance takes less than .01 of 20 000 draws."""
+        sampler = stopping("ConsistentSamplerScratch", tol=0.1).set_params(max_iter=400).fit(quadratic)
+        assert sampler.n_iter_ < 400
+        assert sampler.sample_weighted(20_000, random_state=0).ess > 0.85 * 20_000
+
+    def test_the_learning_rate_falls_to_its_end(self, monkeypatch):
+        rates = []
+        step = _Training._step
+        monkeypatch.setattr(
+            _Training,
+            "_step",
+            lambda self, i, p: (step(self, i, p), rates.append(self.state.optimizer.learning_rate))[0],
+        )
+        sampler = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic)
+        assert sampler.n_iter_ == len(rates) == 30
+        assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
+        assert rates[-1] < 0.1 * rates[10]
+
+    def test_a_loss_on_paths_still_follows(self):
+        sampler = stopping("DiffusionSampler", tol=0.0).set_params(loss__share=0.2).fit(quadratic)
+        assert [record.n_iter for record in sampler.history_] == [80, 20]
+
+    def test_without_evaluations_for_looks_there_are_none(self):
+        sampler = stopping("DiffusionSampler", tol=0.9).set_params(max_energy_evals=30_000, network__langevin=True)
+        assert sampler.fit(quadratic).n_iter_ == 100
+
+    def test_the_teacher_of_a_student_ends_with_what_serves_it(self):
+        student = stopping("ConsistentSamplerDistiller").set_params(teacher=None, n_features=3, max_iter=60)
+        student.set_params(start=Pilot((0.0, 2.0), n_particles=500))
+        teacher = student.fit(quadratic).teacher_
+        assert teacher.max_iter == 30 and teacher.loss.tol == 0.2
+        assert isinstance(teacher, DiffusionSampler) and np.isfinite(teacher.ess_)
+
+    @pytest.mark.parametrize("stop", [5, 25])
+    def test_goes_on_bit_for_bit(self, stop, tmp_path, monkeypatch):
+        """Interrupted before the first look, and while the learning rate falls."""
+        whole, step = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic), _Training._step
+
+        def interrupted(self, iteration, progress):
+            if iteration == stop:
+                raise KeyboardInterrupt
+            return step(self, iteration, progress)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_Training, "_step", interrupted)
+            first = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic, checkpoint=tmp_path / "fit")
+        assert first.n_iter_ == stop
+        again = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic, checkpoint=tmp_path / "fit")
+        assert again.n_iter_ == 30 and again.loss_curve_ == whole.loss_curve_
