@@ -23,6 +23,8 @@ sizes = importlib.import_module("sizes")
 few_evaluations = importlib.import_module("few_evaluations")
 scattered = importlib.import_module("scattered")
 missed = importlib.import_module("missed")
+edges = importlib.import_module("edges")
+stopping = importlib.import_module("stopping")
 devices = importlib.import_module("devices")
 budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
@@ -574,6 +576,28 @@ def test_missed_modes(capsys):
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| 207")]
     assert [float(row[3]) > 0.3 for row in rows] == [False, True, False]
     assert re.search(r"of 2 lost modes named; 4 of 4 complete samples", out)
+
+
+def test_quadrature_of_cut_densities():
+    """A density that is even is cut in half; backgrounds and peaks are normalised."""
+    whole = math.log(2 * math.pi * math.sqrt(1 - 0.95**2))
+    assert edges.log_evidence(*edges.PROBLEMS["ridge, one bound"]) == pytest.approx(whole - math.log(2), abs=1e-4)
+    assert edges.log_evidence(*edges.PROBLEMS["peak, background .05"]) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_densities_that_bounds_cut(capsys):
+    """A fit of any length is right by its own standard error: beyond 5 with chance below 1e-6."""
+    edges.main(["--seeds", "0", "--seconds", "15", "--problems", "ridge, one bound"])
+    row = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert abs(float(row[3])) < 5
+
+
+@pytest.mark.slow
+def test_when_training_ends(capsys):
+    stopping.main(["--targets", "gmm9", "--iterations", "120"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2] for row in rows] == ["default", "all iterations"] and int(rows[1][3]) == 120
 
 
 def test_devices_are_timed(capsys):

@@ -375,6 +375,22 @@ class TestHeavyTails:
         assert np.isinf(result.tail_width).all()
         assert result.log_evidence < -0.3 and float(x[:, 0].std()) < 2.2
 
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("share", [0.02, 0.1])
+    def test_a_wide_background_is_tamed(self, share, seed):
+        """A peak with a share of its mass in a background twenty times as wide: a Gaussian fits it badly otherwise."""
+
+        def energy(x):
+            squares = 0.5 * x.double().square().sum(1)
+            wide = torch.full_like(squares, math.log(share / 400)) - squares / 400
+            return -torch.logaddexp(math.log(1 - share) - squares, wide)
+
+        few = {"balance": FEW, "climbs": Climbs(n_before=4, n_after=4, n_further=0), "race": Race(scales=(10.0,))}
+        result, x = run_pilot(make_energy(energy, 2), 2000, seeded(seed), pilot=Pilot(**few))
+        assert np.isfinite(result.tail_width).all()
+        outside = float((x.norm(dim=1) > 5).double().mean())
+        assert 0.5 * share < outside < 2 * share  # .97 of the background is there
+
     def test_light_tails_and_rare_modes_are_left_alone(self):
         """One mode of twenty far away looks like a heavy tail to a kurtosis; taming would make it narrow."""
         rare = np.zeros((20, 2))

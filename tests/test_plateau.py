@@ -6,6 +6,7 @@ Statistical bounds hold for any seed; each states the probability at which it fa
 import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from samplers import make, quadratic
 
 from skcds import Consistency, DiffusionSampler, PathLoss, Pilot, SelfConsistency
 from skcds._support.progress import Progress
+from skcds.estimators.paths import plateau_of_paths
 from skcds.specifications import Stopping, Training
 from skcds.train.loop import _Training
 from skcds.train.plateau import Plateau, share_at_particles
@@ -30,7 +32,7 @@ def shares_of(*values):
 class TestShareAtParticles:
     @pytest.mark.parametrize("sd", [0.9, 1.2])
     def test_is_that_of_the_weights(self, sd):
-        """Of N(0, sd^2) for N(0, 1): ``sqrt(2 sd^2 - 1) / sd^2``. The spread over seeds is below a sixth of the limit."""
+        """Of N(0, sd^2) for N(0, 1): ``sqrt(2 sd^2 - 1) / sd^2``. The limit is six times the spread over seeds."""
         x = torch.randn(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         log_ratio = -0.5 * x**2 + 0.5 * (x / sd) ** 2 + math.log(sd)
         truth = math.sqrt(2 * sd**2 - 1) / sd**2
@@ -102,9 +104,12 @@ class TestFits:
         sampler = stopping("DiffusionSampler", tol=0.0).set_params(loss__share=0.2).fit(quadratic)
         assert [record.n_iter for record in sampler.history_] == [80, 20]
 
-    def test_without_evaluations_for_looks_there_are_none(self):
-        sampler = stopping("DiffusionSampler", tol=0.9).set_params(max_energy_evals=30_000, network__langevin=True)
-        assert sampler.fit(quadratic).n_iter_ == 100
+    @pytest.mark.parametrize("needs_score, left, looks", [(True, 1e6, False), (True, 2e6, True), (False, 1e5, True)])
+    def test_without_evaluations_for_looks_there_are_none(self, needs_score, left, looks):
+        """Twenty looks at a hundred paths of 64 steps take 130 000 evaluations where scores are read, and 2000 else."""
+        budget = SimpleNamespace(energy_evals_left=lambda: left, progress=Progress())
+        run = SimpleNamespace(budget=budget, training=Training(), model=SimpleNamespace(needs_score=needs_score))
+        assert (plateau_of_paths(run, 64, 1000, 0.02) is not None) == looks
 
     def test_the_teacher_of_a_student_ends_with_what_serves_it(self):
         student = stopping("ConsistentSamplerDistiller").set_params(teacher=None, n_features=3, max_iter=60)

@@ -303,10 +303,11 @@ class _Pilot:
 
     def _tame(self, run: "TemperedRun") -> "TemperedRun":
         """The run, or a repetition with tamed tails that found more, or as much of what looks more like a Gaussian."""
-        by, of_tails = self.by.tempering, self.by.tails
+        by, of_tails, found_more = self.by.tempering, self.by.tails, True
         for _ in range(of_tails.max_runs):
             tails = heavy_tails(run.x, of_tails)
-            if tails is None or run.n_evals > self.left():
+            again = found_more or tails is None or bool((tails[1].isfinite() & run.tails[1].isinf()).any())
+            if tails is None or not again or run.n_evals > self.left():
                 break
             tamed = TemperedRun(
                 self.energy, standardize(run.x, tails, by.full_covariance), len(run.x), self.n_moves, self.generator,
@@ -321,8 +322,6 @@ class _Pilot:
             if found_less or not (found_more or better):
                 break
             run = tamed
-            if not found_more:
-                break
         return run
 
     def _look_for_lost_modes(self, run: "TemperedRun") -> None:
