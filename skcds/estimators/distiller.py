@@ -243,8 +243,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
         n_iter = self.max_iter - n_kl
         if n_iter:
             loss = self._distillation(run, n_iter)
-            options = {"ema_decay": 0.99, "plateau": plateau_of(run, n_iter)}
-            yield Phase("distillation", loss, n_iter, self.learning_rate, WEIGHT_DECAY, **options)
+            yield Phase(
+                "distillation", loss, n_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.99,
+                plateau=plateau_of(run, n_iter),
+            )  # fmt: skip
         if n_kl and len(run.losses) == n_iter:
             loss = ReverseKLLoss(run.model, run.target, self._batch_size(run.model), run.generator)
             yield Phase("reverse KL", loss, n_kl, 0.5 * self.learning_rate, ema_decay=0.99)

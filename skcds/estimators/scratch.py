@@ -205,11 +205,11 @@ class ConsistentSamplerScratch(OneStepSampler):
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
         both = Sum([(1.0, sampling), (1.0, map_loss)])
         loss = InTurn(sampling=(1, sampling), map=(n_map, map_loss)) if separate else both
-        ends = {
-            "callbacks": renewals(run, self.n_steps, self.max_iter, on_particles),
-            "plateau": plateau_of(run, self.max_iter) if on_particles else None,
-        }
-        yield Phase("self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995, **ends)
+        yield Phase(
+            "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
+            callbacks=renewals(run, self.n_steps, self.max_iter, on_particles),
+            plateau=plateau_of(run, self.max_iter) if on_particles else None,
+        )  # fmt: skip
 
     def _map_loss(self, run, states, n_iter):
         """Self-consistency for `n_iter` iterations, with the likelihood beside it for a map that has one."""

@@ -171,7 +171,9 @@ class _Training:
     def _look(self, iteration: int) -> None:
         """Begin to end, where more training would bring nothing."""
         plateau = self.phase.plateau
-        n_left = None if plateau is None or self.landing is not None else plateau.landing(iteration)
+        if plateau is None or self.landing is not None:
+            return
+        n_left = plateau.landing(iteration)
         if n_left is not None and iteration + n_left < self.phase.n_iter and plateau.reached(self.state.average):
             self.landing = iteration, self._progress(iteration)
             self.end = iteration + n_left
