@@ -51,6 +51,25 @@ def state_hash(sampler):
 
 
 @each
+class TestDimension:
+    @pytest.mark.parametrize(
+        "params",
+        [
+            {"bounds": [(-9, 9), None, (None, 9)]},
+            {"feature_names": ["a", "b", "c"]},
+            {"bounds": np.array([[-9, 9]] * 3)},
+        ],
+    )
+    def test_is_that_of_bounds_or_names(self, kind, params):
+        assert make(kind, n_features=None, **params)._find_n_features(quadratic) == 3
+
+    @pytest.mark.parametrize("params", [{}, {"bounds": (-9, 9)}, {"bounds": [None, None]}])
+    def test_is_not_known_from_a_pair_for_all(self, kind, params):
+        with pytest.raises(ValueError, match="dimension of the density is not known"):
+            make(kind, n_features=None, **params)._find_n_features(quadratic)
+
+
+@each
 class TestFit:
     def test_returns_self_with_results(self, kind):
         sampler = make(kind)

@@ -1,6 +1,6 @@
 """Bounded and periodic coordinates: a bijection from unconstrained ones, with its Jacobian."""
 
-__all__ = ["Bounds", "same_bounds"]
+__all__ = ["Bounds", "is_bound", "same_bounds"]
 
 import math
 import numbers
@@ -102,7 +102,7 @@ class Bounds:
                 raise ValueError(f"periodic={periodic!r} needs bounds=: the period is the width between two of them.")
             return None
         pairs = list(bounds)
-        if len(pairs) == 2 and all(_is_bound(bound) for bound in pairs):
+        if len(pairs) == 2 and all(is_bound(bound) for bound in pairs):
             pairs = [pairs] * n_features
         if len(pairs) != n_features:
             raise ValueError(
@@ -276,7 +276,8 @@ def periodic_of(periodic, n_features: int, names=()) -> list[int]:
     return sorted(set(found))
 
 
-def _is_bound(value) -> bool:
+def is_bound(value) -> bool:
+    """Whether a value is a single bound, and not a pair."""
     return value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
@@ -285,7 +286,7 @@ def _pair(pair, j: int) -> tuple[float, float]:
         low, high = (None, None) if pair is None else pair
     except (TypeError, ValueError):
         raise ValueError(f"bounds[{j}] has to be a pair (low, high); got {pair!r}.") from None
-    if not (_is_bound(low) and _is_bound(high)):
+    if not (is_bound(low) and is_bound(high)):
         raise ValueError(f"bounds[{j}] has to be a pair of numbers or None; got {pair!r}.")
     low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     if not low < high:

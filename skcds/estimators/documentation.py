@@ -11,7 +11,7 @@ learning_rate : float, default=4e-3
 feature_names : array-like of str, default=None
     Names of the coordinates; by default ``energy_fn.feature_names``, or else x0, x1 and so on.
 n_features : int, default=None
-    Dimension; by default ``energy_fn.n_features``.
+    Dimension; by default ``energy_fn.n_features``, or as many as there are names or pairs of bounds.
 max_time : float, default=None
     Seconds that the fit may take from call to return: shares of them are kept for the pilot, for training and
     for the judgement of evaluation draws. A single call of `energy_fn` is waited for.

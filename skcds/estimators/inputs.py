@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..density.bounds import Bounds
+from ..density.bounds import Bounds, is_bound
 from ..explore.specifications import Pilot, as_start
 from ..explore.start import Start
 from ..io.export import checked_names
@@ -26,13 +26,25 @@ class Inputs:
     def _find_n_features(self, energy_fn) -> int:
         n_features = self.n_features if self.n_features is not None else getattr(energy_fn, "n_features", None)
         if n_features is None:
+            n_features = self._implied_n_features(energy_fn)
+        if n_features is None:
             raise ValueError(
-                "The dimension of the density is not known: pass n_features= to the constructor, or give the energy "
-                "function an attribute n_features."
+                "The dimension of the density is not known: pass n_features= to the constructor (or bounds= with one "
+                "pair a feature, or feature_names=), or give the energy function an attribute n_features."
             )
         if not isinstance(n_features, numbers.Integral) or n_features < 1:
             raise ValueError(f"energy_fn.n_features has to be an integer of at least 1; got {n_features!r}.")
         return int(n_features)
+
+    def _implied_n_features(self, energy_fn) -> int | None:
+        """Of how many features there are names, or bounds one by one."""
+        for owner in (self, energy_fn):
+            names, bounds = getattr(owner, "feature_names", None), getattr(owner, "bounds", None)
+            if names is not None:
+                return len(names)
+            if bounds is not None and not all(is_bound(bound) for bound in bounds):
+                return len(bounds)
+        return None
 
     def _find_bounds(self, n_features: int, names: np.ndarray, energy_fn) -> Bounds | None:
         known = getattr(energy_fn, "bounds", None) if self.bounds is None else self.bounds
