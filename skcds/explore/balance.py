@@ -23,10 +23,11 @@ def balance(
 ) -> tuple[Tensor, float] | None:
     """Particles resampled so that each region of a mixture has its mass.
 
-    A mixture of t distributions is fitted to the particles, and joined by Laplace's approximations at modes that are
-    known. The importance weights of its draws tell log Z and the mass of every region, which are the points that one
-    component is the likeliest source of (post-stratification). A first part of the draws says how likely the components
-    should be for the second, which counts. Particles that the draws hardly reach tell that the mixture lacks a mode.
+    A mixture of t distributions is fitted to the particles. It is joined by Laplace's approximations at modes that are
+    known, and by wide components around all particles. The importance weights of its draws tell log Z and the mass of
+    every region, which are the points that one component is the likeliest source of (post-stratification). A first part
+    of the draws says how likely the components should be for the second, which counts. Particles that the draws hardly
+    reach tell that the mixture lacks a mode.
 
     Parameters
     ----------
@@ -62,6 +63,9 @@ def balance(
     mixture = TMixture.fitted(points, k, int(randint(generator, 0, 2**31 - 1)))
     if modes:
         mixture = TMixture.joined([(0.5, mixture), (0.5, laplace_mixture(modes))])
+    if by.backgrounds:
+        wide = TMixture.around(points, by.backgrounds, mixture.freedom)
+        mixture = TMixture.joined([(1 - by.background, mixture), (by.background, wide)])
     first = _weighted(energy, mixture, mixture, int(by.first_share * n_draws), generator, by)
     if effective_share(first.log_weights) == 0:
         return None

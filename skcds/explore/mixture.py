@@ -48,6 +48,13 @@ class TMixture:
         return cls(torch.ones_like(scales), loc.expand(len(scales), -1), scales[:, None, None] * eye, freedom)
 
     @classmethod
+    def around(cls, x: Tensor, widths, freedom: float = Mixture.freedom) -> "TMixture":
+        """Components with the mean of points (n, d) and several times their standard deviations, equally likely."""
+        widths = torch.as_tensor(widths, dtype=torch.float64, device=CPU).to(x.device)
+        scale = torch.diag(x.std(0).clamp(min=1e-150))
+        return cls(torch.ones_like(widths), x.mean(0).expand(len(widths), -1), widths[:, None, None] * scale, freedom)
+
+    @classmethod
     def fitted(cls, x: Tensor, n_components: int, seed: int, by: Mixture | None = None) -> "TMixture":
         """Fitted to points (n, d): as many components as they need, at most `n_components` (variational Bayes)."""
         by = Mixture() if by is None else by

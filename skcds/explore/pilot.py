@@ -27,7 +27,7 @@ from .smc import moments
 from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
-from .tempered_run import TemperedRun, better_fit, heavy_tails, standardize
+from .tempered_run import TemperedRun, better_fit, heavy_tails, newly_heavy, standardize
 
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
@@ -306,7 +306,7 @@ class _Pilot:
         by, of_tails, found_more = self.by.tempering, self.by.tails, True
         for _ in range(of_tails.max_runs):
             tails = heavy_tails(run.x, of_tails)
-            again = found_more or tails is None or bool((tails[1].isfinite() & run.tails[1].isinf()).any())
+            again = found_more or newly_heavy(tails, run.tails)
             if tails is None or not again or run.n_evals > self.left():
                 break
             tamed = TemperedRun(
@@ -347,6 +347,7 @@ class _Pilot:
             found = balance(self.energy, run.x, n_draws, self.generator, self.modes, by)
             if found is not None:
                 run.x, run.log_evidence = found
+                run.tame_what_came_in(self.by.tails)
 
     # ---------------------------------------------------------------- ends
 

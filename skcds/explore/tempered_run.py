@@ -1,6 +1,6 @@
 """A tempered run with all particles, and what its particles tell of location, scale and tails."""
 
-__all__ = ["TemperedRun", "better_fit", "finest_scale", "heavy_tails", "standardize"]
+__all__ = ["TemperedRun", "better_fit", "finest_scale", "heavy_tails", "newly_heavy", "standardize"]
 
 import math
 
@@ -55,6 +55,12 @@ class TemperedRun:
     def standardized(self) -> Standardization:
         """The standardisation that the particles lead to."""
         return standardize(self.x, self.tails, self.by.full_covariance)
+
+    def tame_what_came_in(self, by: Tails) -> None:
+        """Tame the tails of coordinates that are heavy since particles came in from elsewhere."""
+        tails = heavy_tails(self.x, by)
+        if newly_heavy(tails, self.tails) and better_fit(self.x, tails, self.tails) >= by.better_fit:
+            self.standardization = standardize(self.x, tails, self.by.full_covariance)
 
     def settle(self) -> None:
         """Move particles that were put together from several runs."""
@@ -111,6 +117,11 @@ def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | N
     width = (x - center).abs().quantile(by.level, dim=0)
     heavy = (kurtosis > by.kurtosis) & (width > 0)
     return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
+
+
+def newly_heavy(tails: tuple[Tensor, Tensor] | None, before: tuple[Tensor, Tensor]) -> bool:
+    """Whether a coordinate is to be tamed that was not."""
+    return tails is not None and bool((tails[1].isfinite() & before[1].isinf()).any())
 
 
 def finest_scale(population: Population) -> Tensor:
