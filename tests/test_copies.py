@@ -7,6 +7,7 @@ import pickle
 import joblib
 import numpy as np
 import pytest
+from cases import slow
 from samplers import KINDS, SMALL_MAP, fitted, make, quadratic
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -102,7 +103,7 @@ class TestWorkers:
         weighted = sampler.teacher_.sample_weighted(50, random_state=0)
         assert (weighted.samples > 0).all() and np.isfinite(weighted.log_weights).all()
 
-    @pytest.mark.parametrize("wrap", [lambda teacher: teacher, FrozenEstimator])
+    @pytest.mark.parametrize("wrap", [FrozenEstimator, *slow(lambda teacher: teacher)])
     def test_leave_a_fitted_teacher_itself(self, wrap):
         teacher = make(KINDS[0], max_iter=2, n_features=2).fit(lambda x: quadratic(x))
         student = ConsistentSamplerDistiller(
