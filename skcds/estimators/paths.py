@@ -94,8 +94,11 @@ def exchange_paths(population, model, target, n_steps, z, log_weights, generator
 
 
 def plateau_of_paths(run, n_steps: int, n_iter: int, tol: float) -> Plateau | None:
-    """What ends a training of a chain early; None for a short one, or where its looks would cost too much."""
-    by = dataclasses.replace(run.training.stopping, tol=tol)
+    """What ends a training of a chain early; None for a short one, or where its looks would cost too much.
+
+    Only what has no room left ends it: the effective share of paths grows most when the learning rate falls.
+    """
+    by = dataclasses.replace(run.training.stopping, tol=tol, patience=n_iter)
     n_looks, evals_a_path = max(1, round(1 / by.look_every)), 1 + n_steps * run.model.needs_score
     n = min(by.n_paths, by.paths_share * run.budget.energy_evals_left() / (n_looks * evals_a_path))
     if n_iter < by.min_iter or n < min(by.n_paths, FEWEST_LOOKED_AT):
