@@ -49,7 +49,7 @@ class Job:
     moves: int = 800
     posterior: tuple[int, int] = (480, 280)
     plane: tuple[int, int] = (300, 300)
-    posterior_seconds: tuple[float, float] = (40, 20)
+    posterior_seconds: tuple[float, float] = (32, 18)
     plane_seconds: tuple[float, float] = (16, 12)
     n_particles: int = 5_000
     training: Training = Training()  # noqa: RUF009, it does not change
