@@ -73,7 +73,7 @@ class TestTMixture:
     def test_draws_have_the_density(self):
         """Of importance weights to another t distribution the mean is 1: five standard errors, one in 10^6 fails."""
         q = TMixture(double(0.3, 0.7), double([0.0, 0.0], [3.0, 1.0]), torch.eye(2).double().expand(2, 2, 2))
-        p = TMixture.isotropic(double(2.0, 1.0), [1.0])
+        p = TMixture.of_widths(double(2.0, 1.0), [1.0])
         x = q.sample(20_000, seeded(3))
         weights = (p.log_prob(x) - q.log_prob(x)).exp()
         assert abs(float(weights.mean()) - 1) < 5 * float(weights.std()) / math.sqrt(len(x))
@@ -89,7 +89,7 @@ class TestTMixture:
 
 class TestStore:
     def proposals(self):
-        return TMixture.isotropic(double(0.0, 0.0), [3.0]), TMixture.isotropic(double(1.0, 2.0), [8.0])
+        return TMixture.of_widths(double(0.0, 0.0), [3.0]), TMixture.of_widths(double(1.0, 2.0), [8.0])
 
     def filled(self, sizes, seed=0):
         store, generator = Store(2), seeded(seed)
@@ -128,14 +128,14 @@ class TestStore:
         assert tempered(torch.zeros(10), 5) == 1.0 and n_effective(torch.full((3,), -torch.inf)) == 0.0
 
     def test_particles_of_few_effective_points(self):
-        store, q = Store(1), TMixture.isotropic(double(0.0), [1.0])
+        store, q = Store(1), TMixture.of_widths(double(0.0), [1.0])
         x = q.sample(1000, seeded(0))
         store.add(q, x, -0.5e6 * (x[:, 0] - 0.1).square(), torch.zeros_like(x))
         assert n_effective(store.log_weights()) < 10
         assert len(store.particles(500, seeded(0)).unique()) < 20 < len(store.particles(500, seeded(0), 50).unique())
 
     def test_outside_of_the_support(self):
-        store, q = Store(1), TMixture.isotropic(double(0.0), [1.0])
+        store, q = Store(1), TMixture.of_widths(double(0.0), [1.0])
         x = q.sample(1000, seeded(0))
         store.add(q, x, torch.where(x[:, 0] > 0, 0.0, -torch.inf), torch.zeros_like(x))
         assert (store.x[store.particles(100, seeded(0))] > 0).all()

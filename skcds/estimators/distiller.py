@@ -49,10 +49,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
     ----------
     teacher : DiffusionSampler, FrozenEstimator or None, default=None
         A fitted teacher is used as it is, an unfitted one is cloned and fitted; None stands for a default one
-        with half as many iterations as the student, which end at a normalised ESS of .8. One without a `random_state`
-        gets a seed that follows from the student's; with `n_init` each fit has another.
+        with half as many iterations as the student, whose training ends early at a normalised ESS of .8. One without
+        a `random_state` gets a seed that follows from the student's; with `n_init` each fit has another.
     n_features : int, default=None
-        Dimension; by default the teacher's or ``energy_fn.n_features``.
+        Dimension; by default the teacher's, ``energy_fn.n_features``, or as many as there are names or pairs of bounds.
     {bounds}
         By default those of the teacher, with its periodic coordinates.
     {periodic}

@@ -110,13 +110,15 @@ def first_proposal(
     """Laplace's approximations at modes, and round parts of many widths around the origin and around the modes."""
     by = Mixture() if by is None else by
     d, device = energy.n_features, energy.device
-    parts = [(0.5, TMixture.isotropic(torch.zeros(d, dtype=torch.float64, device=device), by.scales, by.freedom))]
+    parts = [
+        (0.5, TMixture.of_widths(torch.zeros(d, dtype=torch.float64, device=device), by.scales, freedom=by.freedom))
+    ]
     if modes:
         parts.append((0.5, laplace_mixture(modes, 0.5, 0.1, by)))
         loc = parts[-1][1].loc
         spread = float(loc.std(0, unbiased=False).norm()) / math.sqrt(d)
         if spread > 0:
-            parts.append((0.2, TMixture.isotropic(loc.mean(0), [0.7 * spread, 2 * spread], by.freedom)))
+            parts.append((0.2, TMixture.of_widths(loc.mean(0), [0.7 * spread, 2 * spread], freedom=by.freedom)))
     if gaussian is not None:
         wide = torch.stack([gaussian.matrix, 3 * gaussian.matrix])
         both = torch.ones(2, dtype=torch.float64, device=device)

@@ -63,8 +63,9 @@ def balance(
     mixture = TMixture.fitted(points, k, int(randint(generator, 0, 2**31 - 1)))
     if modes:
         mixture = TMixture.joined([(0.5, mixture), (0.5, laplace_mixture(modes))])
-    if by.backgrounds:
-        wide = TMixture.around(points, by.backgrounds, mixture.freedom)
+    if by.background:
+        spread = points.std(0).clamp(min=1e-150)
+        wide = TMixture.of_widths(points.mean(0), by.backgrounds, spread, mixture.freedom)
         mixture = TMixture.joined([(1 - by.background, mixture), (by.background, wide)])
     first = _weighted(energy, mixture, mixture, int(by.first_share * n_draws), generator, by)
     if effective_share(first.log_weights) == 0:

@@ -41,18 +41,11 @@ class TMixture:
         self.weights, self.loc, self.scale, self.freedom = (weights / weights.sum()).double(), loc, scale, freedom
 
     @classmethod
-    def isotropic(cls, loc: Tensor, scales, freedom: float = Mixture.freedom) -> "TMixture":
-        """Round components of several widths at one place (d,), equally likely."""
-        scales = torch.as_tensor(scales, dtype=torch.float64, device=CPU).to(loc.device)
-        eye = torch.eye(len(loc), dtype=torch.float64, device=loc.device)
-        return cls(torch.ones_like(scales), loc.expand(len(scales), -1), scales[:, None, None] * eye, freedom)
-
-    @classmethod
-    def around(cls, x: Tensor, widths, freedom: float = Mixture.freedom) -> "TMixture":
-        """Components with the mean of points (n, d) and several times their standard deviations, equally likely."""
-        widths = torch.as_tensor(widths, dtype=torch.float64, device=CPU).to(x.device)
-        scale = torch.diag(x.std(0).clamp(min=1e-150))
-        return cls(torch.ones_like(widths), x.mean(0).expand(len(widths), -1), widths[:, None, None] * scale, freedom)
+    def of_widths(cls, loc: Tensor, widths, sd: Tensor | float = 1.0, freedom: float = Mixture.freedom) -> "TMixture":
+        """Components at one place (d,), equally likely, of several widths in units of standard deviations (d,)."""
+        widths = torch.as_tensor(widths, dtype=torch.float64, device=CPU).to(loc.device)
+        scale = torch.diag(sd * torch.ones_like(loc, dtype=torch.float64))
+        return cls(torch.ones_like(widths), loc.expand(len(widths), -1), widths[:, None, None] * scale, freedom)
 
     @classmethod
     def fitted(cls, x: Tensor, n_components: int, seed: int, by: Mixture | None = None) -> "TMixture":

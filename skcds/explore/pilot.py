@@ -194,11 +194,10 @@ class _Pilot:
             self._note(stopped)
         store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, by.fewest_effective)
         x = store.x[store.chosen]
-        tails = heavy_tails(x, self.by.tails)
-        if tails is not None and better_fit(x, tails) < self.by.tails.better_fit:
-            tails = None
-        identity = x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf)
-        found = standardize(x, identity if tails is None else tails, self.by.tempering.full_covariance)
+        tails, light = heavy_tails(x, self.by.tails), (x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf))
+        if tails is None or better_fit(x, tails, light) < self.by.tails.better_fit:
+            tails = light
+        found = standardize(x, tails, self.by.tempering.full_covariance)
         check_mass(x, found, energy.bounds)
         target = StandardizedTarget(energy, found, energy.fast_dtype)
         check_directions(x, self._moments(x), target, kept)
@@ -306,8 +305,7 @@ class _Pilot:
         by, of_tails, found_more = self.by.tempering, self.by.tails, True
         for _ in range(of_tails.max_runs):
             tails = heavy_tails(run.x, of_tails)
-            again = found_more or newly_heavy(tails, run.tails)
-            if tails is None or not again or run.n_evals > self.left():
+            if tails is None or not (found_more or newly_heavy(tails, run.tails)) or run.n_evals > self.left():
                 break
             tamed = TemperedRun(
                 self.energy, standardize(run.x, tails, by.full_covariance), len(run.x), self.n_moves, self.generator,

@@ -59,7 +59,9 @@ class TemperedRun:
     def tame_what_came_in(self, by: Tails) -> None:
         """Tame the tails of coordinates that are heavy since particles came in from elsewhere."""
         tails = heavy_tails(self.x, by)
-        if newly_heavy(tails, self.tails) and better_fit(self.x, tails, self.tails) >= by.better_fit:
+        if tails is None or not newly_heavy(tails, self.tails):
+            return
+        if better_fit(self.x, tails, self.tails) >= by.better_fit:
             self.standardization = standardize(self.x, tails, self.by.full_covariance)
 
     def settle(self) -> None:
@@ -94,10 +96,8 @@ def standardize(
     return Standardization.from_moments(*moments(tame, full_covariance), tails)
 
 
-def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor] | None = None) -> float:
+def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> float:
     """Nats by which a Gaussian fits particles (n, d) better in coordinates with these tails than with those before."""
-    if before is None:
-        before = x.new_zeros(x.shape[1]), x.new_full((x.shape[1],), torch.inf)
     fits = []
     for each in (tails, before):
         standardization = standardize(x, each)
@@ -119,9 +119,9 @@ def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | N
     return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
 
 
-def newly_heavy(tails: tuple[Tensor, Tensor] | None, before: tuple[Tensor, Tensor]) -> bool:
+def newly_heavy(tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> bool:
     """Whether a coordinate is to be tamed that was not."""
-    return tails is not None and bool((tails[1].isfinite() & before[1].isinf()).any())
+    return bool((tails[1].isfinite() & before[1].isinf()).any())
 
 
 def finest_scale(population: Population) -> Tensor:

@@ -81,7 +81,8 @@ class Stopping(Part):
         Shares of `max_iter`: between looks, and of the first.
     patience : int, default=5
         Looks within which the best has to be better than all before. It is for maps alone: the effective share of a
-        chain's paths grows most when the learning rate falls, and fits to gmm9 that did not wait had .68 for .9.
+        chain's paths grows most when the learning rate falls. A teacher of gmm9 that did not wait had .68, one of all
+        3000 iterations .91.
     gain : float, default=0.01
         By so much.
     least : float, default=0.5
