@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 import torch
 
-from skcds import Consistency, ConsistentSamplerDistiller, Control, DiffusionSampler, PathLoss, targets
+from skcds import Consistency, ConsistentSamplerDistiller, Control, Coupling, DiffusionSampler, PathLoss, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
 from skcds.explore.pilot import run_pilot
@@ -39,6 +39,7 @@ FLOW = "flow without teacher"
 N_DRAWS = 20_000
 STUDENTS = {
     "student": {},
+    "student, splines that do not stretch": {"network": Coupling(stretch=False)},
     "student, likelihood alone": {"objective": Consistency(weight=0.0)},
     "student, consistency alone": {"objective": "consistency"},
     "student, residual + reverse KL": {"network": "residual"},
