@@ -246,6 +246,7 @@ class TestExplore:
         assert len(store) >= 150
 
 
+@pytest.mark.slow
 def test_regression_uses_what_is_known():
     """From 300 points a map learns more by their log densities, too, than by where they are.
 

@@ -133,6 +133,7 @@ def test_evaluations_are_bounded():
     assert sum(rows) == Balance().fewest_draws // 10 * 11
 
 
+@pytest.mark.slow
 def test_the_pilot_makes_use_of_it():
     """log Z to 5.6 standard errors of some 2000 effective draws of 3000; without, it is that of the tempering."""
     start = Start.from_parameter((MEANS.mean(0).numpy(), 60.0), 3)

@@ -28,6 +28,7 @@ stopping = importlib.import_module("stopping")
 devices = importlib.import_module("devices")
 budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
+mutations = importlib.import_module("mutations")
 
 QUICK = paper_tables.Settings(quick=True)
 METHODS = ["pis", "dis-1", "dis-pilot", "cdds-1", "scds-4", "smc"]
@@ -578,6 +579,7 @@ def test_missed_modes(capsys):
     assert re.search(r"of 2 lost modes named; 4 of 4 complete samples", out)
 
 
+@pytest.mark.slow
 def test_quadrature_of_cut_densities():
     """A density that is even is cut in half; backgrounds and peaks are normalised."""
     whole = math.log(2 * math.pi * math.sqrt(1 - 0.95**2))
@@ -627,3 +629,13 @@ def test_rows_of_short_fits(name, rows, capsys):
     options = ["--draws", "2000"] if name == "exact_draws" else []
     importlib.import_module(name).main(["--max-time", "4", "--seeds", "1", *options])
     assert len(capsys.readouterr().out.strip().splitlines()) == 2 + rows
+
+
+class TestMutations:
+    def test_every_file_that_can_change_has_its_tests(self):
+        files = sorted((mutations.ROOT / "skcds").rglob("*.py"))
+        for path in files:
+            if mutations.mutants_of(path):
+                file = path.relative_to(mutations.ROOT).as_posix()
+                tests = mutations.tests_of(file)
+                assert tests and all((mutations.ROOT / test.partition("::")[0]).exists() for test in tests), file

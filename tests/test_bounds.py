@@ -220,6 +220,7 @@ class TestSamplers:
         found = fits[kind].diagnose(2000, random_state=0)
         assert found["location"].value < 0.5 and found["spread"].value < 1.5
 
+    @pytest.mark.slow
     def test_an_interrupted_fit_goes_on(self, kind, tmp_path):
         file = tmp_path / "fit.ckpt"
         whole = make(kind, n_features=2, bounds=(0, None), max_iter=2).fit(exponential_energy, checkpoint=file)

@@ -98,7 +98,7 @@ FEW = Pilot(climbs=Climbs(n_before=4, n_after=8), race=Race(n_particles=300, sca
 
 
 class TestPilot:
-    @pytest.mark.parametrize("place, seed", crossed([(0, 0)], range(3), [0, 1]))
+    @pytest.mark.parametrize("place, seed", crossed([], range(3), [0, 1]))
     def test_far_and_narrow(self, place, seed):
         """Standard deviations of log Z are below .03; before, these did not come back within ten minutes."""
         loc, scale = PLACES[place]

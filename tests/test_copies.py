@@ -87,7 +87,7 @@ class TestDeepCopies:
 
 
 class TestWorkers:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", [KINDS[0], *slow(KINDS[1], KINDS[2])])
     def test_give_the_energy_back(self, kind):
         sampler = make(kind, max_iter=2, n_features=2, n_init=2, n_jobs=2).fit(lambda x: quadratic(x))
         alone = make(kind, max_iter=2, n_features=2, n_init=2).fit(lambda x: quadratic(x))

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from samplers import SHORT, D, make, quadratic
 
 from skcds import Pilot
@@ -47,7 +48,7 @@ def explored(known, seed):
     return found.log_evidence - math.log(2) - 1.5 * math.log(2 * math.pi)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *slow(1)])
 def test_a_mode_is_found_by_them(seed):
     assert abs(explored(around_far(), seed)) < 0.15
 
@@ -85,6 +86,7 @@ class TestFit:
         x = np.random.default_rng(0).uniform(0.1, 3, (50, D))
         make("ConsistentSamplerScratch", bounds=(0, 4)).fit(quadratic, evaluations=(x, quadratic(torch.tensor(x))))
 
+    @pytest.mark.slow
     def test_reach_the_teacher_of_a_student(self):
         """By the error of a teacher's fit, which compares them, too."""
         start = Pilot(adaptive=SHORT, n_particles=500)

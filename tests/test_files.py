@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from samplers import KINDS, fitted, quadratic
 
 import skcds
-from skcds import Pilot
 from skcds.io.files import DamagedFileError, check_hash, open_arrays, read_header, replace_file, seal
 from skcds.io.plain import described, from_plain, to_plain
 
@@ -26,7 +25,7 @@ def save(path):
 
 
 def checkpoint(path):
-    sampler = skcds.DiffusionSampler(3, n_steps=4, max_iter=1, random_state=0, start=Pilot(n_particles=100))
+    sampler = skcds.DiffusionSampler(3, n_steps=4, max_iter=1, random_state=0, start="prior")
     sampler.fit(quadratic, checkpoint=path)
 
 

@@ -106,12 +106,14 @@ def test_a_spike_inside_a_broad_mode_is_found():
     assert found.share == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.slow
 def test_without_a_gradient():
     mixture = Mixture(1)
     found, _ = look(mixture, mixture.d, mixture.draw([0]), n_evals=4000, grad=False)
     assert found.share == pytest.approx(mixture.weights[0], rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_funnel_has_no_modes_that_its_draws_lack():
     funnel = Funnel(5)
     x = torch.as_tensor(funnel.sample(N, random_state=0))

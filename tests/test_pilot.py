@@ -87,7 +87,7 @@ GAUSSIANS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in GAUSSIANS if name != "shifted"] + slow("shifted"))
+@pytest.mark.parametrize("name", ["narrow", "unit", "wide", "one feature", *slow("shifted", "without gradient")])
 def test_gaussians(name):
     energy_fn = GaussianEnergy(**GAUSSIANS[name])
     d = energy_fn.n_features
@@ -241,7 +241,7 @@ class TestSupport:
 
     @pytest.mark.parametrize(
         "half_width, gradient, seed",
-        crossed([(0.04, True, 1), (1e-3, False, 2)], [0.5, 0.04, 1e-3], [True, False], range(4)),
+        crossed([(0.04, True, 1)], [0.5, 0.04, 1e-3], [True, False], range(4)),
     )
     def test_box(self, half_width, gradient, seed):
         """Uniform in a box which few or none of the scouts meet at their starting scales. Kolmogorov distances are
@@ -364,6 +364,7 @@ class TestHeavyTails:
         few = {"balance": FEW, "climbs": Climbs(n_before=4, n_after=4, n_further=0), "race": Race(scales=(1.0, 3.0))}
         return run_pilot(make_energy(Funnel(), 10), 2000, seeded(0), pilot=Pilot(**few | stages))
 
+    @pytest.mark.slow
     def test_funnel(self):
         result, x = self.run()
         assert np.isinf(result.tail_width[0]) and np.isfinite(result.tail_width[1:]).all()

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from samplers import make, quadratic
+from cases import slow
+from samplers import KINDS, make, quadratic
 
 from skcds import Consistency, DiffusionSampler, PathLoss, Pilot, SelfConsistency
 from skcds._support.progress import Progress
@@ -74,13 +75,14 @@ def stopping(kind, **fields):
 
 
 class TestFits:
-    @pytest.mark.parametrize("kind", ["DiffusionSampler", "ConsistentSamplerDistiller", "ConsistentSamplerScratch"])
+    @pytest.mark.parametrize("kind", [KINDS[0], *slow(KINDS[1]), KINDS[2]])
     def test_end_early(self, kind):
         """With room for nine tenths the first look is the last; with none, and patience, all iterations are made."""
         assert stopping(kind, tol=0.9).fit(quadratic).n_iter_ == 30
         whole = stopping(kind, tol=0.0, patience=100).fit(quadratic)
         assert whole.n_iter_ == 100 and whole.history_[-1].n_iter == 100
 
+    @pytest.mark.slow
     def test_a_fit_is_as_good(self):
         """By default a fit may end within .02 of 1; chance takes less than .01 of 20 000 draws."""
         sampler = stopping("ConsistentSamplerScratch", tol=0.1).set_params(max_iter=400).fit(quadratic)
@@ -112,10 +114,10 @@ class TestFits:
         assert (plateau_of_paths(run, 64, 1000, 0.02) is not None) == looks
 
     def test_the_teacher_of_a_student_ends_with_what_serves_it(self):
-        student = stopping("ConsistentSamplerDistiller").set_params(teacher=None, n_features=3, max_iter=60)
+        student = stopping("ConsistentSamplerDistiller").set_params(teacher=None, n_features=3, max_iter=8)
         student.set_params(start=Pilot((0.0, 2.0), n_particles=500))
         teacher = student.fit(quadratic).teacher_
-        assert teacher.max_iter == 30 and teacher.loss.tol == 0.2
+        assert teacher.max_iter == 4 and teacher.loss.tol == 0.2
         assert isinstance(teacher, DiffusionSampler) and np.isfinite(teacher.ess_)
 
     @pytest.mark.parametrize("stop", [5, 25])

@@ -55,6 +55,7 @@ class TestExactness:
         assert right(moved.samples)
         assert math.isnan(moved.langevin_acceptance)
 
+    @pytest.mark.slow
     def test_langevin_moves_alone(self, kind, monkeypatch):
         """Independence proposals are refused: the Langevin steps have to be right by themselves."""
         monkeypatch.setattr(polish, "standard_normal_log_prob", lambda x: x.sum(1) * torch.nan)
@@ -62,6 +63,7 @@ class TestExactness:
         assert moved.independence_acceptance == 0
         assert right(moved.samples)
 
+    @pytest.mark.slow
     def test_half_of_a_density(self, kind):
         """Draws start on both sides of the edge of the support."""
         half = lambda x: torch.where(x[:, 0] > 1, quadratic(x), torch.inf)  # noqa: E731

@@ -21,10 +21,10 @@ from skcds import (
 
 target = targets.gmm9()
 teacher = DiffusionSampler(
-    n_steps=16, max_iter=60, random_state=0, start=Pilot(n_particles=4000)
+    n_steps=16, max_iter=50, random_state=0, start=Pilot(n_particles=3000)
 )
 teacher.fit(target)
-sampler = ConsistentSamplerDistiller(teacher, max_iter=300, random_state=0).fit(target)
+sampler = ConsistentSamplerDistiller(teacher, max_iter=200, random_state=0).fit(target)
 print(f"log Z {sampler.log_evidence_:+.3f} ± {sampler.log_evidence_se_:.3f}")
 print(f"true  {target.log_evidence}")
 

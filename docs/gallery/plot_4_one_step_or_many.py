@@ -35,7 +35,7 @@ size = {
     "n_steps": 16,
     "start": Pilot(n_particles=3000),
     "batch_size": 256,
-    "max_iter": 300,
+    "max_iter": 200,
 }
 sampler = ConsistentSamplerScratch(n_features=2, **size, random_state=0).fit(energy)
 

@@ -2,7 +2,7 @@
 A likelihood that takes milliseconds
 ====================================
 
-An epidemic is a differential equation, and every evaluation of its likelihood is a solution of it. Three thousand
+An epidemic is a differential equation, and every evaluation of its likelihood is a solution of it. Two thousand
 evaluations make a sampler; what `sample` draws later takes none.
 """
 
@@ -61,7 +61,7 @@ print(f"one evaluation takes {50 * (time.perf_counter() - start):.1f} ms")
 energy = from_numpy(
     log_posterior, 3, feature_names=["log contact", "log recovery", "log first"]
 )
-sampler = ConsistentSamplerScratch(max_energy_evals=2000, max_iter=200, random_state=0)
+sampler = ConsistentSamplerScratch(max_energy_evals=2000, max_iter=100, random_state=0)
 sampler.fit(energy)
 print(f"{sampler.n_energy_evals_} evaluations, {sampler.fit_time_:.0f} s")
 
