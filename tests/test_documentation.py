@@ -1,6 +1,7 @@
 """The documentation works without a network: formulas, remote hosts, pages of the API, and code as wide as a page."""
 
 import ast
+import functools
 import html
 import inspect
 import re
@@ -9,9 +10,13 @@ import textwrap
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from scipy import stats
 
 import skcds
+from skcds import ConsistentSamplerScratch
+from skcds.adapters import from_numpy, from_prior
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -249,3 +254,20 @@ def test_code_is_as_wide_as_a_page_shows():
     lines = list(code_lines())
     assert len({path for path, _ in lines}) >= 15 and len(lines) > 500  # it is found at all
     assert [f"{path.name}: {code}" for path, code in lines if len(code) > WIDTH] == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("neighbour", ["dynesty, UltraNest", "nautilus", "pocoMC", "emcee", "Blobs"])
+def test_what_neighbours_are_shown_runs(neighbour):
+    """Our block of each section, after the definitions of theirs; fits of seconds."""
+    text = (DOCS / "neighbours.rst").read_text()
+    section = text.split(f"\n{neighbour}\n{'-' * len(neighbour)}\n")[1].split("\n---")[0]
+    blocks = [textwrap.dedent(code) for code in re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", section)]
+    definitions = blocks[0].split("sampler =")[0].split("prior = ")[0] if len(blocks) > 1 else ""
+    names = {"np": np, "norm": stats.norm, "uniform": stats.uniform, "functools": functools, "ivar": np.arange(1.0, 6)}
+    names |= {"log_likelihood": lambda x: -0.5 * np.sum(x**2), "ConsistentSamplerScratch": ConsistentSamplerScratch}
+    names |= {"from_prior": from_prior, "from_numpy": from_numpy, "likelihood": lambda p: -0.5 * (p["a"] - p["b"]) ** 2}
+    exec(definitions, names)
+    exec(blocks[-1].replace("max_time=60", "max_time=4"), names)
+    assert neighbour == "Blobs" or names["sampler"].n_iter_ > 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._support.warnings import note
 from ..density.energy import InvalidEnergyError
+from ._blobs import Blobs, blobs_of, check_blob_names
 from ._common import AdaptedEnergy
 from ._workers import Workers
 
@@ -25,6 +26,7 @@ def from_numpy(
     feature_names: Iterable[str] | None = None,
     n_jobs: int | None = None,
     pool: Any = None,
+    blobs: Iterable[str] | None = None,
 ) -> AdaptedEnergy:
     """Energy of a log density that is written in NumPy, or in anything that takes and returns arrays.
 
@@ -49,6 +51,10 @@ def from_numpy(
     pool : object with a method ``map``, optional
         Workers in place of joblib's: of `multiprocessing`, `concurrent.futures`, schwimmbad or mpi4py. The functions
         have to be such that the pool can send them. A pickle of the energy leaves the pool out.
+    blobs : iterable of str, optional
+        Names of further results, as in emcee and nautilus. `log_prob` then returns a tuple: its value (and gradient),
+        and a number or k numbers for each name; with `batched`, arrays (n,) or (n, k). Weighted draws have them as
+        columns beside the features.
 
     Returns
     -------
@@ -59,6 +65,8 @@ def from_numpy(
     ------
     TypeError
         When `log_prob` or `grad` is not a function, or `pool` has no method ``map``.
+    ValueError
+        When `blobs` are no names.
 
     Examples
     --------
@@ -79,6 +87,8 @@ def from_numpy(
         raise TypeError(
             f"grad has to be a function, True when log_prob returns value and gradient, or None; got {grad!r}."
         )
+    if blobs is not None:
+        log_prob = Blobs(log_prob, blobs, batched, 1 + (grad is True))
     return NumPyEnergy(log_prob, n_features, grad, batched, feature_names, Workers(n_jobs, pool))
 
 
@@ -91,12 +101,19 @@ class NumPyEnergy(AdaptedEnergy):
     def __init__(self, log_prob, n_features, grad, batched, feature_names, workers):
         super().__init__(n_features, feature_names, getattr(log_prob, "__name__", type(log_prob).__name__))
         self.log_prob, self.grad, self.batched, self.has_gradient = log_prob, grad, batched, grad is not None
-        self.workers = workers
+        self.workers, self.blob_names = workers, check_blob_names(log_prob, self.feature_names)
 
     @property
     def fewest_rows(self) -> int:
         """Points that a call should have at least, so that all workers have one."""
         return self.workers.number
+
+    def blobs(self, X) -> dict[str, np.ndarray]:
+        """Columns (n,) by name at points (n, n_features): what `log_prob` returns beside its value.
+
+        Empty without `blobs`. The density has to be positive there.
+        """
+        return blobs_of(np.array(X, dtype=np.float64, order="C"), self.log_prob, self.workers)
 
     def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         X, n, pairs, (name, option) = points.numpy(), len(points), self.grad is True, self._called

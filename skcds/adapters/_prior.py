@@ -14,6 +14,7 @@ from torch import Tensor
 from .._support.settings import CPU, own_modes
 from ..density.bounds import Bounds
 from ..density.energy import InvalidEnergyError
+from ._blobs import Blobs, blobs_of, check_blob_names
 from ._common import ConstrainedEnergy, names_of
 from ._distributions import MARK, DensityPrior, IndependentPrior, Prior, TransformPrior, applied, is_distribution
 from ._numpy import NumPyEnergy
@@ -34,6 +35,7 @@ def from_prior(
     coordinates: Literal["parameters", "cube"] | None = None,
     n_jobs: int | None = None,
     pool: Any = None,
+    blobs: Iterable[str] | None = None,
 ) -> "PriorEnergy":
     """Energy of prior times likelihood, as nested samplers and ensemble samplers take the two.
 
@@ -71,6 +73,10 @@ def from_prior(
         normal.
     n_jobs, pool : optional
         Workers that the points are shared among, for a `log_likelihood` on NumPy arrays; as of `from_numpy`.
+    blobs : iterable of str, optional
+        Names of further results, as in emcee and nautilus. `log_likelihood` then returns a tuple: its value, and a
+        number or k numbers for each name; with `vectorize`, arrays (n,) or (n, k). Weighted draws have them as columns
+        beside the features.
 
     Returns
     -------
@@ -84,7 +90,7 @@ def from_prior(
     TypeError
         When `prior` is none of these, or `log_likelihood` is not a function.
     ValueError
-        When the number of parameters is not known or not the same everywhere.
+        When the number of parameters is not known or not the same everywhere, or `blobs` are no names.
     InvalidEnergyError
         When a function as the prior returns neither parameters nor log densities.
 
@@ -127,7 +133,7 @@ def from_prior(
     for given, what in ((n_features, "n_features"), (names and len(names), "feature_names")):
         if given is not None and given != found.n_features:
             raise ValueError(f"The prior is of {found.n_features} parameters, and {what} of {given}.")
-    return PriorEnergy(found, log_likelihood, names, vectorize, pass_dict, Workers(n_jobs, pool))
+    return PriorEnergy(found, log_likelihood, names, vectorize, pass_dict, Workers(n_jobs, pool), blobs)
 
 
 class PriorEnergy(ConstrainedEnergy):
@@ -135,7 +141,9 @@ class PriorEnergy(ConstrainedEnergy):
 
     _origin = "prior and the likelihood"
 
-    def __init__(self, prior: Prior, log_likelihood, names, vectorize: bool, pass_dict: bool, workers: Workers):
+    def __init__(
+        self, prior: Prior, log_likelihood, names, vectorize: bool, pass_dict: bool, workers: Workers, blobs=None
+    ):
         d = prior.n_features
         self.parameter_names = names_of({"x": (d,)}) if names is None else names
         mark = MARK if prior.in_cube else ""
@@ -144,8 +152,10 @@ class PriorEnergy(ConstrainedEnergy):
         self.prior, self.bounds, self.start = prior, prior.bounds, prior.start
         self.constrained_names = self.parameter_names
         self.vectorize, self.workers = vectorize, workers
-        self.log_likelihood = ByName(log_likelihood, self.parameter_names) if pass_dict else log_likelihood
+        function = ByName(log_likelihood, self.parameter_names) if pass_dict else log_likelihood
+        self.log_likelihood = function if blobs is None else Blobs(function, blobs, vectorize)
         self._in_arrays = _Likelihood(self.log_likelihood, d, None, vectorize, None, workers)
+        self.blob_names = check_blob_names(self.log_likelihood, self.parameter_names)
         self._framework: str | None = None  # "torch" or "numpy", as soon as a point was evaluated
 
     @property
@@ -173,6 +183,14 @@ class PriorEnergy(ConstrainedEnergy):
             return np.asarray(self.prior.log_density(X), dtype=np.float64)
         except Exception:  # a function of tensors
             return self.prior.log_density(torch.from_numpy(X)).detach().to(CPU, torch.float64).numpy()
+
+    def blobs(self, X) -> dict[str, np.ndarray]:
+        """Columns (n,) by name at coordinates (n, n_features): what `log_likelihood` returns beside its value.
+
+        Empty without `blobs`. The prior has to be positive there.
+        """
+        in_tensors = self._framework == "torch" and self.vectorize
+        return blobs_of(self.parameters(X), self.log_likelihood, self.workers, in_tensors)
 
     def _constrain(self, X: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self.parameter_names, self.parameters(X).T, strict=True))

@@ -54,7 +54,8 @@ class Inputs:
         if derived is None:
             return None
         names = self._find_feature_names(energy_fn, self._find_n_features(energy_fn))
-        return Derived.from_parameter(derived, [*names, *getattr(energy_fn, "parameter_names", ())])
+        others = [getattr(energy_fn, attribute, ()) for attribute in ("parameter_names", "blob_names")]
+        return Derived.from_parameter(derived, [*names, *others[0], *others[1]])
 
     def _find_feature_names(self, energy_fn, n_features: int) -> np.ndarray:
         names, owner = self.feature_names, "feature_names"
