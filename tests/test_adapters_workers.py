@@ -16,6 +16,7 @@ from samplers import make
 from skcds.adapters import from_numpy
 from skcds.density.energy import Energy
 from skcds.train.budget import Budget
+from skcds.train.loop import _Training
 
 X = np.random.default_rng(0).standard_normal((7, 2))
 
@@ -118,6 +119,27 @@ def test_a_fit_does_not_depend_on_them():
         for pool in (None, threads(3))
     ]
     assert np.array_equal(*draws)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fit_goes_on_with_another_pool(tmp_path, monkeypatch):
+    def fit(pool, **checkpoint):
+        sampler = make("ConsistentSamplerScratch", n_features=2, max_iter=4, start="prior")
+        return sampler.fit(from_numpy(log_prob, 2, pool=pool), **checkpoint)
+
+    step = _Training._step
+
+    def interrupted(self, iteration, progress):
+        if iteration == 2:
+            raise KeyboardInterrupt
+        return step(self, iteration, progress)
+
+    file, whole = tmp_path / "fit", fit(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Training, "_step", interrupted)
+        assert fit(threads(2), checkpoint=file).n_iter_ == 2
+    again = fit(multiprocessing.pool.ThreadPool(3), checkpoint=file)
+    assert again.n_iter_ == 4 and again.loss_curve_ == whole.loss_curve_
 
 
 def test_all_have_work_however_slow_the_function_is():
