@@ -173,15 +173,8 @@ class _Pilot:
             self.modes = self._survey()
             self._cut_between_modes()
         budget.progress.phase("exploration")
-
-        def ended():
-            return budget.seconds_left(self.time_share) <= 0
-
         kept = by.checked_share * self.left()
-
-        def left():
-            return self.left() - kept
-
+        left, ended = lambda: self.left() - kept, lambda: budget.seconds_left(self.time_share) <= 0
         gaussian = None if self.start is None else self.start.gaussian
         stopped = explore(energy, store, self.modes, generator, left, ended, budget.progress, gaussian, by)
         log_weights = store.log_weights()
@@ -193,7 +186,11 @@ class _Pilot:
         if stopped is not None:
             self._note(stopped)
         store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, by.fewest_effective)
-        x = store.x[store.chosen]
+        return self._result_of(store, kept)
+
+    def _result_of(self, store: Store, kept: float) -> tuple[PilotResult, Tensor]:
+        """What the chosen points of a store say of the density, after a look at whether it is one."""
+        x, energy = store.x[store.chosen], self.energy
         tails, light = heavy_tails(x, self.by.tails), (x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf))
         if tails is None or better_fit(x, tails, light) < self.by.tails.better_fit:
             tails = light
@@ -203,7 +200,9 @@ class _Pilot:
         check_directions(x, self._moments(x), target, kept)
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         scale = float(found.matrix.diagonal().mean())
-        return PilotResult(log_evidence(log_weights), scale, loc, covariance, center, width, len(store.proposals)), x
+        return PilotResult(
+            log_evidence(store.log_weights()), scale, loc, covariance, center, width, len(store.proposals)
+        ), x
 
     def _survey(self) -> list[Mode]:
         """Modes to begin with, from where the user says, or from near and far."""
