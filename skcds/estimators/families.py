@@ -285,7 +285,7 @@ def _judge(sampler, run) -> dict:
         advice = advice_by_cause(budget, len(run.losses), sampler.max_iter, "Raise max_iter or the sizes of the map.")
         warn_user(
             f"{type(sampler).__name__} did not converge: of {len(shares)} held-out contexts, the importance weights of "
-            f"{int((~reliable).sum())} have a Pareto k above {limit:.3g}; the mea normalised ESS is "
+            f"{int((~reliable).sum())} have a Pareto k above {limit:.3g}; the mean normalised ESS is "
             f"{shares.mean():.3f}. {advice}",
             ConvergenceWarning,
             "convergence",
