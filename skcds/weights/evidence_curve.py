@@ -2,12 +2,11 @@
 
 __all__ = ["EvidenceCurve", "evidence_curve"]
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
+from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
@@ -113,12 +112,18 @@ def _kernel(z: np.ndarray, y: np.ndarray, errors: np.ndarray):
     quadratic = ConstantKernel(0.1, (1e-8, 1e5)) * DotProduct(1.0, "fixed") ** 2
     smooth = ConstantKernel(0.1, (1e-8, 1e5)) * Matern(np.full(z.shape[1], 2.0), (0.05, 1e3), nu=2.5)
     kernel = linear + quadratic + smooth + WhiteKernel(1e-6, (1e-12, 1e2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # parameters at their limits are what is meant
-        found = GaussianProcessRegressor(
-            kernel, alpha=errors[rows] ** 2, n_restarts_optimizer=N_RESTARTS, random_state=0
-        )
-        return found.fit(z[rows], y[rows]).kernel_
+    process = GaussianProcessRegressor(kernel, alpha=errors[rows] ** 2, optimizer=None).fit(z[rows], y[rows])
+
+    def loss(theta):
+        value, gradient = process.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False)
+        return -value, -gradient
+
+    kernel = process.kernel_
+    low, high = kernel.bounds.T
+    rng = np.random.default_rng(1)
+    starts = [kernel.theta.copy(), *(rng.uniform(low, high) for _ in range(N_RESTARTS))]
+    found = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=kernel.bounds) for start in starts]
+    return kernel.clone_with_theta(min(found, key=lambda one: one.fun).x)
 
 
 def _left_out(process: GaussianProcessRegressor, y: np.ndarray) -> np.ndarray:
