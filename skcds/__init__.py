@@ -10,6 +10,7 @@ __all__ = [
     "Coupling",
     "Diagnosis",
     "DiffusionSampler",
+    "EvidenceCurve",
     "EvidenceDisplay",
     "ModelFileError",
     "PathLoss",
@@ -42,5 +43,6 @@ from .plotting import CalibrationDisplay, EvidenceDisplay, SamplerDisplay, Train
 from .train.objectives.specifications import Consistency, PathLoss, SelfConsistency
 from .weights.calibration import Calibration
 from .weights.diagnosis import Diagnosis
+from .weights.evidence_curve import EvidenceCurve
 from .weights.polish import PolishedSample
 from .weights.sample import WeightedSample

@@ -180,7 +180,7 @@ class TestModule:
             "import sys, skcds.adapters; from skcds.adapters import from_numpyro; dir(skcds.adapters);"
             "known = {'jax', 'numpyro', 'pymc', 'pytensor', 'stan', 'httpstan'} & set(sys.modules);"
             "others = {m for m in sys.modules if m.startswith('skcds.adapters._')};"
-            "wanted = {'skcds.adapters.' + m for m in ('_common', '_jax', '_numpyro')};"
+            "wanted = {'skcds.adapters.' + m for m in ('_common', '_family', '_jax', '_numpyro')};"
             "sys.exit(f'{known} {others}' if known or others != wanted else 0)"
         )
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ import random
 import warnings
 from functools import partial
 
+import model_families
 import numpy as np
 import pytest
 import torch
@@ -206,3 +207,78 @@ def test_arviz_has_the_model_s_parameters():
     assert set(data.posterior.data_vars) == {"mu", "tau", "z", "theta"}
     assert (data.posterior["tau"] > 0).all() and data.posterior["theta"].shape == (4, 25, 8)
     assert "tau" in arviz.summary(data).index
+
+
+def conjugate(y, k):
+    mean = numpyro.sample("mean", dist.Normal(0, 2).expand([2]).to_event(1))
+    rate = numpyro.sample("rate", dist.Gamma(2, 1))
+    y = numpyro.sample("y", dist.Normal(model_families.DESIGN @ mean, 0.5).to_event(1), obs=y)
+    with numpyro.plate("counts", 2):
+        numpyro.sample("k", dist.Poisson(rate), obs=k)
+    numpyro.deterministic("total", rate + y.sum())
+
+
+@pytest.fixture(scope="module")
+def family():
+    return from_numpyro(conjugate, np.zeros(3, int), model_families.K).family()  # data of another type
+
+
+class TestFamily:
+    def test_energy(self, family):
+        model_families.check_energy(family, partial(from_numpyro, conjugate))
+
+    def test_simulation(self, family):
+        model_families.check_simulation(family)
+
+    def test_fit(self, family):
+        model_families.check_fit(family)
+
+    def test_conditioned_models(self, family):
+        data = {"y": model_families.Y, "k": model_families.K}
+        model = handlers.condition(lambda: conjugate(None, None), data)
+        C, X = family.simulate(5, 0)
+        np.testing.assert_allclose(from_numpyro(model).family()(X, C), family(X, C), rtol=1e-12)
+
+    def test_a_support_that_depends_on_the_data(self):
+        """x ~ U(0, 1), y ~ U(0, x): the density of the logit of x at y is that of the prior times 1 / x."""
+
+        def model(y):
+            x = numpyro.sample("x", dist.Uniform(0, 1))
+            numpyro.sample("y", dist.Uniform(0, x), obs=y)
+
+        family = from_numpyro(model, 0.1).family()
+        C, X = family.simulate(500, 0)
+        values = family.constrain(X, C)["x"]
+        assert (C[:, 0] < values).all()
+        np.testing.assert_allclose(family(X, C), -np.log1p(-values), rtol=1e-9, atol=1e-9)
+
+    def test_what_is_refused(self, family):
+        model_families.check_what_is_refused(family)
+
+        def factor(y):
+            x = numpyro.sample("x", dist.Normal())
+            numpyro.factor("extra", -(x**4))
+            numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+        def scaled(y):
+            with handlers.scale(scale=0.5):
+                numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal()), 1), obs=y)
+
+        def improper(y):
+            x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+            numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+        def masked(y):
+            with handlers.mask(mask=False):
+                x = numpyro.sample("x", dist.Normal())
+            numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+        faults = [(factor, "factors: extra"), (scaled, "scaled sites: x, y"), (improper, "improper priors: x")]
+        for model, fault in [*faults, (masked, "masked priors: x")]:
+            other = from_numpyro(model, 1.0).family()
+            assert other.context_names == ["y"]
+            assert np.isfinite(other(np.zeros((2, 1)), np.array([[1.0], [2.0]]))).all()
+            with pytest.raises(ValueError, match=f"cannot simulate draws of its posteriors, since it has {fault}"):
+                other.simulate(10)
+        with pytest.raises(ValueError, match="has no observed data to be a context"):
+            from_numpyro(factor, None).family()

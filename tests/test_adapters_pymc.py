@@ -2,8 +2,10 @@
 
 import functools
 
+import model_families
 import numpy as np
 import pytest
+from cases import slow
 from test_adapters import (
     SCHOOLS,
     SIGMA,
@@ -114,3 +116,50 @@ def test_what_is_refused():
         from_pymc(random)
     with pytest.raises(TypeError, match=r"pymc.Model; got function"):
         from_pymc(schools)
+
+
+def conjugate(y, k):
+    with pm.Model() as model:
+        mean, rate = pm.Normal("mean", 0, 2, shape=2), pm.Gamma("rate", 2, 1)
+        y = pm.Normal("y", pm.math.dot(model_families.DESIGN, mean), 0.5, observed=y)
+        pm.Poisson("k", rate, observed=k)
+        pm.Deterministic("total", rate + y.sum())
+    return model
+
+
+@functools.cache
+def family(vectorize=True):
+    return from_pymc(conjugate(np.zeros(3, int), model_families.K), vectorize=vectorize).family()
+
+
+class TestFamily:
+    @pytest.mark.parametrize("vectorize", [True, *slow(False)])
+    def test_energy(self, vectorize):
+        model_families.check_energy(family(vectorize), lambda y, k: from_pymc(conjugate(y, k)))
+
+    def test_simulation(self):
+        model_families.check_simulation(family())
+
+    def test_fit(self):
+        model_families.check_fit(family())
+
+    def test_what_is_refused(self):
+        model_families.check_what_is_refused(family())
+        with pm.Model() as potential:
+            x = pm.Normal("x")
+            pm.Potential("extra", -(x**4))
+            pm.Normal("y", x, observed=pm.Data("data", [1.0, 2.0]))
+        other = from_pymc(potential).family()
+        assert other.context_names == ["y[0]", "y[1]"]
+        expected = from_pymc(potential)(np.ones((1, 1)))
+        np.testing.assert_allclose(other(np.ones((1, 1)), np.array([[1.0, 2.0]])), expected, rtol=1e-10)
+        with pytest.raises(ValueError, match="cannot simulate draws of its posteriors, since it has potentials: extra"):
+            other.simulate(10)
+        with pm.Model() as flat:
+            pm.Normal("y", pm.Flat("x"), observed=1.0)
+        with pytest.raises(ValueError, match=r"one of its variables cannot be drawn .*flat"):
+            from_pymc(flat).family().simulate(10)
+        with pm.Model() as nothing:
+            pm.Normal("x")
+        with pytest.raises(ValueError, match="has no observed data to be a context"):
+            from_pymc(nothing).family()

@@ -127,8 +127,6 @@ def test_arguments_that_belong_to_families_are_named():
         plain.fit(gaussian, contexts=contexts(50), draws=np.zeros((3, D)))
     with pytest.raises(ValueError, match="10"):
         plain.fit(gaussian, contexts=contexts(3))
-    with pytest.raises(ValueError, match="contexts"):
-        skcds.DiffusionSampler(n_features=D).fit(gaussian, contexts=contexts(50))
 
 
 def test_names_lead_to_columns():

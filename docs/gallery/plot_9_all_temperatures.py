@@ -39,6 +39,16 @@ errors = [w.log_evidence - 2 * np.log(z) for w, z in zip(weighted, wells, strict
 print(f"largest error of log Z: {np.abs(errors).max():.4f}")
 
 # %%
+# Log Z of sixty temperatures makes a curve, the free energy, with its error:
+
+some = temperatures(60, np.random.default_rng(1))
+curve = sampler.calibrate(some, 1000, random_state=1).evidence_curve()
+value, se = curve.predict(betas)
+errors = value - 2 * np.log(wells)
+print(f"largest error of the curve: {np.abs(errors).max():.4f}")
+print(f"in its standard errors: {np.abs(errors / se).max():.1f}")
+
+# %%
 # The wells merge as the density is heated.
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")

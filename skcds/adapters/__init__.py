@@ -14,16 +14,21 @@ function                the density                                             
 All return an `AdaptedEnergy`: a callable that maps points (n, n_features) to energies ``-log rho``, (n,), is
 differentiated by autograd once, and carries `n_features` and `feature_names`. Those of a model are of its unconstrained
 coordinates, the log Jacobian included, and those of a prior transform are of the unit cube; `constrain` maps draws to
-the parameters by name. Every library is imported when its function is called, not before.
+the parameters by name. ``from_numpyro(...).family()`` and ``from_pymc(...).family()`` are a model's posteriors for all
+data, a `ModelFamily`. Every library is imported when its function is called, not before.
 """
 
-__all__ = ["AdaptedEnergy", "from_jax", "from_numpy", "from_numpyro", "from_prior", "from_pymc", "from_stan"]
+__all__ = [
+    "AdaptedEnergy", "ModelEnergy", "ModelFamily", "from_jax", "from_numpy", "from_numpyro", "from_prior", "from_pymc",
+    "from_stan",
+]  # fmt: skip
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._common import AdaptedEnergy
+    from ._family import ModelEnergy, ModelFamily
     from ._jax import from_jax
     from ._numpy import from_numpy
     from ._numpyro import from_numpyro
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AdaptedEnergy": "_common",
+    "ModelEnergy": "_family",
+    "ModelFamily": "_family",
     "from_jax": "_jax",
     "from_numpy": "_numpy",
     "from_numpyro": "_numpyro",

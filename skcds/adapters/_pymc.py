@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from .._support.warnings import note
-from ._common import ConstrainedEnergy, names_of, require
+from ._common import names_of, require
+from ._family import ModelEnergy, ModelFamily, split
 
 LARGEST_BATCH = 1024  # rows of a compiled call
 _turn = threading.RLock()  # compiled functions keep their arguments in storage that all threads share
 
 
-def from_pymc(model, *, vectorize: bool = True) -> ConstrainedEnergy:
+def from_pymc(model, *, vectorize: bool = True) -> ModelEnergy:
     """Energy of the posterior of a PyMC model, in unconstrained coordinates.
 
     It is minus ``model.logp()``: the log of prior times likelihood, with the log Jacobian of the transforms and with
@@ -36,10 +37,11 @@ def from_pymc(model, *, vectorize: bool = True) -> ConstrainedEnergy:
 
     Returns
     -------
-    AdaptedEnergy
+    ModelEnergy
         Takes tensors, with a gradient. Its `feature_names` follow the model's order, with "(unconstrained)" after those
         of transformed ones, and its method `constrain` maps
-        draws (n, n_features) to a dictionary of the variables, deterministic ones included.
+        draws (n, n_features) to a dictionary of the variables, deterministic ones included. Its method `family` makes
+        the observed variables a context: one fit for all data.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def from_pymc(model, *, vectorize: bool = True) -> ConstrainedEnergy:
     return _PyMCEnergy(model, vectorize)
 
 
-class _PyMCEnergy(ConstrainedEnergy):
+class _PyMCEnergy(ModelEnergy):
     _origin = "PyMC model"
 
     def __init__(self, model, vectorize: bool):
@@ -67,6 +69,7 @@ class _PyMCEnergy(ConstrainedEnergy):
         shapes = {name: np.shape(self._point[value.name]) for value, name in variables.items()}
         names = names_of(shapes, {rv.name for rv in model.free_RVs if model.rvs_to_transforms[rv] is not None})
         super().__init__(len(names), names, model.name or "model")
+        self._model = model
         self.constrained_names = [variable.name for variable in (*model.free_RVs, *model.deterministics)]
         self._outputs = {variable.name: variable for variable in model.unobserved_value_vars}
         self._log_prob = pytensorf.rewrite_pregrad(model.logp())
@@ -86,44 +89,121 @@ class _PyMCEnergy(ConstrainedEnergy):
     def _parameters(self):
         return self._compile([self._outputs[name] for name in self.constrained_names])
 
-    def _compile(self, outputs: list, with_gradient: bool = False):
-        """A function of points (n, d), which returns a list of arrays (n, ...)."""
-        pytensor = import_module("pytensor")
+    def _compile(self, outputs: list, with_gradient: bool = False, data: tuple = ()):
+        """A function of points (n, d), and of data (n, k) where their vector is given; it returns arrays (n, ...)."""
         outputs, x = import_module("pymc.pytensorf").join_nonshared_inputs(
             point=self._point, inputs=self._inputs, outputs=outputs, make_inputs_shared=False
         )
         if with_gradient:
-            outputs = [*outputs, pytensor.grad(outputs[0], x)]
+            outputs = [*outputs, import_module("pytensor").grad(outputs[0], x)]
+        return self._of_rows([x, *data], outputs)
+
+    def _of_rows(self, inputs: list, outputs: list):
+        """A function of matrices from a graph of vectors, which are their rows."""
+        pytensor = import_module("pytensor")
         if self.vectorize:
             try:
-                X = import_module("pytensor.tensor").matrix("X", dtype=x.dtype)
-                batch = import_module("pytensor.graph.replace").vectorize_graph(outputs, {x: X})
-                return pytensor.function([X], batch, on_unused_input="ignore")
+                tensor, replace = import_module("pytensor.tensor"), import_module("pytensor.graph.replace")
+                matrices = [tensor.matrix(dtype=vector.dtype) for vector in inputs]
+                batch = replace.vectorize_graph(outputs, dict(zip(inputs, matrices, strict=True)))
+                return pytensor.function(matrices, batch, on_unused_input="ignore")
             except Exception as error:
                 self.vectorize, self.vectorize_error = False, error
-        row = pytensor.function([x], outputs, on_unused_input="ignore")
-        return lambda X: [np.stack(values) for values in zip(*map(row, X), strict=True)]
+        row = pytensor.function(inputs, outputs, on_unused_input="ignore")
+        return lambda *arrays: [np.stack(values) for values in zip(*map(row, *arrays), strict=True)]
 
-    def _call(self, function, X: np.ndarray) -> list[np.ndarray]:
+    def _call(self, function, *arrays: np.ndarray) -> list[np.ndarray]:
+        dtype, n = import_module("pytensor").config.floatX, len(arrays[0])
         try:
             parts = [
-                function(X[first : first + LARGEST_BATCH].astype(import_module("pytensor").config.floatX))
-                for first in range(0, len(X), LARGEST_BATCH)
+                function(*(array[first : first + LARGEST_BATCH].astype(dtype) for array in arrays))
+                for first in range(0, n, LARGEST_BATCH)
             ]
         except Exception as error:
-            note(error, f"The PyMC {self.__name__} was given points of shape {X.shape}.")
+            note(error, f"The PyMC {self.__name__} was given points of shape {arrays[0].shape}.")
             raise
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
-    def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _value_and_score(self, function, *arrays: np.ndarray) -> tuple[Tensor, Tensor | None]:
         with _turn:
-            values = self._call(self._both if with_gradient else self._value, points.numpy())
+            values = self._call(function, *arrays)
         value, *score = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in values)
-        return value, score[0] if with_gradient else None
+        return value, score[0] if score else None
+
+    def _log_prob_and_score(self, points: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        return self._value_and_score(self._both if with_gradient else self._value, points.numpy())
 
     def _constrain(self, X: np.ndarray) -> dict[str, np.ndarray]:
         with _turn:
             return dict(zip(self.constrained_names, self._call(self._parameters, X), strict=True))
+
+    def family(self) -> ModelFamily:
+        library = _PyMCLibrary(self)
+        return ModelFamily(
+            library, self.__name__, self._origin, self.feature_names, self.constrained_names, library.shapes
+        )
+
+
+class _PyMCLibrary:
+    """What a `ModelFamily` asks of PyMC, by the energy of a model with some data."""
+
+    def __init__(self, energy: _PyMCEnergy):
+        self.energy, self.model = energy, energy._model
+        self.values = {rv.name: self.model.rvs_to_values[rv] for rv in self.model.observed_RVs}
+        observed = {name: value.eval() for name, value in self.values.items()}
+        self.shapes = {name: np.shape(array) for name, array in observed.items() if np.size(array)}
+        self.values = {name: self.values[name] for name in self.shapes}
+
+    def _compile(self, outputs: list, with_gradient: bool = False):
+        """A function of points (n, d) and data (n, k)."""
+        tensor, replace = import_module("pytensor.tensor"), import_module("pytensor.graph.replace")
+        data = tensor.vector("data", dtype=import_module("pytensor").config.floatX)
+        parts = split(data, self.shapes, [value.dtype for value in self.values.values()])
+        outputs = replace.graph_replace(outputs, {self.values[name]: parts[name] for name in parts}, strict=False)
+        if with_gradient:
+            outputs = [import_module("pymc.pytensorf").rewrite_pregrad(output) for output in outputs]
+        return self.energy._compile(outputs, with_gradient, (data,))
+
+    @cached_property
+    def _value(self):
+        return self._compile([self.model.logp()])
+
+    @cached_property
+    def _both(self):
+        return self._compile([self.model.logp()], with_gradient=True)
+
+    @cached_property
+    def _parameters(self):
+        return self._compile([self.energy._outputs[name] for name in self.energy.constrained_names])
+
+    def log_prob_and_score(self, points: Tensor, contexts: np.ndarray, with_gradient: bool):
+        return self.energy._value_and_score(self._both if with_gradient else self._value, points.numpy(), contexts)
+
+    def constrain(self, X: np.ndarray, contexts: np.ndarray) -> dict[str, np.ndarray]:
+        with _turn:
+            values = self.energy._call(self._parameters, X, contexts)
+        return dict(zip(self.energy.constrained_names, values, strict=True))
+
+    def not_simulated(self) -> str:
+        """Why simulated parameters would not be draws of the posteriors of their data; empty where they are."""
+        return f"potentials: {', '.join(one.name for one in self.model.potentials)}" if self.model.potentials else ""
+
+    def simulate(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        pymc, model = import_module("pymc"), self.model
+        transforms = [model.rvs_to_transforms[rv] for rv in model.free_RVs]
+        pairs = zip(transforms, model.free_RVs, strict=True)
+        free = [rv if one is None else one.forward(rv, *rv.owner.inputs) for one, rv in pairs]
+        data = [rv for rv in model.observed_RVs if rv.name in self.shapes]
+        try:
+            with _turn:
+                found = pymc.draw([*data, *free], draws=n, random_seed=seed)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"The PyMC {self.energy.__name__} cannot simulate draws of its posteriors, since one of its variables "
+                f"cannot be drawn ({str(error).splitlines()[0]}): pass contexts= of your own to fit, without draws=."
+            ) from error
+        flat = [np.asarray(array, dtype=np.float64).reshape(n, -1) for array in found]
+        return np.concatenate(flat[: len(data)], 1), np.concatenate(flat[len(data) :], 1)
 
 
 def _check(model) -> None:

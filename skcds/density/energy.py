@@ -133,6 +133,11 @@ class Energy:
         return cls(density.energy_fn, n_features, density.grad_fn, *args, **options)
 
     @property
+    def constrain(self) -> Callable | None:
+        """The map from points to a model's parameters by name, of an energy function that has one."""
+        return getattr(self.energy_fn, "constrain", None)
+
+    @property
     def density(self) -> Density:
         """What it was made from."""
         return Density(self.energy_fn, self.grad_fn)

@@ -201,6 +201,12 @@ class GivenEnergy(Energy):
         """Unconstrained points of the probe at which the density is positive for some context."""
         return self.family.valid[:, : self.n_features]
 
+    @property
+    def constrain(self) -> Callable | None:
+        """As `Energy.constrain`, of points with these contexts."""
+        of_both = self.family.constrain
+        return of_both and (lambda X: of_both(X, repeated(self.contexts, len(X))))
+
     def log_prob(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """As `Energy.log_prob`."""
         return self.family.log_prob(self._joined(x), dtype)

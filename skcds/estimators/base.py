@@ -41,7 +41,7 @@ from ..train.run import Run
 from ..train.specifications import Training
 from ..weights.sample import WeightedSample
 from .documentation import filled
-from .families import fit_family, identity_of_family
+from .families import OF_MAPS, FamilyKind, fit_family, identity_of_family
 from .given import is_given, one_given
 from .inputs import Inputs
 from .judgement import Judged, advice_by_cause, judge_fit
@@ -59,6 +59,7 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
 
     _model: Any
     _energy_name: str | None = None  # of a sampler that was loaded without its energy
+    _family: FamilyKind = OF_MAPS  # how it is fitted to a family of densities
 
     _doc_link_module = "skcds"  # of the link in the HTML that notebooks show
     _doc_link_template = DOCUMENTATION + "api/{estimator_name}.html#skcds.{estimator_name}"
@@ -244,7 +245,6 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
         if contexts is not None:
             if evaluations is not None:
                 raise ValueError("evaluations= is for a single density, and contexts= makes a family: leave one out.")
-            self._check_family()
             found: Density = FamilyDensity(
                 energy_fn, grad_fn, contexts=contexts, draws=draws, context_names=context_names
             )
@@ -260,9 +260,6 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
                 "not; set warm_start=False."
             )
         return found
-
-    def _check_family(self) -> None:
-        """Refuse contexts where this sampler learns no families."""
 
     def _identity(self, energy: Energy, density: Density) -> dict:
         if isinstance(energy, FamilyEnergy) and isinstance(density, FamilyDensity):

@@ -186,9 +186,10 @@ class ControlStart:
             )
         check_same_networks(sampler._networks_wanted(energy), sampler._networks_found(sampler._model.config))
 
-    def _reads_score(self, energy, max_energy_evals: int | None) -> bool:
+    def reads_score(self, energy, budget) -> bool:
         """Whether the control reads the target's score; "auto" weighs what that takes against the limits."""
         sampler, n_judged = self.sampler, self.path_loss.training.n_judged
+        max_energy_evals = budget.max_energy_evals
         if self.control.langevin != "auto" or not energy.has_gradient:
             return bool(self.control.langevin) and energy.has_gradient
         if self.with_pilot:
@@ -212,7 +213,7 @@ class ControlStart:
 
     def _new_model(self, standardization, width, run):
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
-        reads_score = self._reads_score(run.energy, run.budget.max_energy_evals)
+        reads_score = self.reads_score(run.energy, run.budget)
         with seeded(int(randint(run.generator, 0, 2**31 - 1))):
             model = self.sampler._build_model(standardization, log_snr_max, reads_score)
         model.to(run.generator.device)

@@ -23,6 +23,9 @@ from ..train.phases import Phase
 from ..weights.importance import log_evidence
 from .base import BaseSampler
 from .control import CONSTRAINTS, FITTED, ControlStart, found_by
+from .diffusion_families import OF_CHAINS
+from .family_methods import OfFamilies
+from .given import draws_given, is_given, weighted_given
 from .networks import networks_found, networks_wanted
 from .paths import (
     affordable_paths,
@@ -37,7 +40,7 @@ from .paths import (
 FINE_TUNING_RATE = 0.1  # learning rate of the log-variance loss after score matching, in units of the latter's
 
 
-class DiffusionSampler(BaseSampler):
+class DiffusionSampler(OfFamilies, BaseSampler):
     """Diffusion sampler of an unnormalised density, learned from its energy (DIS; also DDS and PIS).
 
     A chain of Gaussian steps carries N(0, I) to the target. Its control is a network trained by score matching on the
@@ -108,10 +111,9 @@ class DiffusionSampler(BaseSampler):
     {n_energy_evals_}
     {interrupted_}
     {n_rollbacks_}
-    n_contexts_in_ : int
-        Numbers of a context: 0, as this sampler learns single densities.
-    context_names_in_, contexts_ : None
-        Of the samplers of families, of which there is none here.
+    {n_contexts_in_}
+    {context_names_in_}
+    {contexts_}
     {fit_time_}
 
     References
@@ -145,6 +147,7 @@ class DiffusionSampler(BaseSampler):
         "network": {None: Control()},
         "loss": {kind: PathLoss(kind) for kind in PATH_LOSSES},
     }
+    _family = OF_CHAINS
     _fitted_attributes: dict = FITTED | {"n_steps_": Fitted("count", since=3, before=lambda sampler: sampler.n_steps)}
 
     def __init__(
@@ -175,12 +178,6 @@ class DiffusionSampler(BaseSampler):
         self.random_state = random_state
 
     # ---------------------------------------------------------------- training
-
-    def _check_family(self):
-        raise ValueError(
-            "DiffusionSampler learns a single density and takes no contexts: fit a ConsistentSamplerScratch or a "
-            "ConsistentSamplerDistiller to a family."
-        )
 
     def _build_model(self, standardization, log_snr_max, langevin):
         grid, control = GRIDS[self.reference](self.n_steps, log_snr_max), self._specified("network")
@@ -261,7 +258,7 @@ class DiffusionSampler(BaseSampler):
 
     @guest
     def sample(
-        self, n, n_steps=None, random_state=None, *, method="sde", energy_fn=None, grad_fn=None, out=None,
+        self, n, n_steps=None, random_state=None, *, context=None, method="sde", energy_fn=None, grad_fn=None, out=None,
         as_frame=False,
     ):  # fmt: skip
         """Draw from the learned density by simulation.
@@ -272,6 +269,7 @@ class DiffusionSampler(BaseSampler):
         n_steps : int, default=None
             Steps of the chain; by default those of the fit.
         {random_state}
+        {context}
         method : {"sde", "ode"}, default="sde"
             The stochastic chain, or the probability-flow ODE by Heun's method.
         energy_fn, grad_fn : callable, optional
@@ -281,11 +279,12 @@ class DiffusionSampler(BaseSampler):
 
         Returns
         -------
-        X : ndarray of shape (n, n_features)
-            Draws, float64, or `out`, or a data frame.
+        {X}
         """
         check_is_fitted(self)
         options = {"n_steps": n_steps, "method": method, "energy_fn": energy_fn, "grad_fn": grad_fn}
+        if is_given(self, context):
+            return draws_given(self, context, n, random_state, options, out, as_frame)
         return self._sample(n, random_state, options, out, as_frame)
 
     @property
@@ -319,7 +318,7 @@ class DiffusionSampler(BaseSampler):
         return self._model.needs_score
 
     @guest
-    def sample_weighted(self, n, n_steps=None, random_state=None, *, energy_fn=None, grad_fn=None):
+    def sample_weighted(self, n, n_steps=None, random_state=None, *, context=None, energy_fn=None, grad_fn=None):
         """Draw with exact path weights.
 
         Parameters
@@ -329,14 +328,19 @@ class DiffusionSampler(BaseSampler):
             Steps of the chain; by default those of the fit. The weights are exact for any number.
         random_state : int, RandomState instance, numpy.random.Generator or None, default=None
             Seed.
+        {context}
         {energy_fn}
 
         Returns
         -------
         WeightedSample
-            Its ``is_bound`` is True: the mean log weight is a lower bound of log Z in expectation.
+            Its ``is_bound`` is True: the mean log weight is a lower bound of log Z in expectation. For many contexts a
+            list of them.
         """
         check_is_fitted(self)
+        if is_given(self, context):
+            options = {"n_steps": n_steps, "energy_fn": energy_fn, "grad_fn": grad_fn}
+            return weighted_given(self, context, n, random_state, options)
         n, grid = check_count(n, "n", 1), self._grid(n_steps)
         target = self._target(Density.of(energy_fn, grad_fn), "sample_weighted")
 
@@ -344,6 +348,15 @@ class DiffusionSampler(BaseSampler):
             n, random_state, target,
             lambda normal: self._model.simulate_weighted(normal(grid.n_steps), grid, target, normal), is_bound=True,
         )  # fmt: skip
+
+    def _drawn_together(self, normal, options: dict):
+        """Draws (m r, d) of the contexts that a sampler is bound to."""
+        return self._plan(**options)(normal)
+
+    def _weighed_together(self, normal, target, options: dict):
+        """Draws (m r, d) of the contexts that a sampler is bound to, and their log path weights (m r,)."""
+        grid = self._grid(options.get("n_steps"))
+        return self._model.simulate_weighted(normal(grid.n_steps), grid, target, normal)
 
     def _weigh(self, z, target, generator):
         _, log_ratio = self._model.noise_back(z, self._grid(None), target, lambda k: randn(generator, z.shape))

@@ -1,6 +1,9 @@
-"""How the one-step samplers are fitted to a family of densities: exploration, one phase of likelihood, judgement."""
+"""How samplers are fitted to a family of densities: exploration, one phase of training, judgement.
 
-__all__ = ["check_family", "fit_family", "identity_of_family"]
+What differs between the samplers is a `FamilyKind`. That of the one-step samplers is here.
+"""
+
+__all__ = ["OF_MAPS", "FamilyKind", "check_start", "fit_family", "identity_of_family"]
 
 import copy
 import math
@@ -34,16 +37,89 @@ from .warm import MIN_SHARE, check_same_networks, warn_of_a_cold_start
 
 BATCH_SIZE = 512
 WEIGHT_DECAY, EMA_DECAY = 1e-2, 0.995
-HELD_OUT, HELD_OUT_EACH, FEWEST_EACH = 100, 500, 50  # contexts that a fit is judged by, and draws of each
+HELD_OUT, FEWEST_EACH = 100, 50  # contexts that a fit is judged by, and draws of each
+BY_PARTICLES = "A family of densities is learned on its own particles:"
 N_CHECKED = 500  # particles at which single precision is compared with double
 N_KEPT = 1000  # contexts of the fit that the sampler keeps
 CONVERGED_SHARE = 0.9  # of the held-out contexts whose weights have to be reliable
 MIN_CONTEXTS = 10  # of an array
 
 
+class FamilyKind:
+    """What a kind of sampler does of its own in the fit of a family: here, that of the one-step samplers.
+
+    Attributes
+    ----------
+    model : type
+        Class of its models.
+    advice : str
+        What to do about a fit that did not converge.
+    held_out_each : int
+        Evaluation draws of a context.
+    """
+
+    model: type = ConditionalModel
+    advice = "Raise max_iter or the sizes of the map."
+    held_out_each = 500
+
+    def check(self, sampler, energy: FamilyEnergy) -> None:
+        """Refuse parameters that mean nothing for a family.
+
+        Raises
+        ------
+        ValueError
+            Which names the parameter.
+        """
+        network = sampler._specified("network")
+        if network.kind != "coupling":
+            raise ValueError(
+                "A family of densities needs exact weights for every context: network has to be 'coupling'."
+            )
+        objective = sampler._specified("objective")
+        if getattr(sampler, "teacher", None) is not None:
+            raise ValueError(f"{BY_PARTICLES} it needs no teacher, so teacher has to be None.")
+        check_start(sampler)
+        if not objective.refine or getattr(objective, "schedule", "separate") != "separate":
+            raise ValueError(
+                f"{BY_PARTICLES} objective needs refine=True, and schedule='separate' if it has one; got {objective!r}."
+            )
+
+    def check_networks(self, sampler, energy: FamilyEnergy, config: dict) -> None:
+        """Refuse a warm start from networks of other sizes."""
+        check_same_networks(sampler._specified("network").sizes(), config)
+
+    def new_model(self, sampler, run):
+        """An untrained model."""
+        sizes = conditional_sizes(run.energy.n_features, **sampler._specified("network").sizes())
+        return ConditionalModel("coupling", run.energy.n_features, run.energy.n_contexts, **sizes)
+
+    def recipe(self, sampler, run) -> Iterator[Phase]:
+        """Phases of the training."""
+        n_iter, batch_size, by = sampler.max_iter, settings_of(sampler)["batch_size"], training_of(sampler)
+        renewal = Renewal(run.population, run.energy.source, run.budget.progress, by)
+        every = renewal_spacing(run.budget, n_iter, by)
+        loss = FamilyLikelihood(run.model, run.population, max(1, batch_size // by.n_each), by.regression)
+        callbacks = dict.fromkeys(range(every, n_iter, every), renewal)
+        yield Phase(
+            "likelihood", loss, n_iter, sampler.learning_rate, WEIGHT_DECAY, ema_decay=EMA_DECAY, callbacks=callbacks
+        )
+
+    def evals_of(self, sampler, model) -> int:
+        """Evaluations that a weighted draw takes."""
+        return 1
+
+    def weighted(self, sampler, model, contexts: Tensor, each: int, target: FamilyTarget, generator):
+        """Draws (m r, d) for contexts (m, k), and their exact log weights (m r,)."""
+        latent = randn(generator, len(contexts) * each, model.n_features)
+        return model.given(contexts).call_and_log_weight(latent, target.given(contexts))
+
+
+OF_MAPS = FamilyKind()
+
+
 def settings_of(sampler) -> dict[str, int]:
     """What a family's fit takes from the parameters of a sampler, which have other names in each."""
-    of_map = getattr(sampler._specified("objective"), "batch_size", sampler.batch_size)
+    of_map = getattr(loss_of(sampler), "batch_size", sampler.batch_size)
     start = sampler._specified("start")
     n_groups = max(1, start.n_particles // start.family.n_each)
     return {"n_particles": start.n_particles, "n_groups": n_groups, "batch_size": of_map or BATCH_SIZE}
@@ -54,35 +130,34 @@ def tempered_each(sampler) -> int:
     return sampler._specified("start").family.n_each
 
 
+def loss_of(sampler):
+    """The specification that says how a sampler trains."""
+    return sampler._specified("objective" if "objective" in sampler._short_cuts else "loss")
+
+
 def training_of(sampler) -> FamilyTraining:
     """How a sampler trains on a family."""
-    return sampler._specified("objective").family
+    return loss_of(sampler).family
 
 
-def check_family(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
-    """Refuse parameters that mean nothing for a family, and draws that are not those of the contexts.
+def check_start(sampler) -> None:
+    """Refuse a start that no family has, and groups of more particles than the exploration has.
 
     Raises
     ------
     ValueError
         Which names the parameter.
     """
-    network = sampler._specified("network")
-    if network.kind != "coupling":
-        raise ValueError("A family of densities needs exact weights for every context: network has to be 'coupling'.")
-    objective, start = sampler._specified("objective"), sampler._specified("start")
-    if getattr(sampler, "teacher", None) is not None:
-        fault = "teacher has to be None"
-    elif not isinstance(start, Pilot):
-        fault = f"start has to be a Pilot, points, or a location and a scale; got {start!r}"
-    elif not objective.refine or getattr(objective, "schedule", "separate") != "separate":
-        fault = f"objective needs refine=True, and schedule='separate' if it has one; got {objective!r}"
-    elif objective.family.n_each > start.family.n_each:
-        fault = "objective.family.n_each has to be at most start.family.n_each"
-    else:
-        fault = ""
-    if fault:
-        raise ValueError(f"A family of densities is learned by likelihood on its own particles: {fault}.")
+    start = sampler._specified("start")
+    if not isinstance(start, Pilot):
+        raise ValueError(f"{BY_PARTICLES} start has to be a Pilot, points, or a location and a scale; got {start!r}.")
+    if training_of(sampler).n_each > start.family.n_each:
+        raise ValueError(f"{BY_PARTICLES} n_each of the loss's family has to be at most start.family.n_each.")
+
+
+def _check(sampler, energy: FamilyEnergy, density: FamilyDensity) -> None:
+    """Refuse parameters that mean nothing for a family, too few contexts, and draws that are not those of these."""
+    sampler._family.check(sampler, energy)
     rows = energy.source.rows
     if rows is not None and len(rows) < MIN_CONTEXTS:
         raise ValueError(
@@ -112,14 +187,14 @@ def _checked_draws(draws, rows: np.ndarray | None, energy: FamilyEnergy) -> Tens
 
 def fit_family(sampler, run, density: FamilyDensity) -> dict:
     """Start, train, judge, as `BaseSampler._fit` does."""
-    check_family(sampler, run.energy, density)
+    _check(sampler, run.energy, density)
     _begin(sampler, run, density)
-    run.train(_recipe(sampler, run))
+    run.train(sampler._family.recipe(sampler, run))
     found = _judge(sampler, run)
     absent = {"pilot_": None, "teacher_": None, "_particles_log_prob": None, "_particles_score": None}
     group = run.population.anchors
     x = run.model.standardization.given(group.contexts)(group.z.flatten(0, 1))
-    rest = absent | {"violation_share_": 0.0, "particles_": to_numpy(x)}
+    rest = absent | {"violation_share_": 0.0, "particles_": to_numpy(x), "n_steps_": getattr(sampler, "n_steps", 1)}
     declared = {name for cls in type(sampler).__mro__ for name in vars(cls).get("_fitted_attributes", {})}
     kept = {name: value for name, value in rest.items() if name in declared}
     return {"_model": run.model, "history_": run.history, **kept, **run.fitted, **found}
@@ -196,13 +271,11 @@ def _groups(sampler, run, contexts: Tensor, x: Tensor) -> ParticleGroups:
     return ParticleGroups(run.target, contexts, x, run.generator, training_of(sampler))
 
 
-def _new_model(sampler, run) -> ConditionalModel:
-    energy = run.energy
-    sizes = conditional_sizes(energy.n_features, **sampler._specified("network").sizes())
+def _new_model(sampler, run):
     with seeded(int(randint(run.generator, 0, 2**31 - 1))):
-        model = ConditionalModel("coupling", energy.n_features, energy.n_contexts, **sizes)
+        model = sampler._family.new_model(sampler, run)
     model.standardization = run.target.standardization
-    return model.to(energy.device)
+    return model.to(run.energy.device)
 
 
 def _restart(sampler, run, stored: dict) -> None:
@@ -221,7 +294,8 @@ def _restart(sampler, run, stored: dict) -> None:
 def _continue(sampler, run, earlier) -> bool:
     """Go on from an earlier fit's map, whose draws become the particles; False where it is of no use."""
     energy = run.energy
-    if not isinstance(earlier, ConditionalModel):
+    kind = sampler._family
+    if not isinstance(earlier, kind.model):
         raise ValueError("warm_start=True goes on from a fit to a single density; set warm_start=False for a family.")
     found = earlier.config
     if (found["n_features"], found["n_contexts"]) != (energy.n_features, energy.n_contexts):
@@ -230,12 +304,11 @@ def _continue(sampler, run, earlier) -> bool:
             f"{found['n_contexts']} numbers, and this family has {energy.n_features} and {energy.n_contexts}; set "
             "warm_start=False."
         )
-    check_same_networks(sampler._specified("network").sizes(), found)
+    kind.check_networks(sampler, energy, found)
     run.model = copy.deepcopy(earlier).to(energy.device)
     _set_out(run, run.model.standardization)
     contexts, each = energy.source.draw(settings_of(sampler)["n_groups"], run.generator), tempered_each(sampler)
-    latent = randn(run.generator, each * len(contexts), energy.n_features)
-    z, log_weights = run.model.given(contexts).call_and_log_weight(latent, run.target.given(contexts))
+    z, log_weights = kind.weighted(sampler, run.model, contexts, each, run.target, run.generator)
     log_weights = log_weights.view(len(contexts), -1).nan_to_num(nan=-torch.inf)
     inside = (log_weights > -torch.inf).any(1)
     weights = torch.softmax(log_weights[inside], 1)
@@ -249,21 +322,6 @@ def _continue(sampler, run, earlier) -> bool:
     return True
 
 
-# -------------------------------------------------------------------- training
-
-
-def _recipe(sampler, run) -> Iterator[Phase]:
-    n_iter, batch_size = sampler.max_iter, settings_of(sampler)["batch_size"]
-    by = training_of(sampler)
-    renewal = Renewal(run.population, run.energy.source, run.budget.progress, by)
-    every = renewal_spacing(run.budget, n_iter, by)
-    loss = FamilyLikelihood(run.model, run.population, max(1, batch_size // by.n_each), by.regression)
-    callbacks = dict.fromkeys(range(every, n_iter, every), renewal)
-    yield Phase(
-        "likelihood", loss, n_iter, sampler.learning_rate, WEIGHT_DECAY, ema_decay=EMA_DECAY, callbacks=callbacks
-    )
-
-
 # -------------------------------------------------------------------- judgement
 
 
@@ -272,7 +330,7 @@ def _judge(sampler, run) -> dict:
     budget, source = run.budget, run.energy.source
     budget.progress.phase("judgement")
     contexts = source.draw(N_KEPT if source.rows is None else min(N_KEPT, len(source.rows)), run.generator)
-    log_weights = _held_out(run, contexts)
+    log_weights = _held_out(sampler, run, contexts)
     each = log_weights.shape[1]
     inside = np.isfinite(log_weights).any(1)
     shares = np.zeros(len(log_weights))
@@ -282,10 +340,10 @@ def _judge(sampler, run) -> dict:
     estimates = np.array([log_evidence(row) for row in log_weights[inside]]).reshape(-1, 2)
     converged = bool(reliable.mean() >= CONVERGED_SHARE)
     if not converged:
-        advice = advice_by_cause(budget, len(run.losses), sampler.max_iter, "Raise max_iter or the sizes of the map.")
+        advice = advice_by_cause(budget, len(run.losses), sampler.max_iter, sampler._family.advice)
         warn_user(
             f"{type(sampler).__name__} did not converge: of {len(shares)} held-out contexts, the importance weights of "
-            f"{int((~reliable).sum())} have a Pareto k above {limit:.3g}; the mea normalised ESS is "
+            f"{int((~reliable).sum())} have a Pareto k above {limit:.3g}; the mean normalised ESS is "
             f"{shares.mean():.3f}. {advice}",
             ConvergenceWarning,
             "convergence",
@@ -305,24 +363,25 @@ def _judge(sampler, run) -> dict:
     }
 
 
-def _held_out(run, contexts: Tensor) -> np.ndarray:
+def _held_out(sampler, run, contexts: Tensor) -> np.ndarray:
     """Log weights (m, r) of draws for held-out contexts, as many as the limits allow."""
-    budget, model = run.budget, run.model
+    budget, model, kind = run.budget, run.model, sampler._family
     target, contexts = FamilyTarget(run.energy, model.standardization), contexts[:HELD_OUT]
+    evals = kind.evals_of(sampler, model)
 
     def weigh(contexts: Tensor, each: int) -> np.ndarray:
-        latent = randn(run.generator, len(contexts) * each, model.n_features)
-        _, log_weights = model.given(contexts).call_and_log_weight(latent, target.given(contexts))
+        _, log_weights = kind.weighted(sampler, model, contexts, each, target, run.generator)
         return to_numpy(log_weights).reshape(len(contexts), each)
 
     with budget.judgement():
         start = time.perf_counter()
         weigh(contexts[:1], FEWEST_EACH)
         a_row = (time.perf_counter() - start) / FEWEST_EACH
-        n = budget.n_affordable(FEWEST_EACH * len(contexts), a_row, 1, FEWEST_EACH)
+        n = budget.n_affordable(FEWEST_EACH * len(contexts), a_row, evals, FEWEST_EACH)
         contexts = contexts[: max(1, n // FEWEST_EACH)]
         start = time.perf_counter()
         first = weigh(contexts, FEWEST_EACH)
         a_row = (time.perf_counter() - start) / first.size
-        more = budget.n_affordable((HELD_OUT_EACH - FEWEST_EACH) * len(contexts), a_row, 1, 0) // len(contexts)
+        wanted = (kind.held_out_each - FEWEST_EACH) * len(contexts)
+        more = budget.n_affordable(wanted, a_row, evals, 0) // len(contexts)
         return np.concatenate([first, weigh(contexts, more)], 1) if more else first

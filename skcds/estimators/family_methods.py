@@ -1,6 +1,6 @@
 """What only samplers of families do: a report over contexts, and log densities by context."""
 
-__all__ = ["OfFamilies"]
+__all__ = ["OfFamilies", "WithDensityOfFamilies"]
 
 from typing import Any
 
@@ -86,6 +86,10 @@ class OfFamilies:
         if x.shape != (m, self.n_features_in_) or not np.isfinite(x).all():
             raise ValueError(f"draws has to be a finite array of shape ({m}, {self.n_features_in_}), one a context.")
         return x
+
+
+class WithDensityOfFamilies(OfFamilies):
+    """Of a sampler that may be of a family, whose draws have a density."""
 
     @guest
     def log_prob(self, X, *, context=None):

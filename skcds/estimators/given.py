@@ -6,13 +6,12 @@ __all__ = [
 
 import hashlib
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
 
 from .._support.devices import generator_on, to_numpy
 from .._support.forks import seed_of
@@ -22,7 +21,7 @@ from .._support.warnings import muted, warn_user
 from ..density.bounds import Bounds
 from ..density.contexts import ContextSource, one_or_many
 from ..density.energy import Energy
-from ..density.families import FamilyEnergy, FamilyTarget
+from ..density.families import FamilyEnergy
 from ..density.function import Density
 from ..io.export import to_frame
 from ..weights.importance import pareto_k_limit
@@ -82,13 +81,20 @@ def given(sampler, context: np.ndarray, energy: FamilyEnergy | None = None):
     energy : FamilyEnergy, optional
         In the place of the one kept.
     """
+    twin = bound(sampler, context[None], energy)
+    twin._stream_key = stream_key(context)
+    return twin
+
+
+def bound(sampler, contexts: np.ndarray, energy: FamilyEnergy | None = None):
+    """As `given`, for contexts (m, k): a sampler of points (m r, d) that go with them."""
     twin = copied(sampler)
-    row = torch.from_numpy(context[None]).to(sampler._model.device)
+    rows = torch.from_numpy(contexts).to(sampler._model.device)
     energy = sampler._energy if energy is None else energy
     nothing = np.empty((0, sampler.n_features_in_))
     twin.__dict__.update(
-        _model=sampler._model.given(row), _energy=None if energy is None else energy.given(row),
-        _stream_key=stream_key(context), n_contexts_in_=0, n_jobs=1, pilot_=None, particles_=nothing,
+        _model=sampler._model.given(rows), _energy=None if energy is None else energy.given(rows),
+        n_contexts_in_=0, n_jobs=1, pilot_=None, particles_=nothing,
     )  # fmt: skip
     twin.__dict__.pop("teacher_", None)
     return twin
@@ -142,9 +148,10 @@ def draws_given(sampler, context, n: int, random_state, options: dict, out=None,
         for row, one in zip(X, contexts, strict=True):
             row[...] = given(sampler, one, energy)._sample(n, random_state, options)
     elif n:
-        for rows, model, latent in _blocks(sampler, contexts, n, seed_of(random_state)):
+        for rows, twin, normal in _blocks(sampler, contexts, n, seed_of(random_state), energy):
             with torch.no_grad(), few_threads():
-                X[rows] = _in_user_coordinates(sampler, model, model.mapped(latent)[0]).reshape(X[rows].shape)
+                z = twin._drawn_together(normal, Density.in_options(options))
+            X[rows] = twin._unstandardize(z).reshape(X[rows].shape)
     if not as_frame:
         return X
     which = np.repeat(np.arange(len(X)), n)
@@ -161,22 +168,29 @@ def weighted_given(sampler, context, n: int, random_state, options: dict):
     if not many:
         return given(sampler, contexts[0], energy).sample_weighted(n, random_state=random_state, **options)
     given(sampler, contexts[0], energy)._plan(**Density.in_options(options))  # which checks the options
-    energy = sampler._kept_energy("sample_weighted") if energy is None else energy
     found: list[WeightedSample] = []
     if n > CHUNK_ROWS:
+        rest = {name: value for name, value in options.items() if name not in ("energy_fn", "grad_fn")}
         with muted(ConvergenceWarning):
-            found = [given(sampler, one, energy).sample_weighted(n, random_state=random_state) for one in contexts]
+            twins = (given(sampler, one, energy) for one in contexts)
+            found = [twin.sample_weighted(n, random_state=random_state, **rest) for twin in twins]
     else:
-        target = FamilyTarget(energy, sampler._model.standardization)
-        details = {"n_energy_evals": n, "feature_names": sampler.feature_names_out_}
-        for rows, model, latent in _blocks(sampler, contexts, n, seed_of(random_state)):
-            with torch.no_grad(), few_threads():
-                z, log_weights = model.call_and_log_weight(latent, target.given(_on(sampler, contexts[rows])))
-                X = _in_user_coordinates(sampler, model, z).reshape(-1, n, sampler.n_features_in_)
-            pairs = zip(X, to_numpy(log_weights).reshape(-1, n), strict=True)
-            found += [WeightedSample(x, row, True, **details, derived=sampler._columns(x)) for x, row in pairs]
+        for _, twin, normal in _blocks(sampler, contexts, n, seed_of(random_state), energy):
+            found += _weighted_block(twin, normal, n, Density.in_options(options))
     _warn_of_unreliable(found, n)
     return found
+
+
+@torch.no_grad()
+def _weighted_block(twin, normal, n: int, options: dict) -> list[WeightedSample]:
+    """Weighted draws of the contexts that a sampler is bound to, n of each."""
+    target = twin._target(None, "sample_weighted")
+    with few_threads():
+        z, log_weights = twin._weighed_together(normal, target, options)
+    X = twin._unstandardize(z).reshape(-1, n, twin.n_features_in_)
+    details = {"n_energy_evals": target.energy.n_energy_evals // len(X), "feature_names": twin.feature_names_out_}
+    pairs = zip(X, to_numpy(log_weights).reshape(-1, n), strict=True)
+    return [WeightedSample(x, row, True, **details, derived=twin._columns(x)) for x, row in pairs]
 
 
 def _fixed(random_state) -> int:
@@ -204,21 +218,17 @@ def _warn_of_unreliable(found: list[WeightedSample], n: int) -> None:
         )
 
 
-def _on(sampler, contexts: np.ndarray) -> Tensor:
-    return torch.from_numpy(contexts).to(sampler._model.device)
-
-
-def _blocks(sampler, contexts: np.ndarray, n: int, seed: int) -> Iterator[tuple[slice, Any, Tensor]]:
-    """Slices of contexts (m, k), the model of these, and latents (rows, d): those that each context has by itself."""
+def _blocks(
+    sampler, contexts: np.ndarray, n: int, seed: int, energy: FamilyEnergy | None
+) -> Iterator[tuple[slice, Any, Callable]]:
+    """Slices of contexts (m, k), the sampler bound to these, and ``normal(k)``, the numbers that each has by itself."""
     at_once, shape, device = max(1, CHUNK_ROWS // n), (n, sampler.n_features_in_), sampler._model.device
     for first in range(0, len(contexts), at_once):
         rows = slice(first, min(first + at_once, len(contexts)))
-        latents = [normal_streams(seed, 0, shape, device, stream_key(one))(0) for one in contexts[rows]]
+        streams = [normal_streams(seed, 0, shape, device, stream_key(one)) for one in contexts[rows]]
+
+        def normal(k, streams=streams):
+            return torch.cat([stream(k) for stream in streams])
+
         with torch.no_grad():
-            model = sampler._model.given(_on(sampler, contexts[rows]))
-        yield rows, model, torch.cat(latents)
-
-
-def _in_user_coordinates(sampler, model, z: Tensor) -> np.ndarray:
-    x, bounds = model.standardization(z).cpu(), Bounds.from_fitted(sampler)
-    return (x if bounds is None else bounds(x)).numpy()
+            yield rows, bound(sampler, contexts[rows], energy), normal

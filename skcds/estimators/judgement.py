@@ -79,9 +79,8 @@ class Judged:
         seed = seed_of(random_state)
         kept = self._kept_energy("to_arviz") if energy_fn is None else None
         weighted = self.sample_weighted(n, random_state=seed, energy_fn=energy_fn, grad_fn=grad_fn)
-        if kept is not None:
-            energy_fn = kept.energy_fn
-        return weighted.to_arviz(resample, seed, getattr(energy_fn, "constrain", None))
+        constrain = getattr(energy_fn, "constrain", None) if kept is None else kept.constrain
+        return weighted.to_arviz(resample, seed, constrain)
 
     @guest
     def score(self, energy_fn=None, y=None, *, context=None, grad_fn=None, n=10_000, random_state=0):

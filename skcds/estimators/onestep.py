@@ -20,7 +20,7 @@ from ..weights.rejection import RejectionLimit, draw_by_rejection, rejection_lim
 from ..weights.sample import WeightedSample
 from .base import BaseSampler
 from .densities import WithDensity
-from .family_methods import OfFamilies
+from .family_methods import WithDensityOfFamilies
 from .given import is_given, one_given
 from .sampling import normal_streams
 
@@ -30,12 +30,20 @@ N_LOOKED_AT, LOOK_STREAM = 10_000, 2**31  # weighted draws that exact ones are p
 GAUGED = 40  # draws by which the time of the check for folds is measured
 
 
-class OneStepSampler(OfFamilies, WithDensity, BaseSampler):
+class OneStepSampler(WithDensityOfFamilies, WithDensity, BaseSampler):
     """Samplers whose ``_model`` has a ``map`` from the prior to the target, and its exact weights."""
 
     violation_share_: float
 
     _fitted_attributes: dict = {"violation_share_": "number"}
+
+    def _drawn_together(self, normal, options: dict):
+        """Draws (m r, d) of the contexts that a sampler is bound to."""
+        return self._model.mapped(normal(0))[0]
+
+    def _weighed_together(self, normal, target, options: dict):
+        """Draws (m r, d) of the contexts that a sampler is bound to, and their log weights (m r,)."""
+        return self._model.call_and_log_weight(normal(0), target)
 
     def _judge(self, run):
         weighted, run.fitted["violation_share_"] = self._hold_out(run)

@@ -1,6 +1,6 @@
 """The diffusion sampler's model: simulation of its chain with exact path weights, and its probability-flow ODE."""
 
-__all__ = ["DiffusionModel"]
+__all__ = ["Chain", "DiffusionModel"]
 
 import math
 from typing import Any
@@ -14,42 +14,18 @@ from .networks import NoiseNetwork
 from .process import GRIDS, Grid, heun_step, reverse_kernel
 
 
-@register_model(reference=GRIDS)
-class DiffusionModel(nn.Module):
-    """A network for the noise in x_t, a standardisation, and the range of noise levels.
-
-    Parameters
-    ----------
-    n_features : int
-        Dimension.
-    log_snr_max : float
-        Log signal-to-noise ratio of the last noisy level.
-    full : bool
-        Whether the standardisation has a full matrix.
-    hidden, n_layers, langevin, learned_variance
-        See `NoiseNetwork`.
-    reference : {"dis", "dds", "pis"}, default="dis"
-        Kind of grid; see `GRIDS`.
-    """
+class Chain:
+    """The generative chain of a network for the noise; its methods are those of `DiffusionModel`."""
 
     network: Any  # (x, log_snr, score) to the estimate of eps and its variance
-
-    def __init__(
-        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis"
-    ):  # fmt: skip
-        super().__init__()
-        self.config = {
-            "n_features": n_features, "log_snr_max": log_snr_max, "full": full, "hidden": hidden, "n_layers": n_layers,
-            "langevin": langevin, "learned_variance": learned_variance, "reference": reference,
-        }  # fmt: skip
-        self.n_features, self.log_snr_max, self.reference = n_features, log_snr_max, reference
-        self.standardization = Standardization(n_features, full)
-        self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
+    n_features: int
+    log_snr_max: float
+    reference: str
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.standardization.loc.device
+        raise NotImplementedError
 
     @property
     def needs_score(self) -> bool:
@@ -167,3 +143,39 @@ class DiffusionModel(nn.Module):
             if not keep:
                 path = path[-1:]
         return torch.stack(path) if keep else path[-1]
+
+
+@register_model(reference=GRIDS)
+class DiffusionModel(Chain, nn.Module):
+    """A network for the noise in x_t, a standardisation, and the range of noise levels.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension.
+    log_snr_max : float
+        Log signal-to-noise ratio of the last noisy level.
+    full : bool
+        Whether the standardisation has a full matrix.
+    hidden, n_layers, langevin, learned_variance
+        See `NoiseNetwork`.
+    reference : {"dis", "dds", "pis"}, default="dis"
+        Kind of grid; see `GRIDS`.
+    """
+
+    def __init__(
+        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis"
+    ):  # fmt: skip
+        super().__init__()
+        self.config = {
+            "n_features": n_features, "log_snr_max": log_snr_max, "full": full, "hidden": hidden, "n_layers": n_layers,
+            "langevin": langevin, "learned_variance": learned_variance, "reference": reference,
+        }  # fmt: skip
+        self.n_features, self.log_snr_max, self.reference = n_features, log_snr_max, reference
+        self.standardization = Standardization(n_features, full)
+        self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.standardization.loc.device

@@ -169,25 +169,30 @@ class NoiseNetwork(nn.Module):
         Whether the score of the target is read.
     learned_variance : bool
         Whether the conditional variance is an output; None is returned in its place otherwise.
+    n_condition : int, default=0
+        Features of a context that are read, too.
     """
 
     width: Tensor
 
     def __init__(
-        self, n_features: int, log_snr_max: float, hidden: int, n_layers: int, langevin: bool, learned_variance: bool
-    ):
+        self, n_features: int, log_snr_max: float, hidden: int, n_layers: int, langevin: bool, learned_variance: bool,
+        n_condition: int = 0,
+    ):  # fmt: skip
         super().__init__()
         self.n_features, self.langevin, self.learned_variance = n_features, langevin, learned_variance
         self.time = TimeFeatures(log_snr_max)
         self.register_buffer("width", torch.ones(n_features, dtype=FLOAT, device=place()))
-        n_in = n_features * (2 if langevin else 1) + self.time.n_out
+        n_in = n_features * (2 if langevin else 1) + self.time.n_out + n_condition
         n_out = n_features * (2 + langevin + learned_variance)
         self.body = GatedMLP(n_in, n_out, hidden, n_layers)
 
-    def forward(self, x: Tensor, log_snr: Tensor, score: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, log_snr: Tensor, score: Tensor | None, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Noise estimate (n, d) and its variance (n, d) or None, from states (n, d), levels and target scores (n, d).
 
-        The levels are (n,), or (1,) for one that all rows have.
+        The levels are (n,), or (1,) for one that all rows have, and so are features of contexts, the condition.
         """
         note_evaluations(x)
         a, s = (t[:, None] for t in noise_levels(log_snr))
@@ -195,12 +200,17 @@ class NoiseNetwork(nn.Module):
         if score is not None:
             f = self.width**2 / ((a * self.width) ** 2 + s**2)
             inputs.append(-(s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP) - s * f * x)
-        time, points = self.time(log_snr), torch.cat(inputs, 1)
-        out = in_parts(lambda part: self.body(part, time), points) if len(time) == 1 else self.body(points, time)
-        out = out.split(self.n_features, 1)
+        out = self._outputs(torch.cat(inputs, 1), self.time(log_snr), condition).split(self.n_features, 1)
         noise = s * x * (1 + out[0]) + out[1]
         if score is not None:
             noise = noise + inputs[1] * out[2]
         if not self.learned_variance:
             return noise, None
         return noise, a**2 * out[-1].clamp(-7, 7).exp()
+
+    def _outputs(self, points: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
+        """What the layers make of points (n, .), and of features of levels and contexts, (n, .) or (1, .) each."""
+        if condition is not None:
+            n = max(len(time), len(condition))
+            time = torch.cat([time.expand(n, -1), condition.expand(n, -1)], 1)
+        return in_parts(lambda part: self.body(part, time), points) if len(time) == 1 else self.body(points, time)

@@ -9,6 +9,8 @@ from scipy.stats import kstest
 
 from ..io.export import to_frame
 from .diagnosis import VERDICTS, verdict_of_weights
+from .evidence_curve import EvidenceCurve, evidence_curve
+from .importance import pareto_k_limit
 from .sample import WeightedSample
 
 OK_SHARE, FAILED_SHARE = 0.95, 0.05  # of the contexts, for a verdict on all
@@ -90,6 +92,27 @@ class Calibration:
             | {"ess": float(self.ess[row]), "pareto_k": float(self.pareto_k[row])}
             for row in rows
         ]
+
+    def evidence_curve(self) -> EvidenceCurve:
+        """Log Z as a smooth function of the context, by regression on the estimates with their errors.
+
+        Contexts whose weights have a Pareto k above its limit are left out, since their errors are not reliable.
+
+        Returns
+        -------
+        EvidenceCurve
+            Its `predict` has log Z and its standard error at any context, without drawing.
+
+        Raises
+        ------
+        ValueError
+            When there are fewer than 30 reliable estimates.
+        """
+        kept = np.isfinite(self.log_evidence) & np.isfinite(self.log_evidence_se)
+        kept &= self.pareto_k <= pareto_k_limit(self.n_draws)
+        return evidence_curve(
+            self.contexts[kept], self.context_names, self.log_evidence[kept], self.log_evidence_se[kept]
+        )
 
     def to_frame(self):
         """A row for each context, as a pandas data frame.

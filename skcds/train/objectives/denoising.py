@@ -1,6 +1,8 @@
 """Score matching on particles that keep moving."""
 
-__all__ = ["DenoisingLoss"]
+__all__ = ["DenoisingLoss", "FamilyDenoising"]
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from torch import Tensor
 from ..._support.devices import rand, randn
 from ...models.diffusion import DiffusionModel
 from ...models.process import LOG_SNR_MIN, noise_levels
+from ..groups import ParticleGroups
 from ..particles import Population
 from ..specifications import Particles
 from .base import Objective
@@ -57,13 +60,16 @@ class DenoisingLoss(Objective):
         """The loss of one batch."""
         if iteration and iteration % self.move_every == 0:
             self.population.move()
-        x_0, score_0 = self.population.draw(self.batch_size)
+        return self._of(self.model, self.target, *self.population.draw(self.batch_size))
+
+    def _of(self, model, target, x_0: Tensor, score_0: Tensor) -> Tensor:
+        """The loss at points (n, d) of a target, with its scores there."""
         uniform = rand(self.generator, len(x_0))
         log_snr = LOG_SNR_MIN + (self.model.log_snr_max - LOG_SNR_MIN) * uniform
         a, s = (t[:, None] for t in noise_levels(log_snr))
         eps = randn(self.generator, x_0.shape)
         x = a * x_0 + s * eps
-        noise, noise_var = self.model.noise(x, log_snr, self.target)
+        noise, noise_var = model.noise(x, log_snr, target)
         loss = (noise - self._regression_target(eps, score_0, a, s)).square().clamp(max=1e3).sum(1).mean()
         if noise_var is not None:
             loss = loss + self._variance_loss(log_snr, s, noise_var, (eps - noise.detach()) ** 2)
@@ -80,3 +86,28 @@ class DenoisingLoss(Objective):
         ratio = b_squared * s_next**2 / (s**2 - b_squared * s_next**2)  # v~ / kappa
         variance = ratio + noise_var
         return 0.5 * (variance.log() + (ratio + residual.clamp(max=1e3)) / variance).sum(1).mean()
+
+
+class FamilyDenoising(DenoisingLoss):
+    """Score matching for a family, at particles of many contexts.
+
+    Parameters
+    ----------
+    model : ConditionalDiffusionModel
+        What is trained.
+    groups : ParticleGroups
+        The particles.
+    n_steps, batch_size, generator
+        See `DenoisingLoss`.
+    """
+
+    def __init__(self, model, groups: ParticleGroups, n_steps: int, batch_size: int, generator):
+        population: Any = groups
+        super().__init__(model, groups.target, population, n_steps, batch_size, generator)
+        self.family, self.groups, self.n_groups = model, groups, max(1, batch_size // groups.n_each)
+
+    def __call__(self, iteration: int) -> Tensor:
+        """The loss of one batch."""
+        batch = self.groups.draw(self.n_groups)
+        model, target = self.family.given(batch.contexts), self.groups.target.given(batch.contexts)
+        return self._of(model, target, batch.z.flatten(0, 1), batch.score.flatten(0, 1))

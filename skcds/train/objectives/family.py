@@ -2,6 +2,8 @@
 
 __all__ = ["FamilyLikelihood", "Renewal", "renewal_spacing"]
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -59,21 +61,28 @@ class Renewal:
     source : ContextSource
         Where contexts come from.
     progress : Progress
-        Told the mea normalised ESS.
+        Told the mean normalised ESS.
     by : FamilyTraining
         How many contexts, draws and moves there are at a time.
+    weigh : callable, optional
+        ``weigh(model, contexts, each)`` gives draws (m r, d) for contexts (m, k) and their exact log weights (m r,); by
+        default those of a map.
     """
 
-    def __init__(self, groups: ParticleGroups, source, progress, by: FamilyTraining):
+    def __init__(self, groups: ParticleGroups, source, progress, by: FamilyTraining, weigh: Callable | None = None):
         self.groups, self.source, self.progress, self.by = groups, source, progress, by
+        self.weigh = self._weighed if weigh is None else weigh
+
+    def _weighed(self, model, contexts: Tensor, each: int) -> tuple[Tensor, Tensor]:
+        latent = randn(self.groups.generator, len(contexts) * each, model.n_features)
+        return model.given(contexts).call_and_log_weight(latent, self.groups.target.given(contexts))
 
     @torch.no_grad()
     def __call__(self, model) -> None:
         """Draw from a model, resample, move, and add; move some of the anchors, too."""
         groups, generator, by = self.groups, self.groups.generator, self.by
         contexts = self.source.draw(by.n_groups, generator)
-        latent = randn(generator, by.n_groups * by.draws_each, model.n_features)
-        z, log_weights = model.given(contexts).call_and_log_weight(latent, groups.target.given(contexts))
+        z, log_weights = self.weigh(model, contexts, by.draws_each)
         log_weights = log_weights.view(by.n_groups, by.draws_each)
         inside = (log_weights > -torch.inf).any(1)
         if not inside.any():

@@ -32,6 +32,8 @@ class PathLoss(Specification):
         Score matching ends early when the normalised ESS of the path weights exceeds ``1 - tol``.
     training : Training, default=Training()
         Moves of particles, steps back, the judgement, and what else every fit goes by; see `skcds.specifications`.
+    family : FamilyTraining, default=FamilyTraining()
+        The training on a family of densities.
 
     Examples
     --------
@@ -46,6 +48,7 @@ class PathLoss(Specification):
         "batch_size": [at_least_two],
         "tol": [share],
         "training": [Training],
+        "family": [FamilyTraining],
     }
 
     kind: str = "log_variance"
@@ -53,6 +56,7 @@ class PathLoss(Specification):
     batch_size: int = 512
     tol: float = 0.02
     training: Training = Training()
+    family: FamilyTraining = FamilyTraining()
 
 
 @register_specification
