@@ -18,7 +18,7 @@ from .adaptive import explore
 from .balance import balance
 from .climb import Mode
 from .evaluations import N_CLIMBS
-from .laplace import laplace_standardization
+from .laplace import laplace_standardization, variational_standardization
 from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
@@ -287,6 +287,7 @@ class _Pilot:
         limit = by.share * self.left()
         race = Race(self.energy, self.race_moves, limit, self.generator, self.budget, by, self.by.tempering)
         winner = race.run(start, self.modes)
+        winner.x, winner.cost = race.pooled(), race.cost()
         self.rate = race.evals_per_second
         return winner, race.stopped
 
@@ -381,12 +382,13 @@ class _Pilot:
         if standardization is None:
             energy.bounds = bounds
             return None
+        standardization, inflation = self._best_gaussian(standardization)
         n_particles = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
         affordable = self.left() / (by.n_temperatures * (1 + self.n_moves))
         n_particles = int(min(n_particles, max(self.by.tempering.fewest_particles, affordable)))
         self.budget.progress.phase("tempering")
         run = TemperedRun(
-            energy, standardization, n_particles, self.n_moves, self.generator, by.inflation, self.budget.progress,
+            energy, standardization, n_particles, self.n_moves, self.generator, inflation, self.budget.progress,
             by=self.by.tempering,
         )  # fmt: skip
         try:
@@ -396,3 +398,15 @@ class _Pilot:
         except (Spent, KeyboardInterrupt) as stopped:
             self._note(stopped)
         return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
+
+    def _best_gaussian(self, laplace: Standardization) -> tuple[Standardization, float]:
+        """The best Gaussian that the limits allow, and the width that a run starts with from there."""
+        energy, by = self.energy, self.by.high_dimension
+        evals, time_share = (1 - by.gaussian_share) * self.left(), by.gaussian_share * self.time_share
+
+        def ended():
+            return self.left() < max(evals, 2 * energy.n_features) or self.budget.seconds_left(time_share) <= 0
+
+        self.budget.progress.phase("best Gaussian")
+        gaussian, better = variational_standardization(energy, laplace, self.generator, by, ended)
+        return gaussian, by.variational_inflation if better else by.inflation

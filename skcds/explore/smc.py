@@ -145,6 +145,8 @@ def temper(
             path.beta, n_temperatures = beta, n_temperatures + 1
             population = Population(path, path.standardization.inverse(z), generator, step=step)
             population.move(n_moves)
+            if target.n_features > 20:
+                population.cross(max(2, n_moves // 3))
             z, step = path.standardization(population.x), population.step
             if progress is not None:
                 progress.note(beta, log_z=log_evidence)
