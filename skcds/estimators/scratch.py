@@ -11,10 +11,12 @@ from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.networks import in_parts
 from ..models.specifications import MAPS_BY_NAME, Control, Specification
+from ..train.marginals import fit_marginals
 from ..train.objectives.base import InTurn, Sum
 from ..train.objectives.denoising import DenoisingLoss
 from ..train.objectives.likelihood import LikelihoodLoss, levels_of_steps, options_within
 from ..train.objectives.path import LogVarianceLoss
+from ..train.objectives.reverse_kl import on_own_draws
 from ..train.objectives.self_consistency import SelfConsistencyLoss
 from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.phases import Phase
@@ -175,6 +177,8 @@ class ConsistentSamplerScratch(OneStepSampler):
         objective = self._specified("objective")
         path_loss = PathLoss(batch_size=objective.path_batch_size, training=objective.training)
         ControlStart(self, self._specified("control"), path_loss).begin(run)
+        if run.population is not None:
+            fit_marginals(run.model, run.population.x, run.training.marginals)
         gauge(run, self.n_steps)
 
     def _judge(self, run):
@@ -221,11 +225,13 @@ class ConsistentSamplerScratch(OneStepSampler):
         )  # fmt: skip
         if not (objective.refine and model.map.invertible):
             return consistency
-        levels = levels_of_steps(model.steps, generator)
-        likelihood = LikelihoodLoss(
-            model, run.population, batch, model, run.target, levels, model.partial_levels(),
-            **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
-        )  # fmt: skip
+        likelihood = on_own_draws(run, objective.likelihood)
+        if likelihood is None:
+            levels = levels_of_steps(model.steps, generator)
+            likelihood = LikelihoodLoss(
+                model, run.population, batch, model, run.target, levels, model.partial_levels(),
+                **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
+            )  # fmt: skip
         return Sum([(1.0, likelihood), (objective.weight, consistency)][: 2 if objective.weight else 1])
 
     # ---------------------------------------------------------------- sampling

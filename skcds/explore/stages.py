@@ -204,7 +204,7 @@ class HighDimension(Part):
         Particles, however many numbers these hold.
     max_iter : int, default=2000
         Of L-BFGS, which looks for the mode.
-    n_hessians : int, default=12
+    n_hessians : int, default=32
         Steps from Laplace's approximation to the best Gaussian; each takes a Hessian, of 2 n_features evaluations. On
         the same Cox process the bound of log Z is 480.7 by Laplace's Gaussian and 498.8 by the best one.
     mean_steps, n_draws : int, default=2 and 256
@@ -236,7 +236,7 @@ class HighDimension(Part):
     max_numbers: int = 5_000_000
     fewest_particles: int = 2000
     max_iter: int = 2000
-    n_hessians: int = 12
+    n_hessians: int = 32
     mean_steps: int = 2
     n_draws: int = 256
     variational_inflation: float = 1.0
