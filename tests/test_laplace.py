@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from skcds import Pilot, targets
 from skcds.density.energy import Energy
-from skcds.density.standardize import StandardizedTarget
-from skcds.explore.laplace import laplace_standardization
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.explore.laplace import gaussian_bound, laplace_standardization, variational_standardization
 from skcds.explore.pilot import run_pilot
 from skcds.specifications import HighDimension, Race
 
@@ -52,6 +52,59 @@ def test_start():
 )
 def test_nothing_where_there_is_no_gaussian(energy_fn):
     assert laplace_standardization(energy_of(energy_fn, 2)) is None
+
+
+class TestBestGaussian:
+    """Against the optimum of a skew density, energy e^x - x + x^2 / 4 in each of several coordinates."""
+
+    by = HighDimension(n_hessians=60, n_draws=400)
+
+    @staticmethod
+    def skew(x):
+        return (x.exp() - x + 0.25 * x**2).sum(1)
+
+    def test_moments(self):
+        energy = energy_of(self.skew, 8)
+        laplace = laplace_standardization(energy)
+        found, better = variational_standardization(energy, laplace, torch.Generator().manual_seed(0), self.by)
+        mean, variance = 0.0, 1.0
+        for _ in range(200):  # E[e^x] = exp(mean + variance / 2) for a Gaussian
+            raised = np.exp(mean + 0.5 * variance)
+            variance, mean = 1 / (raised + 0.5), mean - 0.3 * (raised - 1 + 0.5 * mean)
+        assert better
+        np.testing.assert_allclose(found.loc, mean, atol=0.05)
+        np.testing.assert_allclose(found.covariance.diagonal(), variance, rtol=0.25)
+        assert (laplace.loc - mean).abs().min() > 0.1  # negative control
+
+    def test_bound(self):
+        energy, generator = energy_of(self.skew, 40), torch.Generator().manual_seed(0)
+        laplace = laplace_standardization(energy)
+        found, _ = variational_standardization(energy, laplace, generator, self.by)
+        nodes = np.linspace(-20, 6, 20_001)
+        log_z = 40 * np.log(np.trapezoid(np.exp(nodes - np.exp(nodes) - 0.25 * nodes**2), nodes))
+        bounds = [gaussian_bound(energy, g, 4000, generator) for g in (laplace, found)]
+        assert bounds[0][0] + 1 < bounds[1][0] < log_z + 4 * bounds[1][1]
+
+    def test_of_a_gaussian_it_is_laplace(self):
+        energy = energy_of(lambda x: 0.5 * (x**2).sum(1), 5)
+        laplace = laplace_standardization(energy)
+        found, better = variational_standardization(energy, laplace, torch.Generator().manual_seed(0), self.by)
+        assert found is laplace and not better
+
+    def test_limits(self):
+        energy = energy_of(self.skew, 8)
+        laplace, before = laplace_standardization(energy), energy.n_energy_evals
+        found, better = variational_standardization(
+            energy, laplace, torch.Generator().manual_seed(0), self.by, ended=lambda: True
+        )
+        assert found is laplace and not better and energy.n_energy_evals - before <= 2 * self.by.n_draws
+
+    def test_where_the_mean_hessian_is_not_positive(self):
+        """Two wells, from one of them: draws reach the barrier, and Laplace's Gaussian stays."""
+        energy = energy_of(lambda x: (4 * (x**2 - 1) ** 2).sum(1) / 16, 3)
+        start = Standardization.from_moments(torch.zeros(3), 4 * torch.eye(3))
+        found, better = variational_standardization(energy, start, torch.Generator().manual_seed(0), self.by)
+        assert found.covariance.isfinite().all() and (better or found is start)
 
 
 class TestPilotInHighDimension:

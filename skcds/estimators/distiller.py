@@ -228,7 +228,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.population = self._particles(run, teacher, run.target.standardization.inverse(x).float())
         run.checkpoint.watch(x)
         run.model = self._start_model(control, run.generator)
-        fit_marginals(run.model, run.population.x, run.training.marginals)
+        fit_marginals(run.model, run.population.x, run.training.marginals, run.budget.seconds_left())
 
     def _particles(self, run, teacher, z):
         """A population of the teacher's particles, with what was evaluated there if few evaluations are allowed."""

@@ -11,7 +11,6 @@ from ..density.function import Density
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.networks import in_parts
 from ..models.specifications import MAPS_BY_NAME, Control, Specification
-from ..train.marginals import fit_marginals
 from ..train.objectives.base import InTurn, Sum
 from ..train.objectives.denoising import DenoisingLoss
 from ..train.objectives.likelihood import LikelihoodLoss, levels_of_steps, options_within
@@ -177,8 +176,6 @@ class ConsistentSamplerScratch(OneStepSampler):
         objective = self._specified("objective")
         path_loss = PathLoss(batch_size=objective.path_batch_size, training=objective.training)
         ControlStart(self, self._specified("control"), path_loss).begin(run)
-        if run.population is not None:
-            fit_marginals(run.model, run.population.x, run.training.marginals)
         gauge(run, self.n_steps)
 
     def _judge(self, run):
@@ -207,8 +204,7 @@ class ConsistentSamplerScratch(OneStepSampler):
             states = sampling.states
             run.population = first_ends(run, self.n_steps, self._specified("start").n_particles)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
-        both = Sum([(1.0, sampling), (1.0, map_loss)])
-        loss = InTurn(sampling=(1, sampling), map=(n_map, map_loss)) if separate else both
+        loss = InTurn(sampling=(1, sampling), map=(n_map, map_loss)) if separate else Sum([(1, sampling), (1, map_loss)])
         yield Phase(
             "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
             callbacks=renewals(run, self.n_steps, self.max_iter, on_particles),
@@ -225,13 +221,11 @@ class ConsistentSamplerScratch(OneStepSampler):
         )  # fmt: skip
         if not (objective.refine and model.map.invertible):
             return consistency
-        likelihood = on_own_draws(run, objective.likelihood)
+        likelihood = None if run.pilot is None else on_own_draws(run, objective.likelihood)
         if likelihood is None:
-            levels = levels_of_steps(model.steps, generator)
-            likelihood = LikelihoodLoss(
-                model, run.population, batch, model, run.target, levels, model.partial_levels(),
-                **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
-            )  # fmt: skip
+            levels, share = (levels_of_steps(model.steps, generator), model.partial_levels()), 0.5 * moves_share(run)
+            options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
+            likelihood = LikelihoodLoss(model, run.population, batch, model, run.target, *levels, **options)
         return Sum([(1.0, likelihood), (objective.weight, consistency)][: 2 if objective.weight else 1])
 
     # ---------------------------------------------------------------- sampling

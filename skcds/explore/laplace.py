@@ -1,6 +1,6 @@
 """Gaussians for dimensions in which particles tell too little: Laplace's at a mode, and the best one around it."""
 
-__all__ = ["gaussian_bound", "laplace_standardization", "variational_standardization"]
+__all__ = ["gaussian_bound", "laplace_away_from_seams", "laplace_standardization", "variational_standardization"]
 
 from collections.abc import Callable
 
@@ -58,6 +58,22 @@ def laplace_standardization(
         score = energy.log_prob_and_score(mode[None])[1][0]
         mode = mode + vectors @ ((vectors.T @ score) / values)
     return Standardization.from_moments(mode, (vectors / values) @ vectors.T)
+
+
+def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int) -> Standardization | None:
+    """`laplace_standardization`, with the seams of periodic coordinates opposite the mode, which is then looked for again.
+
+    The energy's bounds are left as they were where there is none.
+    """
+    bounds = energy.bounds
+    found = laplace_standardization(energy, start, max_iter)
+    if found is not None and bounds is not None and bounds.periodic.any():
+        mode = bounds(found.loc[None])
+        energy.bounds = bounds.cut_open(mode)
+        found = laplace_standardization(energy, energy.bounds.inverse(mode)[0], max_iter)
+    if found is None:
+        energy.bounds = bounds
+    return found
 
 
 def variational_standardization(

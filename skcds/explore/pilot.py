@@ -18,7 +18,7 @@ from .adaptive import explore
 from .balance import balance
 from .climb import Mode
 from .evaluations import N_CLIMBS
-from .laplace import laplace_standardization, variational_standardization
+from .laplace import laplace_away_from_seams, variational_standardization
 from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
@@ -51,7 +51,7 @@ def run_pilot(
     Where few evaluations are allowed, and a store is given, there is no race and no tempering: points from adapted
     proposals are weighed (see `explore`), and particles resampled from these.
 
-    In more than 256 dimensions, with a gradient, one run starts from Laplace's approximation.
+    In more than 256 dimensions, with a gradient, one run starts from the best Gaussian around a mode.
 
     Parameters
     ----------
@@ -131,10 +131,8 @@ class _Pilot:
             first_look(self.energy, self.generator, few=self.left() < FEW_EVALS)
         except Spent:
             pass
-        if self.is_high and self.energy.has_gradient:
-            found = self._in_high_dimension()
-            if found is not None:
-                return found
+        if self.is_high and self.energy.has_gradient and (found := self._in_high_dimension()) is not None:
+            return found
         if not self.is_high:
             self._climb()
         winner, stopped = self._race()
@@ -177,9 +175,7 @@ class _Pilot:
         def ended():
             return budget.seconds_left(self.time_share) <= 0
 
-        kept = by.checked_share * self.left()
-
-        def left():
+        def left(kept=by.checked_share * self.left()):
             return self.left() - kept
 
         gaussian = None if self.start is None else self.start.gaussian
@@ -373,23 +369,16 @@ class _Pilot:
         self.budget.progress.phase("Laplace's approximation")
         energy, by = self.energy, self.by.high_dimension
         first = None if self.start is None else self.start.points[0]
-        standardization = laplace_standardization(energy, first, by.max_iter)
-        bounds = energy.bounds
-        if standardization is not None and bounds is not None and bounds.periodic.any():
-            mode = bounds(standardization.loc[None])
-            energy.bounds = bounds.cut_open(mode)
-            standardization = laplace_standardization(energy, energy.bounds.inverse(mode)[0], by.max_iter)
+        standardization = laplace_away_from_seams(energy, first, by.max_iter)
         if standardization is None:
-            energy.bounds = bounds
             return None
         standardization, inflation = self._best_gaussian(standardization)
-        n_particles = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
-        affordable = self.left() / (by.n_temperatures * (1 + self.n_moves))
-        n_particles = int(min(n_particles, max(self.by.tempering.fewest_particles, affordable)))
+        most = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
+        affordable = max(self.by.tempering.fewest_particles, self.left() / (by.n_temperatures * (1 + self.n_moves)))
         self.budget.progress.phase("tempering")
         run = TemperedRun(
-            energy, standardization, n_particles, self.n_moves, self.generator, inflation, self.budget.progress,
-            by=self.by.tempering,
+            energy, standardization, int(min(most, affordable)), self.n_moves, self.generator, inflation,
+            self.budget.progress, by=self.by.tempering,
         )  # fmt: skip
         try:
             if run.stopped is not None:
@@ -401,12 +390,11 @@ class _Pilot:
 
     def _best_gaussian(self, laplace: Standardization) -> tuple[Standardization, float]:
         """The best Gaussian that the limits allow, and the width that a run starts with from there."""
-        energy, by = self.energy, self.by.high_dimension
-        evals, time_share = (1 - by.gaussian_share) * self.left(), by.gaussian_share * self.time_share
-
-        def ended():
-            return self.left() < max(evals, 2 * energy.n_features) or self.budget.seconds_left(time_share) <= 0
-
+        by, left = self.by.high_dimension, self.left()
+        until, least = by.gaussian_share * self.time_share, max((1 - by.gaussian_share) * left, 2 * len(laplace.loc))
         self.budget.progress.phase("best Gaussian")
-        gaussian, better = variational_standardization(energy, laplace, self.generator, by, ended)
+        gaussian, better = variational_standardization(
+            self.energy, laplace, self.generator, by,
+            lambda: self.left() < least or self.budget.seconds_left(until) <= 0,
+        )  # fmt: skip
         return gaussian, by.variational_inflation if better else by.inflation

@@ -20,6 +20,7 @@ from .splines import n_numbers, rational_quadratic_spline, stretched_spline
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a smallest length scale of a tenth
 LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # up to here few splines bend all the mass, and bins cost little
 ELEMENTWISE_ABOVE, ELEMENTWISE_HIDDEN = 20, 16  # features; width of the network of the noise level
+ELEMENTWISE_BINS = 16  # at least, of splines of single coordinates where these have modes
 COUPLED_UP_TO = 256  # features: particles of more are too few to tell dependence, beyond that which whitening takes away
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True}
 FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16, "stretch": True}
@@ -160,7 +161,8 @@ class CouplingMap(_LevelMap):
             for mask in coupling_masks(n_features, n_transforms)
         )
         if elementwise:
-            self.transforms.append(ElementwiseSplines(n_features, self.n_time, bins, bound))
+            fewest = ELEMENTWISE_BINS if n_features <= COUPLED_UP_TO else 0
+            self.transforms.append(ElementwiseSplines(n_features, self.n_time, max(bins, fewest), bound))
 
     def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States (n, d) at levels (n,) to states at levels `to`, by default the target, and log |det J| (n,)."""
