@@ -150,11 +150,11 @@ class TestOwnDraws:
         target = StandardizedTarget(Energy(energy_fn, 3, generator=seeded()), model.standardization)
         loss = ReverseKLLoss(model, target, 8, seeded(1), mirrored=True)
         assert torch.isfinite(loss(0))
-        torch.testing.assert_close(seen[-1][:4], -seen[-1][4:])
+        torch.testing.assert_close(seen[-1][:4], -seen[-1][4:], rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("kind", ["scratch", "distiller"])
     def test_a_fit(self, kind):
-        """In more features than particles tell of, the bound is that of the best Gaussian at least."""
+        """In more features than particles tell of, the bound is about that of the best Gaussian; Laplace's is 1.9 too low."""
         d = 30
         start = Pilot(n_particles=300, high_dimension=HighDimension(n_features=20, fewest_particles=300, n_hessians=20))
         likelihood = {"objective__likelihood__most_features": 20, "objective__likelihood__n_draws": 64}
@@ -166,8 +166,8 @@ class TestOwnDraws:
             teacher = DiffusionSampler(d, start=start, n_steps=4, max_iter=10, random_state=0)
             sampler = ConsistentSamplerDistiller(teacher, **options)
             sampler.set_params(objective=sampler._specified("objective"))
-        sampler.set_params(**likelihood).fit(lambda x: (x.exp() - x + 0.25 * x**2).sum(1))
-        nodes = np.linspace(-20, 6, 20_001)
-        log_z = d * np.log(np.trapezoid(np.exp(nodes - np.exp(nodes) - 0.25 * nodes**2), nodes))
+        sampler.set_params(**likelihood).fit(lambda x: (x.exp() + 0.25 * x**2).sum(1))
+        nodes = np.linspace(-30, 12, 20_001)
+        log_z = d * np.log(np.trapezoid(np.exp(-np.exp(nodes) - 0.25 * nodes**2), nodes))
         weighted = sampler.sample_weighted(2000, random_state=1)
-        assert log_z - 1.5 < weighted.elbo < log_z + 4 * weighted.elbo_se
+        assert log_z - 1.4 < weighted.elbo < log_z + 4 * weighted.elbo_se

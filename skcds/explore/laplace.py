@@ -113,7 +113,7 @@ def variational_standardization(
             if ended is not None and ended():
                 break
             draw = found(randn(generator, 1, energy.n_features, dtype=torch.float64))[0]
-            share = 2 / (k + 2)
+            share = 2 / (k + 4)
             precision = (1 - share) * precision + share * _hessian(energy, draw)
             root, info = torch.linalg.cholesky_ex(precision)
             if info or not precision.isfinite().all():
