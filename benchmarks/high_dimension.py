@@ -5,9 +5,9 @@
     python benchmarks/high_dimension.py --targets lgcp --data FOLDER --max-time 420 --levers all laplace
     python benchmarks/high_dimension.py --targets mw32 --max-time 20 --levers all none --quick
 
-A row is a fit of `ConsistentSamplerScratch` with a limit of time, judged by 10 000 weighted draws, with d, numbers of the
-map, milliseconds a draw (of a thousand), evaluations, and the largest memory of the process in all fits so far. Levers that
-are parts of the pilot have no switch: compare with an earlier version.
+A row is a fit of `ConsistentSamplerScratch` with a limit of time, judged by 10 000 weighted draws, with d, numbers of
+the map, milliseconds a draw (of a thousand), evaluations, and the largest memory of the process in all fits so far.
+Levers that are parts of the pilot have no switch: compare with an earlier version.
 """
 
 import argparse
@@ -30,7 +30,22 @@ LEVERS = {  # name: parameters of the sampler
     "no first fit": {"objective": NO_MARGINALS},
     "none": {"network": Coupling(n_transforms=4, elementwise=False), "objective": NO_MARGINALS},
 }
-HEAD = ("target", "levers", "d", "numbers", "ms a draw", "evals", "s", "GB", "ELBO", "ESS", "log Z", "true", "k", "worst well")
+HEAD = (
+    "target",
+    "levers",
+    "d",
+    "numbers",
+    "ms a draw",
+    "evals",
+    "s",
+    "GB",
+    "ELBO",
+    "ESS",
+    "log Z",
+    "true",
+    "k",
+    "worst well",
+)
 
 
 def row(name, target, lever, limits, seed, n):

@@ -108,8 +108,8 @@ TABLE_1 = (
 )
 TABLE_2 = 'The "ELBO" that the paper reports of SCDS in 256 steps is {:.1f}.'
 WELLS = (
-    "Not in the paper: 16, 32 or 64 independent pairs. Modes are too many for their masses; the worst well is the largest "
-    "error of the mass of one side, over all pairs."
+    "Not in the paper: 16, 32 or 64 independent pairs. Modes are too many for their masses; the worst well is the "
+    "largest error of the mass of one side, over all pairs."
 )
 PHI4 = "Not in the paper: a scalar field on a periodic lattice, whose log Z is not known."
 NOTES = {
@@ -128,9 +128,12 @@ NOTES = {
     "ionosphere": (TABLE_2.format(-73.7), "No exact draws exist, so that nothing here sees the draws themselves."),
     "lgcp": (TABLE_2.format(103.9), "The largest published bound is 497.85, by tempered sequential Monte Carlo."),
     "gmm40": ("Not in the paper: 40 Gaussians with deviations of a sixteenth of the spread of their means.",),
-    "mw32": (WELLS,), "mw64": (WELLS,), "mw128": (WELLS,),
+    "mw32": (WELLS,),
+    "mw64": (WELLS,),
+    "mw128": (WELLS,),
     "sonar": ("Not in the paper: logistic regression with 61 coefficients, of which no exact draws exist.",),
-    "phi4-8": (PHI4,), "phi4-16": (PHI4,),
+    "phi4-8": (PHI4,),
+    "phi4-16": (PHI4,),
     "lgcp-synthetic": ("A synthetic pattern of points, not the Finnish pines: nothing in the paper compares with it.",),
 }
 
@@ -538,7 +541,8 @@ COLUMNS = {  # heading: cell, from the means over seeds; the range over seeds is
         "W2 within modes (floor)": "{w2_within:.3g} ({w2_within_floor:.3g})", "paper: W": "{paper_w:.4g}",
         "quantile error (floor)": "{quantile_error:.3f} ({quantile_floor:.3f})",
         "mode TV (floor)": "{mode_tv:.3f} ({mode_tv_floor:.3f})",
-        "worst well (floor)": "{worst_well:.3f} ({worst_well_floor:.3f})", "ESS": "{ess:.3g}", "paper: ESS": "{paper_ess:.2g}",
+        "worst well (floor)": "{worst_well:.3f} ({worst_well_floor:.3f})", "ESS": "{ess:.3g}",
+        "paper: ESS": "{paper_ess:.2g}",
         "error of log Z": "{log_evidence_error:.3g}", "its se": "{log_evidence_se:.2g}", "log Z": "{log_evidence:.2f}",
         "paper: error of log Z": "{paper_log_z:.4g}", "Pareto k": "{pareto_k:.2f}",
         "ELBO": "{elbo:.2f} ± {elbo_se:.2g}", "paper: ELBO": "{paper_elbo}", "bound": "{bound}",

@@ -24,8 +24,8 @@ from ..io.packing import built
 from ..io.registry import key_of
 from ..models.networks import seeded
 from ..models.specifications import Control
-from ..train.objectives.specifications import PathLoss
 from ..train.marginals import fit_marginals
+from ..train.objectives.specifications import PathLoss
 from ..train.particles import CORRECTION_MOVES, Population
 from .paths import LARGEST_RESERVE, POPULATION_SHARE, n_looked_at, population_of
 from .warm import check_continued, check_same_networks, serve, warn_of_a_cold_start

@@ -191,11 +191,10 @@ class ConsistentSamplerScratch(OneStepSampler):
         on_particles, separate = run.population is not None, objective.schedule == "separate"
         n_map = objective.map_steps if on_particles else objective.map_steps_from_prior
         n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
-        sampling: DenoisingLoss | LogVarianceLoss
         if on_particles:
             share = 0.5 * moves_share(run)  # the other half is for the likelihood's
             every = run.budget.spacing(run.training.particles.move_every, len(run.population), n_sampling, share)
-            sampling = DenoisingLoss(
+            sampling: DenoisingLoss | LogVarianceLoss = DenoisingLoss(
                 run.model, run.target, run.population, self.n_steps, self.batch_size, run.generator, every
             )
             states = run.population.noised
@@ -204,7 +203,8 @@ class ConsistentSamplerScratch(OneStepSampler):
             states = sampling.states
             run.population = first_ends(run, self.n_steps, self._specified("start").n_particles)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
-        loss = InTurn(sampling=(1, sampling), map=(n_map, map_loss)) if separate else Sum([(1, sampling), (1, map_loss)])
+        in_turn = {"sampling": (1, sampling), "map": (n_map, map_loss)}
+        loss = InTurn(**in_turn) if separate else Sum([(1, sampling), (1, map_loss)])
         yield Phase(
             "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
             callbacks=renewals(run, self.n_steps, self.max_iter, on_particles),

@@ -61,7 +61,7 @@ def laplace_standardization(
 
 
 def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int) -> Standardization | None:
-    """`laplace_standardization`, with the seams of periodic coordinates opposite the mode, which is then looked for again.
+    """`laplace_standardization`, with the seams of periodic coordinates far from the mode, which is looked for again.
 
     The energy's bounds are left as they were where there is none.
     """

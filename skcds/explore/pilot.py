@@ -175,7 +175,9 @@ class _Pilot:
         def ended():
             return budget.seconds_left(self.time_share) <= 0
 
-        def left(kept=by.checked_share * self.left()):
+        kept = by.checked_share * self.left()
+
+        def left():
             return self.left() - kept
 
         gaussian = None if self.start is None else self.start.gaussian
@@ -344,8 +346,6 @@ class _Pilot:
                 run.x, run.log_evidence = found
                 run.tame_what_came_in(self.by.tails)
 
-    # ---------------------------------------------------------------- ends
-
     def _note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
 
@@ -368,8 +368,8 @@ class _Pilot:
         """
         self.budget.progress.phase("Laplace's approximation")
         energy, by = self.energy, self.by.high_dimension
-        first = None if self.start is None else self.start.points[0]
-        standardization = laplace_away_from_seams(energy, first, by.max_iter)
+        start = None if self.start is None else self.start.points[0]
+        standardization = laplace_away_from_seams(energy, start, by.max_iter)
         if standardization is None:
             return None
         standardization, inflation = self._best_gaussian(standardization)
@@ -390,11 +390,11 @@ class _Pilot:
 
     def _best_gaussian(self, laplace: Standardization) -> tuple[Standardization, float]:
         """The best Gaussian that the limits allow, and the width that a run starts with from there."""
-        by, left = self.by.high_dimension, self.left()
-        until, least = by.gaussian_share * self.time_share, max((1 - by.gaussian_share) * left, 2 * len(laplace.loc))
-        self.budget.progress.phase("best Gaussian")
+        budget, by = self.budget, self.by.high_dimension
+        until = by.gaussian_share * self.time_share
+        least = max((1 - by.gaussian_share) * self.left(), 2 * self.energy.n_features)
+        budget.progress.phase("best Gaussian")
         gaussian, better = variational_standardization(
-            self.energy, laplace, self.generator, by,
-            lambda: self.left() < least or self.budget.seconds_left(until) <= 0,
+            self.energy, laplace, self.generator, by, lambda: self.left() < least or budget.seconds_left(until) <= 0
         )  # fmt: skip
         return gaussian, by.variational_inflation if better else by.inflation

@@ -17,11 +17,12 @@ LEAST_GAIN = 0.1  # nats by which keeping coordinates apart has to be better tha
 def separated(x: Tensor, covariance: Tensor) -> Tensor:
     """The covariance (d, d) of particles (n, d) without correlations that are noise.
 
-    Whitening mixes coordinates. If those are independent, and some have several modes, a correlation of a few hundredths
-    by chance blurs the modes of one coordinate by the others. So coordinates are linked by large correlations, and those
-    between groups that are not linked are left out, if that makes the density simpler: the sum of the marginal entropies
-    in standardised coordinates, plus the log determinant, is what a map of single coordinates leaves of minus the log
-    likelihood. Where all is Gaussian, whitening everything together is best, and the covariance is returned as it is.
+    Whitening mixes coordinates. If those are independent, and some have several modes, a correlation of a few
+    hundredths by chance blurs the modes of one coordinate by the others. So coordinates are linked by large
+    correlations, and those between groups that are not linked are left out, if that makes the density simpler: the sum
+    of the marginal entropies in standardised coordinates, plus the log determinant, is what a map of single coordinates
+    leaves of minus the log likelihood. Where all is Gaussian, whitening everything together is best, and the covariance
+    is returned as it is.
     """
     rows = x[:: -(-len(x) // ROWS)]
     scale = covariance.diagonal().sqrt()

@@ -17,6 +17,7 @@ from .stages import Tempering
 
 MANY_FEATURES = 20  # above which coordinates are kept apart that are independent, and particles swap some of them
 
+
 @dataclass
 class Tempered:
     """What a run found.

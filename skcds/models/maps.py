@@ -21,7 +21,9 @@ FINE_LOG_SNR = 6.8  # of the last noisy level, for a smallest length scale of a 
 LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # up to here few splines bend all the mass, and bins cost little
 ELEMENTWISE_ABOVE, ELEMENTWISE_HIDDEN = 20, 16  # features; width of the network of the noise level
 ELEMENTWISE_BINS = 16  # at least, of splines of single coordinates where these have modes
-COUPLED_UP_TO = 256  # features: particles of more are too few to tell dependence, beyond that which whitening takes away
+COUPLED_UP_TO = (
+    256  # features: particles of more are too few to tell dependence, beyond that which whitening takes away
+)
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True}
 FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16, "stretch": True}
 BATCH_SIZES = {False: 512, True: 1024}  # by whether the target has small length scales

@@ -16,10 +16,10 @@ from .specifications import Marginals
 def fit_marginals(model, z: Tensor, by: Marginals | None = None, seconds: float = math.inf) -> bool:
     """Fit the splines of single coordinates of an untrained map to standardised particles (n, d), all at once.
 
-    They are one-dimensional problems, solved by maximum likelihood in the time of a few iterations of training. In a
-    product of independent coordinates they are the whole map. The numbers are those of the prior end; towards the target
-    they shrink with the angle between the levels, as untrained ones do. Particles are taken in their order, so that
-    this draws no random numbers. A share of `seconds` may be spent.
+    They are one-dimensional problems, solved by maximum likelihood in the time of a few dozen iterations of a map. In a
+    product of independent coordinates they are the whole map. The numbers are those of the prior end; towards the
+    target they shrink with the angle between the levels. Particles are taken in their order, so that no random numbers
+    are drawn. A share of `seconds` may be spent.
 
     Returns
     -------

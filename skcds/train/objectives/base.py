@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-
 MAX_NUMBERS, FEWEST_ROWS = 2048 * 256, 64  # of a batch: held by its rows, and rows that it has all the same
 
 
