@@ -1,7 +1,8 @@
 """One-step samplers in many dimensions, with each of the levers for these taken away: what a map costs, and is worth.
 
     python benchmarks/high_dimension.py --targets mw32 --max-time 300 --max-evals 5e6
-    python benchmarks/high_dimension.py --targets mw64 mw128 --max-time 300
+    python benchmarks/high_dimension.py --targets mw64 --max-time 170
+    python benchmarks/high_dimension.py --targets mw128 --max-time 240
     python benchmarks/high_dimension.py --targets lgcp --data FOLDER --max-time 420 --levers all laplace
     python benchmarks/high_dimension.py --targets mw32 --max-time 20 --levers all none --quick
 

@@ -42,7 +42,7 @@ class ReverseKLLoss(Objective):
         return reparametrised_loss(z, log_det, self.target)
 
 
-def on_own_draws(run, by: Likelihood) -> ReverseKLLoss | None:
+def on_own_draws(run, by: Likelihood) -> Objective | None:
     """What takes the place of the likelihood where particles are too few for the numbers of a map; None elsewhere."""
     if run.energy.n_features <= by.most_features or not run.target.has_gradient:
         return None
