@@ -7,15 +7,17 @@ import torch
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, Coupling, DiffusionSampler, Pilot, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.explore import modes
 from skcds.explore.race import Race
 from skcds.explore.separate import separated
-from skcds.explore.smc import moments
+from skcds.explore.smc import moments, temper
 from skcds.explore.tempered_run import heavy_tails
 from skcds.models.maps import OneStepModel, coupling_sizes
-from skcds.specifications import HighDimension, Marginals
+from skcds.specifications import Climbs, HighDimension, Marginals
 from skcds.train.budget import Budget
 from skcds.train.marginals import fit_marginals
 from skcds.train.objectives.reverse_kl import ReverseKLLoss
+from skcds.train.particles import Population
 
 
 def seeded(seed=0):
@@ -135,6 +137,29 @@ class TestPooled:
         assert len(race.pooled()) == 100 and race.cost() > race.runs[0].cost
         race.runs[0].log_evidence = race.best.log_evidence - 0.3 * 21
         assert len(race.pooled()) == 50
+
+
+@pytest.mark.parametrize("d, swaps", [(20, False), (21, True)])
+def test_tempering_swaps_coordinates(d, swaps, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Population, "cross", lambda self, n: seen.append(n))
+    energy = Energy(lambda x: 0.5 * (x**2).sum(1), d, generator=seeded())
+    temper(StandardizedTarget(energy, Standardization(d)), 50, 1.5, 3, seeded())
+    assert bool(seen) == swaps
+
+
+@pytest.mark.parametrize("share_new, n_batches", [(1.0, 1), (0.5, 10)])
+def test_modes_that_cannot_be_listed(share_new, n_batches, monkeypatch):
+    """Further climbs end where nearly all of a batch end at new modes."""
+    sizes = []
+
+    def climbs(energy, points, known=(), by=None):
+        sizes.append(len(points))
+        return [object()] * int(share_new * len(points))
+
+    monkeypatch.setattr(modes, "climbs_from", climbs)
+    modes._climb_further(None, torch.randn(10, 3, dtype=torch.float64), [object()] * 90, 100, Climbs(), seeded())
+    assert sizes == [Climbs.further_at_once] * n_batches
 
 
 class TestOwnDraws:

@@ -185,7 +185,7 @@ class Tails(Part):
 @register_specification
 @dataclass(frozen=True, repr=False)
 class HighDimension(Part):
-    """The run from Laplace's approximation in high dimension, where the energy has a gradient.
+    """The run from the best Gaussian around a mode in high dimension, where the energy has a gradient.
 
     Unmeasured unless said otherwise.
 
