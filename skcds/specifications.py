@@ -14,6 +14,7 @@ __all__ = [
     "Likelihood",
     "LostModes",
     "MapFit",
+    "Marginals",
     "Mixture",
     "Particles",
     "Race",
@@ -27,4 +28,4 @@ __all__ = [
 from .explore.few_evaluations import Adaptive, MapFit, Mixture, Survey
 from .explore.mode_stages import Balance, Climbs, LostModes
 from .explore.stages import FamilyTempering, HighDimension, Race, Tails, Tempering
-from .train.specifications import FamilyTraining, Likelihood, Particles, Stopping, Training
+from .train.specifications import FamilyTraining, Likelihood, Marginals, Particles, Stopping, Training

@@ -29,6 +29,7 @@ devices = importlib.import_module("devices")
 budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
 mutations = importlib.import_module("mutations")
+high_dimension = importlib.import_module("high_dimension")
 
 QUICK = paper_tables.Settings(quick=True)
 METHODS = ["pis", "dis-1", "dis-pilot", "cdds-1", "scds-4", "smc"]
@@ -639,3 +640,25 @@ class TestMutations:
                 file = path.relative_to(mutations.ROOT).as_posix()
                 tests = mutations.tests_of(file)
                 assert tests and all((mutations.ROOT / test.partition("::")[0]).exists() for test in tests), file
+
+
+class TestManyDimensions:
+    def test_rows(self, capsys, monkeypatch):
+        monkeypatch.setitem(high_dimension.TARGETS, "mw32", lambda data: ("pairs", targets.ManyWellPairs(2)))
+        high_dimension.main(["--targets", "mw32", "--max-time", "2", "--quick"])
+        head, _, row = capsys.readouterr().out.strip().splitlines()
+        assert row.startswith("| pairs | all | 4 |") and row.count("|") == head.count("|")
+        cells = dict(zip(head.split("|"), row.split("|"), strict=True))
+        assert float(cells[" worst well "]) < 0.5 and cells[" true "] == " 20.59 "
+
+    def test_without_data(self, capsys):
+        high_dimension.main(["--targets", "sonar"])
+        assert "sonar is left out" in capsys.readouterr().out
+
+    def test_worst_well(self):
+        target = targets.ManyWellPairs(11)
+        X = target.sample(2000, 0)
+        right = paper_tables.judge_draws(X, target, 1)
+        assert right["worst_well"] < 0.04 and right["worst_well_floor"] < 0.04 and "mode_tv" not in right
+        X[:, 4] = np.abs(X[:, 4])  # one well of the third pair is lost
+        assert paper_tables.judge_draws(X, target, 1)["worst_well"] == pytest.approx(0.156, abs=0.001)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from skcds import Pilot, targets
 from skcds.density.energy import Energy
-from skcds.density.standardize import StandardizedTarget
-from skcds.explore.laplace import laplace_standardization
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.explore.laplace import gaussian_bound, laplace_standardization, variational_standardization
 from skcds.explore.pilot import run_pilot
 from skcds.specifications import HighDimension, Race
 
@@ -55,10 +55,72 @@ def test_nothing_where_there_is_no_gaussian(energy_fn):
     assert laplace_standardization(energy_of(energy_fn, 2)) is None
 
 
+class TestBestGaussian:
+    """Against the optimum of a skew density, energy .3 e^x + x^2 / 4 in each of several coordinates."""
+
+    by = HighDimension(n_hessians=60, n_draws=400)
+
+    @staticmethod
+    def skew(x):
+        return (0.3 * x.exp() + 0.25 * x**2).sum(1)
+
+    def test_moments(self):
+        energy = energy_of(self.skew, 8)
+        laplace = laplace_standardization(energy)
+        found, better = variational_standardization(energy, laplace, torch.Generator().manual_seed(0), self.by)
+        mean, variance = 0.0, 1.0
+        for _ in range(2000):  # E[e^x] = exp(mean + variance / 2) for a Gaussian
+            raised = 0.3 * np.exp(mean + 0.5 * variance)
+            variance, mean = 1 / (raised + 0.5), mean - 0.3 * (raised + 0.5 * mean)
+        assert better
+        np.testing.assert_allclose(found.loc.mean(), mean, atol=0.05)
+        np.testing.assert_allclose(found.covariance.diagonal().mean(), variance, rtol=0.1)
+        assert (laplace.loc - mean).min() > 0.15  # negative control
+
+    def test_bound(self):
+        energy, generator = energy_of(self.skew, 40), torch.Generator().manual_seed(0)
+        laplace = laplace_standardization(energy)
+        found, _ = variational_standardization(energy, laplace, generator, self.by)
+        nodes = np.linspace(-30, 12, 20_001)
+        log_z = 40 * np.log(np.trapezoid(np.exp(-0.3 * np.exp(nodes) - 0.25 * nodes**2), nodes))
+        bounds = [gaussian_bound(energy, g, 4000, generator) for g in (laplace, found)]
+        assert bounds[0][0] + 0.8 < bounds[1][0] < log_z + 4 * bounds[1][1]  # the best is 1.2 nats better
+
+    def test_of_a_gaussian_it_is_laplace(self):
+        energy = energy_of(lambda x: 0.5 * (x**2).sum(1), 5)
+        laplace = laplace_standardization(energy)
+        found, better = variational_standardization(energy, laplace, torch.Generator().manual_seed(0), self.by)
+        assert found is laplace and not better
+
+    def test_limits(self):
+        energy = energy_of(self.skew, 8)
+        laplace, before = laplace_standardization(energy), energy.n_energy_evals
+        found, better = variational_standardization(
+            energy, laplace, torch.Generator().manual_seed(0), self.by, ended=lambda: True
+        )
+        assert found is laplace and not better and energy.n_energy_evals - before <= 2 * self.by.n_draws
+
+    def test_a_start_that_is_better_stays(self):
+        """Of a density so skew that single Hessians are far off, the bound decides."""
+        energy = energy_of(lambda x: (0.3 * x.exp() + 0.1 * x**2).sum(1), 40)
+        laplace, generator = laplace_standardization(energy), torch.Generator().manual_seed(0)
+        found, better = variational_standardization(energy, laplace, generator, self.by)
+        bounds = [gaussian_bound(energy, g, 4000, generator)[0] for g in (laplace, found)]
+        assert better or found is laplace
+        assert bounds[1] > bounds[0] - 1
+
+    def test_where_the_mean_hessian_is_not_positive(self):
+        """Two wells, from one of them: draws reach the barrier, and Laplace's Gaussian stays."""
+        energy = energy_of(lambda x: (4 * (x**2 - 1) ** 2).sum(1) / 16, 3)
+        start = Standardization.from_moments(torch.zeros(3), 4 * torch.eye(3))
+        found, better = variational_standardization(energy, start, torch.Generator().manual_seed(0), self.by)
+        assert found.covariance.isfinite().all() and (better or found is start)
+
+
 class TestPilotInHighDimension:
     d, few = 30, 8  # by Laplace's approximation a dimension costs little, in a race of starting scales much
 
-    low = Pilot(high_dimension=HighDimension(n_features=6, fewest_particles=500, max_numbers=60_000))
+    low = Pilot(high_dimension=HighDimension(n_features=6, fewest_particles=500, max_numbers=60_000, n_hessians=0))
 
     def test_log_evidence(self):
         """A quartic term in each coordinate; log Z by quadrature. Runs of 2000 particles spread by less than .1."""
@@ -79,6 +141,13 @@ class TestPilotInHighDimension:
         assert abs(gaussian - log_z) > 1  # negative control: Laplace's own log Z
         variance = np.trapezoid(nodes**2 * density, nodes) / np.trapezoid(density, nodes)
         assert float((x - 1).var()) == pytest.approx(variance, rel=0.05)
+
+    def test_from_the_best_gaussian(self):
+        """Narrower than Laplace's where the energy grows faster than its Hessian at the mode says."""
+        energy = energy_of(lambda x: (0.5 * x**2 + 0.05 * x**4).sum(1), self.d)
+        pilot = self.low.set_params(high_dimension__n_hessians=20)
+        result, _ = run_pilot(energy, 500, torch.Generator().manual_seed(0), pilot=pilot)
+        assert 0.6 < np.mean(result.covariance.diagonal()) < 0.9
 
     def test_fewer_particles_are_left_alone(self):
         energy = energy_of(lambda x: 0.5 * (x**2).sum(1), self.d)

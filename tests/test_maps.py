@@ -145,10 +145,10 @@ class TestCouplingMasks:
 
 
 class TestCouplingMap:
-    @given(st.integers(1, 7), levels, seeds, st.booleans())
-    def test_inverse(self, d, level, seed, stretch):
+    @given(st.integers(1, 7), levels, seeds, st.booleans(), st.booleans())
+    def test_inverse(self, d, level, seed, stretch, elementwise):
         # float64; the slopes of the perturbed splines lie within a few orders of magnitude of 1
-        consistency_map = random_map("coupling", d, seed, stretch=stretch)
+        consistency_map = random_map("coupling", d, seed, stretch=stretch, elementwise=elementwise)
         x, level = points(30, d, seed), at(level, 30)
         y, log_det = consistency_map.call_and_log_det(x, level)
         back, log_det_back = consistency_map.inverse_and_log_det(y, level)
@@ -156,9 +156,10 @@ class TestCouplingMap:
         torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=1e-8)
         assert torch.equal(consistency_map(x, level), y)
 
-    @given(st.integers(1, 7), levels, seeds, st.booleans())
-    def test_log_det(self, d, level, seed, stretch):
-        consistency_map, x = random_map("coupling", d, seed, stretch=stretch), points(5, d, seed)
+    @given(st.integers(1, 7), levels, seeds, st.booleans(), st.booleans())
+    def test_log_det(self, d, level, seed, stretch, elementwise):
+        consistency_map = random_map("coupling", d, seed, stretch=stretch, elementwise=elementwise)
+        x = points(5, d, seed)
         sign, truth = torch.linalg.slogdet(autograd_jacobian(consistency_map, x, level))
         assert (sign == 1).all()
         torch.testing.assert_close(consistency_map.call_and_log_det(x, at(level, 5))[1], truth, rtol=0, atol=1e-9)
@@ -183,6 +184,17 @@ class TestCouplingMap:
         reach = [random_map("coupling", 2, scale=1.0, stretch=stretch)(x, at(LOG_SNR_MIN, 2000)).abs().max()
                  for stretch in (True, False)]  # fmt: skip
         assert reach[0] > 2 * BOUND and reach[1] <= BOUND
+
+    def test_splines_of_single_coordinates(self):
+        """Without couplings a coordinate depends on itself alone, and one level for all is that of each."""
+        consistency_map, x = random_map("coupling", 3, n_transforms=0, elementwise=True), points(5, 3)
+        jacobian = autograd_jacobian(consistency_map, x, 0.0)
+        assert (jacobian.diagonal(dim1=1, dim2=2) > 0).all() and (jacobian.diagonal(dim1=1, dim2=2) != 1).any()
+        assert torch.equal(jacobian, jacobian.diagonal(dim1=1, dim2=2).diag_embed())
+        y = consistency_map(x, at(0.0, 5))
+        torch.testing.assert_close(consistency_map(x, at(0.0, 1)), y, rtol=0, atol=1e-12)
+        untrained = random_map("coupling", 3, scale=0.0, elementwise=True)
+        torch.testing.assert_close(untrained(x, at(0.0, 5)), x, rtol=0, atol=1e-12)
 
     def test_one_coordinate_outside(self):
         consistency_map, x = random_map("coupling", 2), points(50, 2)
@@ -476,7 +488,9 @@ class TestCouplingSizes:
     def test_larger_for_fine_scales(self):
         """A finest scale w has its last noisy level at w / 3; the sizes change at a tenth."""
         coarse, fine = (coupling_sizes(5, -2 * math.log(w / 3)) for w in (0.12, 0.08))
-        assert coarse == {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True}
+        assert coarse == {
+            "hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True, "elementwise": False
+        }  # fmt: skip
         assert all(fine[name] >= coarse[name] for name in coarse) and fine["bins"] == 16
 
     def test_more_bins_in_low_dimension(self):

@@ -497,3 +497,69 @@ class TestCorrect:
         bound = Z * math.sqrt((variance + 4) / N)
         assert abs(float((particles.x**2).sum(1).mean()) - 2) < bound
         assert abs(float((z**2).sum(1).mean()) - 2) > 2 * bound  # negative control
+
+
+class Pairs:
+    """Gaussian in d dimensions: neighbours correlated by rho, coordinates of unequal width."""
+
+    has_gradient = True
+
+    def __init__(self, d, rho, narrow=1.0):
+        block = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
+        self.covariance = torch.block_diag(*[block] * (d // 2))
+        self.width = torch.where(torch.arange(d) < d // 2, 1.0, narrow).double()
+        self.covariance = self.width[:, None] * self.covariance * self.width
+        self.precision = torch.linalg.inv(self.covariance)
+
+    def log_prob_and_score(self, x):
+        score = -x.double() @ self.precision
+        return 0.5 * (x * score).sum(1), score
+
+    def draw(self, n, seed):
+        root = torch.linalg.cholesky(self.covariance)
+        return torch.randn(n, len(root), dtype=torch.float64, generator=seeded(seed)) @ root.T
+
+
+class TestManyDimensions:
+    def test_swaps_of_independent_coordinates_are_all_accepted(self):
+        target = Pairs(30, 0.0)
+        particles = Population(target, target.draw(1000, 0), seeded(1))
+        before = particles.x.clone()
+        assert particles.cross(2) == 1.0
+        assert torch.equal(particles.x.sort(0).values, before.sort(0).values)  # no coordinate lost a value
+        assert float((particles.x != before).double().mean()) > 0.3
+        torch.testing.assert_close(particles.log_prob, target.log_prob_and_score(particles.x)[0])
+        torch.testing.assert_close(particles.score, target.log_prob_and_score(particles.x)[1])
+
+    def test_swaps_leave_a_correlated_target_as_it_is(self):
+        target, n = Pairs(30, 0.9), 4000
+        particles = Population(target, target.draw(n, 0), seeded(1))
+        before = particles.x.clone()
+        assert 0 < particles.cross(20) < 1
+        assert float((particles.x != before).double().mean()) > 0.02
+        correlation = torch.corrcoef(particles.x.T).diagonal(1)[::2]
+        assert (correlation - 0.9).abs().max() < 6 * (1 - 0.9**2) / n**0.5  # all accepted it would fall
+
+    def test_an_odd_number_of_particles(self):
+        target = Pairs(30, 0.5)
+        particles = Population(target, target.draw(3, 0), seeded(1))
+        particles.cross(3)
+        assert particles.x.shape == (3, 30)
+
+    def test_steps_of_their_own(self):
+        """Of a wide and of narrow coordinates the wide one moves as far as it is wide."""
+        target = Pairs(30, 0.0, narrow=0.05)
+        moved = {}
+        for one_step in (20, 30):
+            particles = Population(target, target.draw(2000, 0), seeded(1), one_step=one_step)
+            particles.move(30)
+            before = particles.x.clone()
+            particles.move(10)
+            moved[one_step] = float((particles.x - before)[:, :15].square().mean())
+            spread = particles.x.std(0) / target.width
+            assert (spread - 1).abs().max() < 6 / (2 * 2000) ** 0.5
+        assert moved[20] > 5 * moved[30]
+
+    def test_one_step_where_coordinates_are_few(self):
+        assert Population(Pairs(20, 0.0), torch.ones(5, 20).double(), seeded(0)).squared_widths() is None
+        assert Population(Pairs(22, 0.0), torch.ones(5, 22).double(), seeded(0)).squared_widths() is not None

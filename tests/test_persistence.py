@@ -669,7 +669,14 @@ class TestGolden:
         student = skcds.load(DATA / "format-7.skcds")
         expected = [[1.3339, 0.4242], [0.2585, -0.6549], [2.6484, -0.4758]]
         np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
-        assert student._model.config["stretch"] is True
+        assert student._model.config["stretch"] is True and "elementwise" not in student._model.config
+
+    def test_with_splines_of_single_coordinates(self):
+        """A file of format 8, written by version 0.1.0.dev0, of a student with them."""
+        student = skcds.load(DATA / "format-8.skcds")
+        expected = [[1.3836, 1.0728], [0.2594, 0.3778], [2.0304, 0.3893]]
+        np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
+        assert student._model.config["elementwise"] is True and student.network.elementwise is True
 
 
 class TestOtherFormats:

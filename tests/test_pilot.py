@@ -294,7 +294,7 @@ class TestManners:
 
     def test_diagonal_covariance_in_high_dimension(self, monkeypatch):
         energy_fn = GaussianEnergy()
-        monkeypatch.setattr(pilot, "laplace_standardization", lambda *args: None)  # as where no mode is found
+        monkeypatch.setattr(pilot, "laplace_away_from_seams", lambda *args: None)  # as where no mode is found
         high = {"high_dimension": HighDimension(n_features=1), "tempering": Tempering(full_covariance=1)}
         result, x = run(energy_fn, **self.short, **high)
         np.testing.assert_allclose(result.covariance, x.numpy().var(0, ddof=1))

@@ -24,6 +24,7 @@ from skcds.targets import (
     LogGaussianCoxProcess,
     ManyWell,
     ManyWellPairs,
+    Phi4Lattice,
     breast_cancer,
     gmm9,
     gmm40,
@@ -57,6 +58,7 @@ MAKERS = {
     "mw52": mw52,
     "deep wells": lambda: ManyWell(3, 2, 9.0),
     "mw32": ManyWellPairs,
+    "phi4": lambda: Phi4Lattice(3),
     "logistic": lambda: BayesianLogisticRegression(X_SMALL, Y_SMALL),
     "breast_cancer": breast_cancer,
     "lgcp": lambda: LogGaussianCoxProcess(PATTERN, n_grid=5),
@@ -181,6 +183,12 @@ class TestLogEvidence:
     def test_published_values(self, name, value):
         assert TARGETS[name].log_evidence == pytest.approx(value, abs=6e-6)
 
+    @pytest.mark.parametrize("n_pairs, value", [(32, 329.391), (64, 658.783)])
+    def test_more_pairs(self, n_pairs, value):
+        assert ManyWellPairs(n_pairs).log_evidence == pytest.approx(value, abs=6e-4)
+        X = ManyWellPairs(n_pairs).sample(2000, 0)
+        np.testing.assert_allclose(ManyWellPairs(n_pairs).sides(X).mean(0), 0.844, atol=0.04)
+
 
 class TestDefinitions:
     """Energies against other implementations, at random points."""
@@ -209,6 +217,25 @@ class TestDefinitions:
         v1, v2 = x[:, 0::2], x[:, 1::2]
         expected = (v1**4 - 6 * v1**2 - v1 / 2 + v2**2 / 2).sum(1)
         np.testing.assert_allclose(energy(TARGETS["mw32"], x), expected, rtol=1e-10, atol=1e-9)
+
+    def test_phi4(self):
+        target, x = Phi4Lattice(3, 0.2, 0.4), points(TARGETS["phi4"], 20).double().numpy()
+        phi = x.reshape(-1, 3, 3)
+        expected = np.zeros(len(x))
+        for i, j in np.ndindex(3, 3):
+            site, right, below = phi[:, i, j], phi[:, i, (j + 1) % 3], phi[:, (i + 1) % 3, j]
+            expected += (1 - 2 * 0.4) * site**2 + 0.4 * site**4 - 2 * 0.2 * site * (right + below)
+        np.testing.assert_allclose(energy(target, x), expected, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(energy(target, -x), expected, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(target.magnetisation(x), x.sum(1) / 9)
+
+    @pytest.mark.parametrize("n_sites", [2, 3, 4])
+    def test_phi4_without_the_quartic_term(self, n_sites):
+        target = Phi4Lattice(n_sites, 0.2, 0.0)
+        matrix = torch.func.hessian(lambda x: target(x[None])[0])(torch.zeros(n_sites**2, dtype=torch.float64))
+        log_z = 0.5 * (n_sites**2 * np.log(2 * np.pi) - torch.logdet(matrix).item())
+        assert target.log_evidence == pytest.approx(log_z, abs=1e-10) and target.log_evidence_se == 0.0
+        assert Phi4Lattice(n_sites).log_evidence is None
 
     def test_constants(self):
         assert gmm9().sd ** 2 == pytest.approx(0.3)
@@ -808,7 +835,12 @@ ERRORS = [
     (lambda: ManyWell(3, 4, 1.0), "n_wells has to be at most n_features = 3"),
     (lambda: ManyWell(3.0, 2, 1.0), "n_features has to be an integer"),
     (lambda: ManyWell(3, 2, -1.0), "delta has to be a positive number"),
-    (lambda: ManyWellPairs(63), "n_pairs has to be at most 62"),
+    (lambda: ManyWellPairs(0), "n_pairs has to be an integer of at least 1; got 0"),
+    (lambda: ManyWellPairs(63).modes(np.zeros((1, 126))), "2\\^63 modes, too many for integers"),
+    (lambda: Phi4Lattice(1), "n_sites has to be an integer of at least 2; got 1"),
+    (lambda: Phi4Lattice(4, kappa=-1.0), "kappa has to be a number of at least 0"),
+    (lambda: Phi4Lattice(4, lam=np.nan), "lam has to be a number of at least 0"),
+    (lambda: Phi4Lattice(4, kappa=0.25, lam=0.0), "kappa has to be below 0.25 where lam is 0"),
     (lambda: BayesianLogisticRegression(X_SMALL, Y_SMALL, 0.0), "prior_sd has to be a positive number"),
     (lambda: BayesianLogisticRegression(X_SMALL, Y_SMALL, standardize="sd"), "standardize has to be one of"),
     (lambda: BayesianLogisticRegression(X_SMALL, np.arange(20) % 3), "exactly two classes; got 3: 0, 1, 2"),

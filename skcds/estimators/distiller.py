@@ -14,10 +14,11 @@ from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.specifications import MAPS_BY_NAME, Specification
 from ..train.budget import FEWEST_EVALS
+from ..train.marginals import fit_marginals
 from ..train.objectives.base import Objective, Sum
 from ..train.objectives.consistency import affordable_consistency
 from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, options_within
-from ..train.objectives.reverse_kl import ReverseKLLoss
+from ..train.objectives.reverse_kl import ReverseKLLoss, on_own_draws
 from ..train.objectives.specifications import Consistency
 from ..train.particles import Population
 from ..train.phases import Phase
@@ -227,6 +228,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.population = self._particles(run, teacher, run.target.standardization.inverse(x).float())
         run.checkpoint.watch(x)
         run.model = self._start_model(control, run.generator)
+        fit_marginals(run.model, run.population.x, run.training.marginals, run.budget.seconds_left())
 
     def _particles(self, run, teacher, z):
         """A population of the teacher's particles, with what was evaluated there if few evaluations are allowed."""
@@ -279,10 +281,12 @@ class ConsistentSamplerDistiller(OneStepSampler):
         calibrate = objective.refine and model.map.invertible
         terms: list[tuple[float, Objective]] = []
         if calibrate:
-            levels = levels_to_target(model.log_snr_max, run.generator)
-            share = objective.reading_share if control.needs_score else objective.training.particles.moves_share
-            options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
-            likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **options)
+            likelihood = on_own_draws(run, objective.likelihood)
+            if likelihood is None:
+                levels = levels_to_target(model.log_snr_max, run.generator)
+                share = objective.reading_share if control.needs_score else objective.training.particles.moves_share
+                options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
+                likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **options)
             terms.append((1.0, likelihood))
         weight = objective.weight if calibrate else 1.0
         if weight:

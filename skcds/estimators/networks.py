@@ -17,7 +17,7 @@ from ..models.specifications import Control, Map
 
 NAMES_OF_MAP = {  # fields of a coupling, by the names that a shortcut model's configuration has for them
     "hidden_features": "map_hidden", "n_layers": "map_layers", "n_transforms": "n_transforms", "bins": "bins",
-    "stretch": "stretch",
+    "stretch": "stretch", "elementwise": "elementwise",
 }  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def shortcut_model(network: Map, control: Control, n_steps: int, standardization
         network.kind, n_steps, d, log_snr_max, standardization.full, control.hidden_features,
         control.n_layers, langevin and not residual, control.variance == "learned" and not residual,
         sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"], sizes["stretch"],
+        sizes["elementwise"],
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from ..train.objectives.base import InTurn, Sum
 from ..train.objectives.denoising import DenoisingLoss
 from ..train.objectives.likelihood import LikelihoodLoss, levels_of_steps, options_within
 from ..train.objectives.path import LogVarianceLoss
+from ..train.objectives.reverse_kl import on_own_draws
 from ..train.objectives.self_consistency import SelfConsistencyLoss
 from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.phases import Phase
@@ -190,11 +191,10 @@ class ConsistentSamplerScratch(OneStepSampler):
         on_particles, separate = run.population is not None, objective.schedule == "separate"
         n_map = objective.map_steps if on_particles else objective.map_steps_from_prior
         n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
-        sampling: DenoisingLoss | LogVarianceLoss
         if on_particles:
             share = 0.5 * moves_share(run)  # the other half is for the likelihood's
             every = run.budget.spacing(run.training.particles.move_every, len(run.population), n_sampling, share)
-            sampling = DenoisingLoss(
+            sampling: DenoisingLoss | LogVarianceLoss = DenoisingLoss(
                 run.model, run.target, run.population, self.n_steps, self.batch_size, run.generator, every
             )
             states = run.population.noised
@@ -203,8 +203,8 @@ class ConsistentSamplerScratch(OneStepSampler):
             states = sampling.states
             run.population = first_ends(run, self.n_steps, self._specified("start").n_particles)
         map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
-        both = Sum([(1.0, sampling), (1.0, map_loss)])
-        loss = InTurn(sampling=(1, sampling), map=(n_map, map_loss)) if separate else both
+        in_turn = {"sampling": (1, sampling), "map": (n_map, map_loss)}
+        loss = InTurn(**in_turn) if separate else Sum([(1, sampling), (1, map_loss)])
         yield Phase(
             "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
             callbacks=renewals(run, self.n_steps, self.max_iter, on_particles),
@@ -221,11 +221,11 @@ class ConsistentSamplerScratch(OneStepSampler):
         )  # fmt: skip
         if not (objective.refine and model.map.invertible):
             return consistency
-        levels = levels_of_steps(model.steps, generator)
-        likelihood = LikelihoodLoss(
-            model, run.population, batch, model, run.target, levels, model.partial_levels(),
-            **options_within(run.budget, run.population, n_iter, 0.5 * moves_share(run), objective.likelihood),
-        )  # fmt: skip
+        likelihood = None if run.pilot is None else on_own_draws(run, objective.likelihood)
+        if likelihood is None:
+            levels, share = (levels_of_steps(model.steps, generator), model.partial_levels()), 0.5 * moves_share(run)
+            options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
+            likelihood = LikelihoodLoss(model, run.population, batch, model, run.target, *levels, **options)
         return Sum([(1.0, likelihood), (objective.weight, consistency)][: 2 if objective.weight else 1])
 
     # ---------------------------------------------------------------- sampling

@@ -28,6 +28,12 @@ class Climbs(Part):
         Descents at a time among these: a fit that makes them has evaluations to spare.
     chance_of_another : float, default=0.0001
         That the next climb ends at a new mode, with which they end; see `Survey`.
+    too_many : float, default=0.75
+        Share of climbs that end at new modes, above which no others are made: a product of bimodal coordinates has more
+        modes than can be listed, and each has little mass. It is looked at after those from the particles, in more than
+        `listed_features`, and after each batch of further ones.
+    listed_features : int, default=20
+        Features up to which all the climbs of `n_after` are made.
     few : int, default=4
         In the place of `n_after`, without further ones, where fewer than 200 evaluations for each climb and coordinate
         are left.
@@ -66,6 +72,8 @@ class Climbs(Part):
         "n_further": [not_negative],
         "further_at_once": [at_least_one],
         "chance_of_another": [share],
+        "too_many": [share],
+        "listed_features": [not_negative],
         "few": [at_least_one],
         "many_features": [at_least_one],
         "n_there": [at_least_one],
@@ -87,6 +95,8 @@ class Climbs(Part):
     n_further: int = 480
     further_at_once: int = 48
     chance_of_another: float = 1e-4
+    too_many: float = 0.75
+    listed_features: int = 20
     few: int = 4
     many_features: int = 50
     n_there: int = 2

@@ -140,8 +140,14 @@ def find_lost_modes(
     found = 0
     around = _points_around(energy, x, n_climbs, climbs.far, generator)
     points = torch.cat([around, _far_around(x, len(climbs.wide) * n_climbs, climbs.wide, generator)])
-    modes = [*modes, *climbs_from(energy, points, modes, climbs)]
-    if energy.has_gradient and n_climbs >= climbs.n_after:
+    listed = energy.n_features <= climbs.listed_features
+    if not listed:
+        known = len(modes)
+        modes = [*modes, *climbs_from(energy, around, modes, climbs)]
+        listed, points = len(modes) - known <= climbs.too_many * len(around), points[len(around) :]
+    if listed:
+        modes = [*modes, *climbs_from(energy, points, modes, climbs)]
+    if listed and energy.has_gradient and n_climbs >= climbs.n_after:
         modes += _climb_further(energy, x, modes, len(points), climbs, generator)
     for mode in modes:
         if mode.log_mass < log_evidence + math.log(by.min_share):
@@ -158,14 +164,17 @@ def find_lost_modes(
 
 
 def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Climbs, generator) -> list[Mode]:
-    """Other modes, by climbs from around particles, after n climbs, until another mode is unlikely."""
+    """Other modes, by climbs from around particles, after n climbs, until another mode is unlikely, or all are new."""
     found: list[Mode] = []
     many = by.set_params(batch_size=by.further_at_once)
     for _ in range(0, by.n_further, many.batch_size):
         if _complete(n, [*modes, *found], by.chance_of_another):
             break
-        found += climbs_from(energy, _far_around(x, many.batch_size, by.wide, generator), [*modes, *found], many)
+        new = climbs_from(energy, _far_around(x, many.batch_size, by.wide, generator), [*modes, *found], many)
+        found += new
         n += many.batch_size
+        if len(new) > by.too_many * many.batch_size:
+            break
     return found
 
 

@@ -18,7 +18,7 @@ from .adaptive import explore
 from .balance import balance
 from .climb import Mode
 from .evaluations import N_CLIMBS
-from .laplace import laplace_standardization
+from .laplace import laplace_away_from_seams, variational_standardization
 from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
@@ -51,7 +51,7 @@ def run_pilot(
     Where few evaluations are allowed, and a store is given, there is no race and no tempering: points from adapted
     proposals are weighed (see `explore`), and particles resampled from these.
 
-    In more than 256 dimensions, with a gradient, one run starts from Laplace's approximation.
+    In more than 256 dimensions, with a gradient, one run starts from the best Gaussian around a mode.
 
     Parameters
     ----------
@@ -131,10 +131,8 @@ class _Pilot:
             first_look(self.energy, self.generator, few=self.left() < FEW_EVALS)
         except Spent:
             pass
-        if self.is_high and self.energy.has_gradient:
-            found = self._in_high_dimension()
-            if found is not None:
-                return found
+        if self.is_high and self.energy.has_gradient and (found := self._in_high_dimension()) is not None:
+            return found
         if not self.is_high:
             self._climb()
         winner, stopped = self._race()
@@ -286,6 +284,7 @@ class _Pilot:
         limit = by.share * self.left()
         race = Race(self.energy, self.race_moves, limit, self.generator, self.budget, by, self.by.tempering)
         winner = race.run(start, self.modes)
+        winner.x, winner.cost = race.pooled(), race.cost()
         self.rate = race.evals_per_second
         return winner, race.stopped
 
@@ -346,8 +345,6 @@ class _Pilot:
                 run.x, run.log_evidence = found
                 run.tame_what_came_in(self.by.tails)
 
-    # ---------------------------------------------------------------- ends
-
     def _note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
 
@@ -370,23 +367,17 @@ class _Pilot:
         """
         self.budget.progress.phase("Laplace's approximation")
         energy, by = self.energy, self.by.high_dimension
-        first = None if self.start is None else self.start.points[0]
-        standardization = laplace_standardization(energy, first, by.max_iter)
-        bounds = energy.bounds
-        if standardization is not None and bounds is not None and bounds.periodic.any():
-            mode = bounds(standardization.loc[None])
-            energy.bounds = bounds.cut_open(mode)
-            standardization = laplace_standardization(energy, energy.bounds.inverse(mode)[0], by.max_iter)
+        start = None if self.start is None else self.start.points[0]
+        standardization = laplace_away_from_seams(energy, start, by.max_iter)
         if standardization is None:
-            energy.bounds = bounds
             return None
-        n_particles = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
-        affordable = self.left() / (by.n_temperatures * (1 + self.n_moves))
-        n_particles = int(min(n_particles, max(self.by.tempering.fewest_particles, affordable)))
+        standardization, inflation = self._best_gaussian(standardization)
+        most = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
+        affordable = max(self.by.tempering.fewest_particles, self.left() / (by.n_temperatures * (1 + self.n_moves)))
         self.budget.progress.phase("tempering")
         run = TemperedRun(
-            energy, standardization, n_particles, self.n_moves, self.generator, by.inflation, self.budget.progress,
-            by=self.by.tempering,
+            energy, standardization, int(min(most, affordable)), self.n_moves, self.generator, inflation,
+            self.budget.progress, by=self.by.tempering,
         )  # fmt: skip
         try:
             if run.stopped is not None:
@@ -395,3 +386,14 @@ class _Pilot:
         except (Spent, KeyboardInterrupt) as stopped:
             self._note(stopped)
         return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
+
+    def _best_gaussian(self, laplace: Standardization) -> tuple[Standardization, float]:
+        """The best Gaussian that the limits allow, and the width that a run starts with from there."""
+        budget, by = self.budget, self.by.high_dimension
+        until = by.gaussian_share * self.time_share
+        least = max((1 - by.gaussian_share) * self.left(), 2 * self.energy.n_features)
+        budget.progress.phase("best Gaussian")
+        gaussian, better = variational_standardization(
+            self.energy, laplace, self.generator, by, lambda: self.left() < least or budget.seconds_left(until) <= 0
+        )  # fmt: skip
+        return gaussian, by.variational_inflation if better else by.inflation

@@ -48,6 +48,8 @@ class Entrant:
         Whether wider Gaussians at the same place may be tried.
     usable : bool
         Whether the particles have seen the density, if only at a high temperature.
+    broad : bool
+        Whether it started from a Gaussian around the origin.
     """
 
     scale: float
@@ -56,6 +58,7 @@ class Entrant:
     cost: float
     widest: bool = False
     usable: bool = True
+    broad: bool = False
 
 
 class Race:
@@ -152,6 +155,25 @@ class Race:
         """The best run that found anything."""
         return self.best if self.runs and self.best.log_evidence > -math.inf else None
 
+    def pooled(self) -> Tensor:
+        """Particles (n, d) of the winner, in many dimensions with those of the runs that found about as much.
+
+        There a short run keeps but one of two modes in some coordinates, and which is chance: of several runs the log Z
+        is largest where the heavier ones were kept.
+        """
+        x, d = self.best.x, self.energy.n_features
+        if d <= self.by.one_winner or self.best.log_evidence == -math.inf:
+            return x
+        least = self.best.log_evidence - self.by.nats_a_feature * d
+        return torch.cat([run.x for run in self.runs if run.usable and run.log_evidence >= least])
+
+    def cost(self) -> float:
+        """Evaluations that a particle of a run from the Gaussian of the pooled ones is expected to take."""
+        if self.energy.n_features <= self.by.one_winner:
+            return self.best.cost
+        costs = [run.cost for run in self.runs if run.usable and run.broad]
+        return self.by.cost_factor * min(costs, default=self.best.cost)
+
     def enter(
         self, scale: float, standardization: Standardization | None = None, n_particles: int | None = None
     ) -> None:
@@ -176,7 +198,8 @@ class Race:
         unit = 1.0 if standardization is self.identity else _geometric_mean(standardization)
         is_widest = standardization is self.identity and scale == max(self.by.scales)
         cost, usable = (self.spent - seen) / n, found.n_temperatures > 0
-        self.runs.append(Entrant(scale * unit, x, log_evidence, cost, is_widest, usable))
+        broad = standardization is self.identity
+        self.runs.append(Entrant(scale * unit, x, log_evidence, cost, is_widest, usable, broad))
         with self._stopping():
             self._cut_off()
 

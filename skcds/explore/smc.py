@@ -12,7 +12,10 @@ from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.particles import Population, systematic_index
+from .separate import separated
 from .stages import Tempering
+
+MANY_FEATURES = 20  # above which coordinates are kept apart that are independent, and particles swap some of them
 
 
 @dataclass
@@ -61,13 +64,16 @@ class TemperedTarget:
 
 
 def moments(x: Tensor, full_covariance: int = Tempering.full_covariance) -> tuple[Tensor, Tensor]:
-    """Mean, and covariance, with a jitter relative to the variances; its diagonal in more features than those given."""
+    """Mean, and covariance, with a jitter relative to the variances; its diagonal in more features than those given.
+
+    In more than 20 features correlations between groups of independent coordinates are left out (see `separated`).
+    """
     d = x.shape[1]
     variance = x.var(0).clamp(min=1e-300)
     if d <= full_covariance and len(x) >= 10 * d:
         covariance = torch.cov(x.T).reshape(d, d) + torch.diag(1e-8 * variance)
         if torch.linalg.cholesky_ex(covariance).info == 0:
-            return x.mean(0), covariance
+            return x.mean(0), separated(x, covariance) if d > MANY_FEATURES else covariance
     return x.mean(0), variance
 
 
@@ -145,6 +151,8 @@ def temper(
             path.beta, n_temperatures = beta, n_temperatures + 1
             population = Population(path, path.standardization.inverse(z), generator, step=step)
             population.move(n_moves)
+            if target.n_features > MANY_FEATURES:
+                population.cross(max(2, n_moves // 3))
             z, step = path.standardization(population.x), population.step
             if progress is not None:
                 progress.note(beta, log_z=log_evidence)

@@ -39,6 +39,13 @@ class Race(Part):
         Particles of a run that have to meet the support, or a tenth of few.
     max_temperatures, max_temperatures_beside : int, default=1000 and 150
         Temperatures of a run, and of one beside a run that found something.
+    one_winner : int, default=20
+        Features up to which the run with all particles starts from the Gaussian of the winner's particles alone.
+    nats_a_feature : float, default=0.25
+        In more features the particles of other runs count, too, whose log Z is as many nats below the winner's for each
+        feature at most.
+    cost_factor : float, default=1.3
+        By which a run from there is expected to take more evaluations a particle than the cheapest around the origin.
     annealing : tuple of float, default=(0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
         Inverse temperatures on the way from points of a support that no Gaussian meets.
     """
@@ -56,6 +63,9 @@ class Race(Part):
         "min_hits": [at_least_one],
         "max_temperatures": [at_least_one],
         "max_temperatures_beside": [at_least_one],
+        "one_winner": [not_negative],
+        "nats_a_feature": [not_negative],
+        "cost_factor": [positive],
         "annealing": [tuple],
     }
 
@@ -71,6 +81,9 @@ class Race(Part):
     min_hits: int = 20
     max_temperatures: int = 1000
     max_temperatures_beside: int = 150
+    one_winner: int = 20
+    nats_a_feature: float = 0.25
+    cost_factor: float = 1.3
     annealing: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -135,6 +148,9 @@ class Tails(Part):
     ----------
     kurtosis : float, default=4.5
         Of a coordinate, above which taming its tails is tried; a Gaussian's is 3.
+    beyond_two_points : float, default=2.5
+        What kurtosis minus squared skewness has to exceed, too: it is 1 for two unequal points, little more for two
+        narrow modes, whose tails are light, and 3 for a Gaussian.
     level : float, default=0.2
         Quantile of the distance from the median, within which a tamed coordinate stays linear.
     clear_gain, clear_loss : float, default=0.05 and 0.2
@@ -149,6 +165,7 @@ class Tails(Part):
 
     constraints: ClassVar[dict] = {
         "kurtosis": [positive],
+        "beyond_two_points": [not_negative],
         "level": [share],
         "clear_gain": [not_negative],
         "clear_loss": [not_negative],
@@ -157,6 +174,7 @@ class Tails(Part):
     }
 
     kurtosis: float = 4.5
+    beyond_two_points: float = 2.5
     level: float = 0.2
     clear_gain: float = 0.05
     clear_loss: float = 0.2
@@ -167,9 +185,9 @@ class Tails(Part):
 @register_specification
 @dataclass(frozen=True, repr=False)
 class HighDimension(Part):
-    """The run from Laplace's approximation in high dimension, where the energy has a gradient.
+    """The run from the best Gaussian around a mode in high dimension, where the energy has a gradient.
 
-    Unmeasured, but for the number of temperatures.
+    Unmeasured unless said otherwise.
 
     Parameters
     ----------
@@ -186,6 +204,16 @@ class HighDimension(Part):
         Particles, however many numbers these hold.
     max_iter : int, default=2000
         Of L-BFGS, which looks for the mode.
+    n_hessians : int, default=32
+        Steps from Laplace's approximation to the best Gaussian; each takes a Hessian, of 2 n_features evaluations. On
+        the same Cox process the bound of log Z is 480.7 by Laplace's Gaussian and 498.8 by the best one.
+    mean_steps, n_draws : int, default=2 and 256
+        Moves of the mean in each, and draws that a move, or the comparison of bounds, takes.
+    variational_inflation : float, default=1.0
+        In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
+        nats.
+    gaussian_share : float, default=0.4
+        Of the pilot's limits, for the steps.
     """
 
     constraints: ClassVar[dict] = {
@@ -195,6 +223,11 @@ class HighDimension(Part):
         "max_numbers": [at_least_one],
         "fewest_particles": [at_least_two],
         "max_iter": [at_least_one],
+        "n_hessians": [not_negative],
+        "mean_steps": [at_least_one],
+        "n_draws": [at_least_two],
+        "variational_inflation": [positive],
+        "gaussian_share": [share],
     }
 
     n_features: int = 256
@@ -203,6 +236,11 @@ class HighDimension(Part):
     max_numbers: int = 5_000_000
     fewest_particles: int = 2000
     max_iter: int = 2000
+    n_hessians: int = 32
+    mean_steps: int = 2
+    n_draws: int = 256
+    variational_inflation: float = 1.0
+    gaussian_share: float = 0.4
 
 
 @register_specification

@@ -112,10 +112,11 @@ def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | N
     The center is the median, the width a low quantile of the distance from it.
     """
     by = Tails() if by is None else by
-    kurtosis = ((x - x.mean(0)) / x.std(0).clamp(min=1e-150)).pow(4).mean(0)
+    unit = (x - x.mean(0)) / x.std(0).clamp(min=1e-150)
+    kurtosis, skewness = unit.pow(4).mean(0), unit.pow(3).mean(0)
     center = x.quantile(0.5, dim=0)
     width = (x - center).abs().quantile(by.level, dim=0)
-    heavy = (kurtosis > by.kurtosis) & (width > 0)
+    heavy = (kurtosis > by.kurtosis) & (kurtosis - skewness**2 > by.beyond_two_points) & (width > 0)
     return (center, torch.where(heavy, width, torch.inf)) if heavy.any() else None
 
 

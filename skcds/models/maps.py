@@ -19,6 +19,11 @@ from .splines import n_numbers, rational_quadratic_spline, stretched_spline
 
 FINE_LOG_SNR = 6.8  # of the last noisy level, for a smallest length scale of a tenth
 LOW_DIMENSION, LOW_DIMENSION_BINS = 4, 32  # up to here few splines bend all the mass, and bins cost little
+ELEMENTWISE_ABOVE, ELEMENTWISE_HIDDEN = 20, 16  # features; width of the network of the noise level
+ELEMENTWISE_BINS = 16  # at least, of splines of single coordinates where these have modes
+COUPLED_UP_TO = (
+    256  # features: particles of more are too few to tell dependence, beyond that which whitening takes away
+)
 COARSE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 4, "bins": 8, "stretch": True}
 FINE_SIZES = {"hidden": 64, "n_layers": 2, "n_transforms": 6, "bins": 16, "stretch": True}
 BATCH_SIZES = {False: 512, True: 1024}  # by whether the target has small length scales
@@ -62,6 +67,31 @@ class SplineCoupling(nn.Module):
         spline = stretched_spline if self.stretch else rational_quadratic_spline
         y, log_slope = spline(x.index_select(1, self.moving), phi, self.bound, inverse=inverse)
         return x.index_copy(1, self.moving, y), log_slope.sum(1)
+
+
+class ElementwiseSplines(nn.Module):
+    """A stretched spline for each coordinate by itself, which only the noise level conditions; starts as the identity.
+
+    A coupling learns the marginals of its coordinates, too, but by a network of all the others, whose noise grows with
+    their number. In a product of independent coordinates this layer is all that is needed, and it costs O(d).
+
+    Parameters
+    ----------
+    n_features, n_time, bins, bound
+        See `SplineCoupling`.
+    """
+
+    def __init__(self, n_features: int, n_time: int, bins: int, bound: float):
+        super().__init__()
+        self.bins, self.bound = bins, bound
+        self.conditioner = ResidualMLP(n_time, n_features * n_numbers(bins, True), ELEMENTWISE_HIDDEN, 2)
+
+    def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
+        phi = gate * self.conditioner(time[:, :0], time)
+        phi = phi.unflatten(1, (x.shape[1], n_numbers(self.bins, True))).expand(len(x), -1, -1)
+        y, log_slope = stretched_spline(x, phi, self.bound, inverse=inverse)
+        return y, log_slope.sum(1)
 
 
 def coupling_masks(n_features: int, n_transforms: int) -> list[Tensor]:
@@ -117,19 +147,24 @@ class CouplingMap(_LevelMap):
         Whether the map goes to any level, and not to the target alone.
     stretch : bool, default=False
         Whether couplings stretch the images of their splines.
+    elementwise : bool, default=False
+        Whether splines of single coordinates come after the couplings.
     """
 
     invertible = True
 
     def __init__(
         self, n_features, log_snr_max, hidden, n_layers, n_transforms=4, bins=8, bound=5.0, two_levels=False,
-        stretch=False,
+        stretch=False, elementwise=False,
     ):  # fmt: skip
         super().__init__(log_snr_max, two_levels)
         self.transforms = nn.ModuleList(
             SplineCoupling(mask, self.n_time, hidden, n_layers, bins, bound, stretch)
             for mask in coupling_masks(n_features, n_transforms)
         )
+        if elementwise:
+            fewest = ELEMENTWISE_BINS if n_features <= COUPLED_UP_TO else 0
+            self.transforms.append(ElementwiseSplines(n_features, self.n_time, max(bins, fewest), bound))
 
     def call_and_log_det(self, x: Tensor, log_snr: Tensor, to: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States (n, d) at levels (n,) to states at levels `to`, by default the target, and log |det J| (n,)."""
@@ -161,11 +196,15 @@ def has_fine_scales(log_snr_max: float) -> bool:
 def coupling_sizes(n_features: int, log_snr_max: float, **given) -> dict:
     """Sizes of a `CouplingMap`; those that are given and not None are kept.
 
-    A target with small length scales has more couplings. It has more bins, too, and so has one of low dimension.
+    A target with small length scales has more couplings. It has more bins, too, and so has one of low dimension. In
+    many dimensions splines of single coordinates come after the couplings, and in more still they are the whole map.
     """
     sizes = dict(FINE_SIZES if has_fine_scales(log_snr_max) else COARSE_SIZES)
     if n_features <= LOW_DIMENSION:
         sizes["bins"] = LOW_DIMENSION_BINS
+    sizes["elementwise"] = n_features > ELEMENTWISE_ABOVE
+    if n_features > COUPLED_UP_TO:
+        sizes["n_transforms"] = 0
     return sizes | {name: value for name, value in given.items() if value is not None}
 
 

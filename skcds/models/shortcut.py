@@ -57,26 +57,28 @@ class ShortcutModel(DiffusionModel):
         has a network for the control beside it.
     n_steps : int
         Steps N of the grid, a power of two.
-    map_hidden, map_layers, n_transforms, bins, stretch : int
-        Sizes of the map, and whether its couplings stretch.
+    map_hidden, map_layers, n_transforms, bins, stretch, elementwise : int
+        Sizes of the map, whether its couplings stretch, and whether splines of single coordinates come after them.
     n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance
         See `DiffusionModel`.
     """
 
     def __init__(
         self, network, n_steps, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance,
-        map_hidden=64, map_layers=2, n_transforms=4, bins=8, stretch=False,
+        map_hidden=64, map_layers=2, n_transforms=4, bins=8, stretch=False, elementwise=False,
     ):  # fmt: skip
         super().__init__(n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance)
-        sizes = {"n_transforms": n_transforms, "bins": bins, "stretch": stretch} if network == "coupling" else {}
-        self.map = MAPS[network](n_features, log_snr_max, map_hidden, map_layers, two_levels=True, **sizes)
+        sizes = {"n_transforms": n_transforms, "bins": bins, "stretch": stretch, "elementwise": elementwise}
+        self.map = MAPS[network](
+            n_features, log_snr_max, map_hidden, map_layers, two_levels=True, **sizes if network == "coupling" else {}
+        )
         self.steps = DyadicSteps(n_steps, log_snr_max)
         if network == "residual":
             self.network = FinestStepControl(self.map, self.steps.log_snr)
         del self.config["reference"]  # steps are those of the default grid
         self.config |= {
             "network": network, "n_steps": n_steps, "map_hidden": map_hidden, "map_layers": map_layers,
-            "n_transforms": n_transforms, "bins": bins, "stretch": stretch,
+            **sizes,
         }  # fmt: skip
 
     def start(self) -> Tensor:

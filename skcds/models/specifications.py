@@ -117,10 +117,14 @@ class Coupling(Map):
         Width and number of the hidden layers of the conditioner of each coupling; by default 64 and 2.
     n_transforms, bins : int, default=None
         Number of couplings, and of bins of their splines. By default 4 and 8, or 6 and 16 if the target has a length
-        scale below a tenth in standardised coordinates. In up to four dimensions the default is 32 bins.
+        scale below a tenth in standardised coordinates. In up to four dimensions the default is 32 bins. In more than
+        256 there are no couplings by default, and the splines of single coordinates are the map.
     stretch : bool, default=None
         Whether each coupling stretches the images of its splines by factors that depend on the other coordinates; by
         default it does. Splines alone miss the tail of a ridge that bounds cut: .0016 of its mass.
+    elementwise : bool, default=None
+        Whether splines of single coordinates, which nothing but the noise level conditions, come after the couplings;
+        by default in more than 20 dimensions.
 
     Examples
     --------
@@ -134,9 +138,10 @@ class Coupling(Map):
     constraints: ClassVar[dict] = {
         "hidden_features": [at_least_one, None],
         "n_layers": [at_least_one, None],
-        "n_transforms": [at_least_one, None],
+        "n_transforms": [Interval(numbers.Integral, 0, None, closed="left"), None],
         "bins": [at_least_two, None],
         "stretch": ["boolean", None],
+        "elementwise": ["boolean", None],
     }
 
     hidden_features: int | None = None
@@ -144,6 +149,7 @@ class Coupling(Map):
     n_transforms: int | None = None
     bins: int | None = None
     stretch: bool | None = None
+    elementwise: bool | None = None
 
 
 @register_specification

@@ -23,6 +23,7 @@ __all__ = [
     "LogGaussianCoxProcess",
     "ManyWell",
     "ManyWellPairs",
+    "Phi4Lattice",
     "breast_cancer",
     "gmm40",
     "gmm9",
@@ -31,6 +32,7 @@ __all__ = [
     "picture_density",
 ]
 
+from .lattices import Phi4Lattice
 from .mixtures import Funnel, Gaussian, GaussianMixture, gmm9, gmm40
 from .pictures import ImageDensity, picture_density
 from .posteriors import BayesianLogisticRegression, LogGaussianCoxProcess, breast_cancer

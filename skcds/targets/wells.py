@@ -13,6 +13,7 @@ from .base import LOG_2PI, Target, count, positive
 
 WELL_CUT = 7.0  # a double well is integrated where |v^2 - delta| < WELL_CUT: its density outside is below exp(-49)
 WELL_NODES = 2**14  # quadrature nodes of each half line
+MAX_LABELLED_WELLS = 62  # that one integer tells the sides of
 MAX_LISTED_WELLS = 20  # 2^20 mode masses are 8 MB
 
 
@@ -61,10 +62,18 @@ class _DoubleWells(Target):
         v, cdf = _double_well(self.delta, self.tilt)
         return np.interp(u * cdf[-1], cdf, v)
 
+    def sides(self, X) -> np.ndarray:
+        """Whether each well coordinate is positive, (n, n_wells), at each row of `X`."""
+        return self._split(self._points(X))[0] > 0
+
     def modes(self, X) -> np.ndarray:
         """Label of each row of `X`, (n,): its bit i tells whether the i-th well coordinate is positive."""
-        wells, _ = self._split(self._points(X))
-        return (wells > 0) @ (1 << np.arange(self.n_wells, dtype=np.int64))
+        if self.n_wells > MAX_LABELLED_WELLS:
+            raise ValueError(
+                f"{self} has 2^{self.n_wells} modes, too many for integers (at most 2^{MAX_LABELLED_WELLS}); "
+                "the mass of each is a product of well_masses."
+            )
+        return self.sides(X) @ (1 << np.arange(self.n_wells, dtype=np.int64))
 
     @property
     def mode_masses(self) -> np.ndarray:
@@ -164,7 +173,7 @@ class ManyWellPairs(_DoubleWells):
     Parameters
     ----------
     n_pairs : int, default=16
-        Number of pairs, at most 62; the dimension is twice that.
+        Number of pairs; the dimension is twice that. With 32 pairs log Z is 329.39135, with 64 it is 658.7827.
 
     Attributes
     ----------
@@ -185,8 +194,6 @@ class ManyWellPairs(_DoubleWells):
 
     def __init__(self, n_pairs: int = 16):
         self.n_pairs = count(n_pairs, "n_pairs")
-        if n_pairs > 62:
-            raise ValueError(f"n_pairs has to be at most 62; got {n_pairs}.")
         super().__init__(2 * self.n_pairs, self.n_pairs, 3.0)
 
     def _split(self, x):

@@ -12,6 +12,7 @@ from .._support.devices import rand, randint, randn, randperm
 from ..models.process import noise_levels
 
 CORRECTION_MOVES = 5  # moves that part the copies which resampling made
+NARROWEST = 1e-3  # step along a coordinate, relative to the widest
 TARGET_ACCEPTANCE = {True: 0.55, False: 0.3}  # with gradient (MALA), without (random walk)
 
 
@@ -25,7 +26,7 @@ def mala_step(log_prob_and_score: Callable, x: Tensor, log_prob: Tensor, score: 
     x, log_prob, score : Tensor
         Particles (n, d) and their log density (n,) and score (n, d).
     step : Tensor
-        Step size h, (n, 1): the proposal is N(x + h score, 2 h I).
+        Step size h, (n, 1), or (n, d) where coordinates have their own: the proposal is N(x + h score, 2 h I).
     generator : torch.Generator
         Source of randomness.
 
@@ -45,9 +46,13 @@ def langevin_step(log_prob_and_score: Callable, x: Tensor, log_prob, score, step
     """`mala_step` with its random numbers: standard normal noise (n, d), and logarithms of uniform numbers (n,)."""
     y = x + step * score + (2 * step).sqrt() * noise
     log_prob_y, score_y = log_prob_and_score(y)
-    forward = ((y - x - step * score) ** 2).sum(1)
-    backward = ((x - y - step * score_y) ** 2).sum(1)
-    log_ratio = log_prob_y - log_prob + ((forward - backward) / (4 * step[:, 0])).double()
+    forward = (y - x - step * score) ** 2
+    backward = (x - y - step * score_y) ** 2
+    if step.shape[1] == 1:
+        correction = (forward.sum(1) - backward.sum(1)) / (4 * step[:, 0])
+    else:
+        correction = ((forward - backward) / (4 * step)).sum(1)
+    log_ratio = log_prob_y - log_prob + correction.double()
     accepted = log_uniform < log_ratio
     keep = accepted[:, None]
     return (
@@ -76,7 +81,9 @@ class Population:
     """Particles that are kept moving under a target, so that what trains on them never sees a fixed data set.
 
     Every particle draws its step size log-uniformly from `decades` below the adapted largest one at every move, so that
-    narrow and wide regions both mix.
+    narrow and wide regions both mix. In many dimensions coordinates have steps of their own, by the mean size of their
+    scores: in a product of bimodal and other coordinates of one variance, those with modes allow only steps of the size
+    of a mode, and the others would hardly move.
 
     Parameters
     ----------
@@ -92,10 +99,15 @@ class Population:
         Spread of the step sizes.
     known : tuple of Tensor, optional
         Their log density (n,) and score (n, d), where these were evaluated before.
+    one_step : int, default=20
+        Dimensions up to which all coordinates have one step size.
     """
 
-    def __init__(self, target, x: Tensor, generator, step: float = 0.05, decades: float = 1.0, known=None):
+    def __init__(
+        self, target, x: Tensor, generator, step: float = 0.05, decades: float = 1.0, known=None, one_step: int = 20
+    ):  # fmt: skip
         self.target, self.generator, self.step, self.decades = target, generator, step, decades
+        self.one_step = one_step
         self.acceptance = TARGET_ACCEPTANCE[target.has_gradient]
         if known is None:
             self.replace(x)
@@ -133,16 +145,54 @@ class Population:
         """Take other particles; density and score are evaluated."""
         self.particles = (x, *self.target.log_prob_and_score(x))
 
+    def squared_widths(self) -> Tensor | None:
+        """Squared scales of the steps along the coordinates (d,), the largest 1; None where all have one."""
+        if not self.target.has_gradient or self.x.shape[1] <= self.one_step:
+            return None
+        sizes = self.score.nan_to_num(posinf=0.0, neginf=0.0).abs().mean(0)
+        smallest = sizes.min().clamp(min=1e-12)
+        return (smallest / sizes).clamp(min=NARROWEST) ** 2 if (sizes > 0).all() else None
+
     def move(self, n_moves: int = 1) -> None:
         """Move all the particles `n_moves` times and adapt the step size to the acceptance rate."""
+        widths = self.squared_widths()
         for _ in range(n_moves):
             scale = rand(self.generator, len(self.x), 1, dtype=self.x.dtype)
             step = self.step * 10 ** (-self.decades * scale)
+            if widths is not None:
+                step = step * widths
             x, log_prob, score, accepted = mala_step(
                 self.target.log_prob_and_score, self.x, self.log_prob, self.score, step, self.generator
             )
             self.particles = x, log_prob, score  # all at once, also when the user interrupts
             self.step *= math.exp(0.5 * (float(accepted.double().mean()) - self.acceptance))
+
+    def cross(self, n_times: int = 1) -> float:
+        """Let pairs of particles swap some of their coordinates, by Metropolis; returns the last share that did.
+
+        A particle in one of many modes of a product has a combination of sides that local moves do not change, so that
+        tempering would weigh and copy whole combinations, of which soon few are left. Swaps mix the sides of each
+        coordinate independently of the others (crossover; Liang & Wong 2001): where coordinates are independent every
+        swap is accepted. The share of a coordinate that is swapped is drawn for each pair, from one in two to few.
+        """
+        n, d = len(self) // 2, self.x.shape[1]
+        share, scales = 0.0, max(1, math.ceil(math.log2(max(d, 2))))
+        for k in range(n_times):
+            rows = randperm(self.generator, len(self))[: 2 * n]
+            chance = 0.5 ** (1 + (k % 2) * randint(self.generator, 0, scales, (n,)))
+            swapped = rand(self.generator, n, d) < chance[:, None].float()
+            one, other = self.x[rows[:n]], self.x[rows[n:]]
+            new = torch.cat([torch.where(swapped, other, one), torch.where(swapped, one, other)])
+            log_prob, score = self.target.log_prob_and_score(new)
+            log_ratio = (log_prob - self.log_prob[rows]).unflatten(0, (2, n)).sum(0)
+            accepted = rand(self.generator, n, dtype=torch.float64).log() < log_ratio
+            both = accepted.repeat(2)
+            rows, values = rows[both], (new[both], log_prob[both], score[both])
+            self.particles = tuple(
+                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(self.particles, values, strict=True)
+            )
+            share = float(accepted.double().mean())
+        return share
 
     def exchange(self, z: Tensor, log_weights: Tensor, weigh: Callable) -> float:
         """Let draws take the places of random particles by independence Metropolis; returns the share that did.

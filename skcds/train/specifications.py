@@ -1,6 +1,6 @@
 """What a training goes by, whatever its loss: steps back, particles, likelihood, families, and the judgement."""
 
-__all__ = ["FamilyTraining", "Likelihood", "Particles", "Stopping", "Training"]
+__all__ = ["FamilyTraining", "Likelihood", "Marginals", "Particles", "Stopping", "Training"]
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -126,6 +126,47 @@ class Stopping(Part):
 
 @register_specification
 @dataclass(frozen=True, repr=False)
+class Marginals(Part):
+    """The first fit of splines of single coordinates to the marginals of particles, before a map is trained.
+
+    Of 12 pairs of wells in 24 dimensions, whose marginals are all there is to learn, such a fit alone gives draws an
+    ESS of .88 with the defaults, and of .39 with 8 bins, 150 iterations and a rate of .1. The rest is unmeasured.
+
+    Parameters
+    ----------
+    n_iter : int, default=800
+        Iterations; none leave the splines to the training of the map.
+    batch_size : int, default=200
+        Particles in a batch, about.
+    learning_rate : float, default=0.2
+        Of Adam, which falls to zero.
+    time_share : float, default=0.1
+        Of the seconds left, that it may take.
+    most_features : int, default=256
+        Features up to which there is such a fit.
+    particles_a_number : int, default=40
+        Particles for each number of a spline that there have to be.
+    """
+
+    constraints: ClassVar[dict] = {
+        "n_iter": [not_negative],
+        "batch_size": [at_least_two],
+        "learning_rate": [positive],
+        "time_share": [share],
+        "most_features": [not_negative],
+        "particles_a_number": [at_least_one],
+    }
+
+    n_iter: int = 800
+    batch_size: int = 200
+    learning_rate: float = 0.2
+    time_share: float = 0.1
+    most_features: int = 256
+    particles_a_number: int = 40
+
+
+@register_specification
+@dataclass(frozen=True, repr=False)
 class Training(Part):
     """What every fit goes by: steps back, limits, the judgement of evaluation draws, and the checkpoint.
 
@@ -156,6 +197,8 @@ class Training(Part):
         Moves and exchanges of particles.
     stopping : Stopping, default=Stopping()
         When training ends before `max_iter`.
+    marginals : Marginals, default=Marginals()
+        The first fit of splines of single coordinates.
     """
 
     constraints: ClassVar[dict] = {
@@ -171,6 +214,7 @@ class Training(Part):
         "checkpoint_interval": [not_negative],
         "particles": [Particles],
         "stopping": [Stopping],
+        "marginals": [Marginals],
     }
 
     snapshot_every: int = 25
@@ -185,6 +229,7 @@ class Training(Part):
     checkpoint_interval: float = 30.0
     particles: Particles = Particles()
     stopping: Stopping = Stopping()
+    marginals: Marginals = Marginals()
 
 
 @register_specification
@@ -211,6 +256,12 @@ class Likelihood(Part):
         Iterations between moves, where limits make them rarer, beyond which there is a regression on log densities.
     regression : float, default=1.0
         Its weight.
+    most_features : int, default=256
+        Features above which the reverse divergence of the map's own draws takes the place of the likelihood, where
+        there is a gradient. Particles of more features are too few for the numbers of a map: splines of 1600 single
+        coordinates gain a nat on fresh draws, and would lose several to 3000 particles.
+    n_draws : int, default=128
+        Of these at an iteration, half of them mirror images.
     """
 
     constraints: ClassVar[dict] = {
@@ -221,6 +272,8 @@ class Likelihood(Part):
         "exchange_share": [share],
         "rare_moves": [not_negative],
         "regression": [not_negative],
+        "most_features": [not_negative],
+        "n_draws": [at_least_two],
     }
 
     order: float = 1.5
@@ -230,6 +283,8 @@ class Likelihood(Part):
     exchange_share: float = 0.25
     rare_moves: int = 40
     regression: float = 1.0
+    most_features: int = 256
+    n_draws: int = 128
 
 
 @register_specification

@@ -1,10 +1,17 @@
 """What an objective is, and how objectives are put together."""
 
-__all__ = ["InTurn", "Objective", "Sum"]
+__all__ = ["InTurn", "Objective", "Sum", "rows_within"]
 
 from collections.abc import Sequence
 
 from torch import Tensor
+
+MAX_NUMBERS, FEWEST_ROWS = 2048 * 256, 64  # of a batch: held by its rows, and rows that it has all the same
+
+
+def rows_within(n: int, n_features: int) -> int:
+    """Rows of a batch: n, or as many as hold no more numbers than the largest default batch does in 256 dimensions."""
+    return min(n, max(FEWEST_ROWS, MAX_NUMBERS // n_features))
 
 
 class Objective:

@@ -13,7 +13,7 @@ from ...models.process import LOG_SNR_MIN, noise_levels
 from ..groups import ParticleGroups
 from ..particles import Population
 from ..specifications import Particles
-from .base import Objective
+from .base import Objective, rows_within
 
 
 class DenoisingLoss(Objective):
@@ -53,7 +53,8 @@ class DenoisingLoss(Objective):
         move_every=Particles.move_every,
     ):
         self.model, self.target, self.population = model, target, population
-        self.batch_size, self.generator, self.move_every = batch_size, generator, move_every
+        self.batch_size = rows_within(batch_size, model.n_features)
+        self.generator, self.move_every = generator, move_every
         self.spacing = (model.log_snr_max - LOG_SNR_MIN) / max(n_steps - 1, 1)
 
     def __call__(self, iteration: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from ...models.process import noise_levels
 from ...models.shortcut import ShortcutModel
 from ..averages import moving_average
-from .base import Objective
+from .base import Objective, rows_within
 from .consistency import pseudo_huber
 from .specifications import SelfConsistency
 
@@ -43,7 +43,7 @@ class SelfConsistencyLoss(Objective):
     ):  # fmt: skip
         self.huber = huber
         self.model, self.target, self.states = model, target, states
-        self.batch_size, self.generator = batch_size, generator
+        self.batch_size, self.generator = rows_within(batch_size, model.n_features), generator
         self.averaged = moving_average(model.map, ema_decay)
 
     def state_dict(self) -> dict:
