@@ -72,6 +72,7 @@ def test_every_method_gives_a_row(document):
         assert ("ess" in row) == (row["method"] != "smc")
 
 
+@pytest.mark.slow
 def test_evaluations_for_a_draw_are_counted(document):
     n_steps = paper_tables.QUICK["n_steps"]
     counted = {
@@ -655,6 +656,7 @@ class TestManyDimensions:
         high_dimension.main(["--targets", "sonar"])
         assert "sonar is left out" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_worst_well(self):
         target = targets.ManyWellPairs(11)
         X = target.sample(2000, 0)

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from families import MIX, D, K, contexts, exact, gaussian, log_z
 
 import skcds
@@ -142,7 +143,7 @@ def test_simulated_pairs_spare_the_exploration():
     assert abs(weighted.log_evidence - log_z([0.3, 0.3])[0]) < 5 * weighted.log_evidence_se
 
 
-@pytest.mark.parametrize("limits", [{"max_energy_evals": 60_000, **BLIND}, {"max_energy_evals": 120_000}])
+@pytest.mark.parametrize("limits", [{"max_energy_evals": 60_000, **BLIND}, *slow({"max_energy_evals": 120_000})])
 def test_evaluations_are_within_their_limit(limits):
     calls = []
 

@@ -151,6 +151,7 @@ class TestDiagnose:
         check = fitted(kind).diagnose(500, random_state=0, thorough=3000)["missed modes"]
         assert check.value == 0 and check.verdict == "ok"
 
+    @pytest.mark.slow
     def test_places_are_in_the_users_coordinates(self):
         def one(x):
             return 0.5 * ((x - 2.0) ** 2).sum(1) / 0.1

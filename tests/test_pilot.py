@@ -231,6 +231,7 @@ def box(half_width, gradient):
 
 
 class TestSupport:
+    @pytest.mark.slow
     def test_half_plane(self):
         result, x = run(half_plane)
         assert abs(result.log_evidence - math.log(math.pi)) < LOG_Z_BOUND

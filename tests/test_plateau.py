@@ -120,7 +120,7 @@ class TestFits:
         assert teacher.max_iter == 4 and teacher.loss.tol == 0.2
         assert isinstance(teacher, DiffusionSampler) and np.isfinite(teacher.ess_)
 
-    @pytest.mark.parametrize("stop", [5, 25])
+    @pytest.mark.parametrize("stop", [5, *slow(25)])
     def test_goes_on_bit_for_bit(self, stop, tmp_path, monkeypatch):
         """Interrupted before the first look, and while the learning rate falls."""
         whole, step = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic), _Training._step

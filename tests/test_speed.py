@@ -89,6 +89,7 @@ def z_score(of_plain, of_ours, factor=1.0):
     return (plain.mean() - ours.mean()) / math.sqrt(plain.var(ddof=1) / len(plain) + ours.var(ddof=1) / len(ours))
 
 
+@pytest.mark.slow
 def test_values_are_equal_in_expectation():
     """Means of 60 independent batches each, close to normal: false alarms at a rate below 1e-5 for any seeds."""
     plain = [loss_of("plain", seed, batch_size=128).item() for seed in range(60)]
@@ -129,6 +130,7 @@ def bytes_kept(kind, n_steps):
     return sum(kept.values())
 
 
+@pytest.mark.slow
 def test_the_graph_in_plain_grows_with_the_steps_and_ours_does_not():
     assert bytes_kept("plain", 128) > 3.5 * bytes_kept("plain", 32)
     assert bytes_kept("ours", 128) < 1.1 * bytes_kept("ours", 32)
