@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 import skcds
 from skcds import ConsistentSamplerDistiller, DiffusionSampler, ModelFileError, Pilot
 from skcds.density.energy import InvalidEnergyError
+from skcds.io.reader import FORMAT as NEWEST
 from skcds.specifications import Climbs, Race
 
 D = 3
@@ -63,6 +64,11 @@ def file(what, damage, message):
         skcds.load(path / "sampler.skcds")
 
     return Case("file", what, act, ModelFileError, message)
+
+
+def newer(raw: bytes) -> bytes:
+    """The bytes of a file with the number of a format that is not there yet."""
+    return raw.replace(FORMAT % NEWEST, FORMAT % (NEWEST + 1))
 
 
 def overwrite(change):
@@ -200,7 +206,7 @@ CASES = [
     file("one bit flipped", overwrite(lambda raw: raw[:-9] + bytes([raw[-9] ^ 4]) + raw[-8:]), "SHA-256"),
     file("a renamed pickle", overwrite(lambda raw: b"\x80\x04cos\nsystem\n"), "cut off|no safetensors"),
     file("of another program", overwrite(lambda raw: b"\x89PNG" + bytes(96)), "cut off|no safetensors"),
-    file("of a newer format", overwrite(lambda raw: raw.replace(FORMAT % 7, FORMAT % 8)), "update skcds"),
+    file("of a newer format", overwrite(newer), "update skcds"),
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def total_variation(masses):
     return 0.5 * np.abs(masses - MASSES).sum()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, *slow(3, 4)])
+@pytest.mark.parametrize("seed", [2, *slow(0, 1, 3, 4)])
 def test_wrong_masses_are_mended(seed):
     """From .35 off to .03: six deviations of the least mass's noise, of 8000 draws of which half are effective."""
     x = draws([0.15, 0.5, 0.35], seed)
@@ -91,6 +91,7 @@ def test_a_poor_proposal_changes_nothing():
     assert balance(energy_of(Funnel(20), 20), x, 8000, torch.Generator().manual_seed(0)) is None
 
 
+@pytest.mark.slow
 def test_a_mixture_without_a_mode_changes_nothing():
     """One component for three modes is as good as none; particles of forty modes, which eight components leave out."""
     rng = np.random.default_rng(3)

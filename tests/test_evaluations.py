@@ -74,6 +74,7 @@ def test_the_best_come_first_and_others_are_left_out():
 
 
 class TestFit:
+    @pytest.mark.slow
     def test_is_the_same_density(self):
         """None of them is evaluated again but three, and log Z is that of the energy."""
         x = np.random.default_rng(0).normal(1.0, 1.0, (200, D))

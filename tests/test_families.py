@@ -98,6 +98,7 @@ def test_a_shift_of_the_energy_by_context_moves_log_evidence():
     assert np.allclose(difference, 3 * some[:, 1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_constant_context_is_a_single_density():
     """Its draws and those of a fit to the density alone: Kolmogorov-Smirnov, a false alarm in 1e4."""
     c = np.array([0.3, -0.2])

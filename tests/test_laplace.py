@@ -153,6 +153,7 @@ class TestPilotInHighDimension:
         energy = energy_of(lambda x: 0.5 * (x**2).sum(1), self.d)
         assert len(run_pilot(energy, 300, torch.Generator().manual_seed(0), pilot=self.low)[1]) == 300
 
+    @pytest.mark.slow
     def test_without_a_mode(self):
         """Flat at the origin, where the Hessian is zero: the race over starting scales takes its place."""
         energy = energy_of(lambda x: ((x.abs() - 1).clamp(min=0) ** 2).sum(1), self.few)

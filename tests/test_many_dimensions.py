@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import slow
 
 from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, Coupling, DiffusionSampler, Pilot, targets
 from skcds.density.energy import Energy
@@ -94,6 +95,7 @@ class TestMarginals:
         assert not fit_marginals(model, torch.randn(n, d, generator=seeded()), by)
         assert all(torch.equal(a, b) for a, b in zip(before, model.map.parameters(), strict=True))
 
+    @pytest.mark.slow
     def test_what_was_trained_is_left_alone(self):
         model, z = self.model(), torch.randn(2000, 24, generator=seeded())
         assert fit_marginals(model, z)
@@ -177,7 +179,7 @@ class TestOwnDraws:
         assert torch.isfinite(loss(0))
         torch.testing.assert_close(seen[-1][:4], -seen[-1][4:], rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize("kind", ["scratch", "distiller"])
+    @pytest.mark.parametrize("kind", ["scratch", *slow("distiller")])
     def test_a_fit(self, kind):
         """The bound is about that of the best Gaussian at least, .7 too low; Laplace's is 1.9 too low."""
         d = 30

@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from samplers import KINDS, fitted, make, quadratic
 
 from skcds._support.forks import seed_of
@@ -118,7 +119,7 @@ class TestThreads:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 class TestFits:
-    @each_kind
+    @pytest.mark.parametrize("kind", [KINDS[0], *slow(*KINDS[1:])])
     def test_best_is_kept(self, kind):
         several = make(kind, max_iter=3, n_init=2).fit(quadratic)
         seeds = np.random.SeedSequence(seed_of(0)).generate_state(2)

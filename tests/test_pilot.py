@@ -131,7 +131,7 @@ UNEVEN = GaussianMixture([[-6.0, 0.0], [6.0, 0.0]], 0.7, weights=[1, 9])
 
 
 class TestModes:
-    @pytest.mark.parametrize("mixture, n", [(gmm9(), 10_000), (UNEVEN, 4 * N)])
+    @pytest.mark.parametrize("mixture, n", [*slow((gmm9(), 10_000)), (UNEVEN, 4 * N)])
     def test_masses(self, mixture, n):
         """The mass of each of nine modes is found to 25 %, of the rare mode of two to 30 %; log Z, whose standard
         deviations are .014 and .03, as on the Gaussians."""

@@ -95,6 +95,7 @@ class TestLaw:
         X = fitted(ONE_STEP[0]).sample(N, exact=True, random_state=0, energy_fn=plateau)
         assert len(np.unique(X, axis=0)) == N
 
+    @pytest.mark.slow
     def test_of_a_family(self):
         """Means and variances of a family of normal densities, at contexts near the end of their range."""
         sampler, contexts = families.fitted(), np.array([[-0.9, 0.8], [0.9, -0.8]])

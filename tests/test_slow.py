@@ -50,7 +50,18 @@ def test_a_slow_energy_has_the_largest_limit_that_two_minutes_allow(seconds, exp
 
 def test_limits_of_the_user_stay():
     assert limit(Slow(8e-3), max_energy_evals=700) == 700
+    assert limit(Slow(8e-3), max_time=5.0, max_energy_evals=900) == 900
+
+
+@pytest.mark.parametrize(("seconds", "max_time"), [(2e-3, 20.0), (5e-4, 60.0)])
+def test_a_limit_of_time_is_one_of_evaluations(seconds, max_time):
+    """Half of the time; calls on a busy machine take longer than they sleep."""
+    assert 0.2 < limit(Slow(seconds), max_time=max_time) * seconds / max_time <= 0.5
+
+
+def test_where_time_allows_for_very_few_or_for_many_there_is_none():
     assert limit(Slow(8e-3), max_time=5.0) is None
+    assert limit(Slow(0), max_time=60.0) is None
 
 
 def test_neither_from_the_prior_nor_in_many_dimensions():

@@ -384,6 +384,7 @@ class TestWarnings:
         assert len([message for message in found if message.startswith("The fit of")]) == 1
 
     @pytest.mark.parametrize("seed", [0, *slow(1, 2)])
+    @pytest.mark.slow
     def test_a_teacher_that_did_not_converge_is_named(self, seed):
         student = make(KINDS[1], network="residual", objective="consistency", max_iter=1, random_state=seed)
         student.teacher.set_params(start=Prior(500), max_iter=1, network__langevin=False, random_state=seed)

@@ -251,7 +251,8 @@ def advice_by_cause(budget: Budget, n_iter: int, max_iter: int, usual: str) -> s
     if n_iter < max_iter and budget.n_rollbacks > budget.training.max_rollbacks:
         return f"{ended}, as loss or gradient was not finite: lower learning_rate, or smooth the energy."
     if n_iter < max_iter and budget.spent() >= 1:
-        name = "max_energy_evals" if budget.max_time is None or budget.seconds_left() > 0 else "max_time"
+        by_time = budget.max_time is not None and (budget.limits_itself or budget.seconds_left() <= 0)
+        name = "max_time" if by_time else "max_energy_evals"
         return f"{ended}, when {name} was used up: raise it."
     return usual
 

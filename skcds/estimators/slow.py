@@ -1,4 +1,4 @@
-"""Energies that take long: a fit without limits sets itself one of evaluations."""
+"""Energies that take long: a fit without a limit of evaluations sets itself one."""
 
 __all__ = ["limit_slow"]
 
@@ -17,26 +17,33 @@ LONG = 0.05  # seconds of a call, after which no larger one is tried
 
 
 def limit_slow(sampler, energy: Energy, budget: Budget) -> int:
-    """Limit the evaluations of a fit that has no limits, where the energy is slow; how many that took to find out.
+    """Limit the evaluations of a fit that has no such limit, where the energy is slow; how many that took to find out.
 
     The energy does not count these: their number depends on the clock, and what a fit makes of its limit must not.
 
     A fit without limits makes millions of evaluations, which are hours where one takes a millisecond. Some ten thousand
     are enough if all are kept (see `skcds.explore.adaptive`). The limit is the largest of ``levels`` of `Adaptive` that
     ``seconds`` are enough for, and the smallest one in any case: coarse steps, so that fits on one machine agree.
+
+    Under a limit of time the evaluations are limited to what half of the time allows, if that is little.
     """
     start = sampler._specified("start")
     by = start.adaptive if isinstance(start, Pilot) else Adaptive()
-    limited = budget.max_time is not None or budget.max_energy_evals is not None
-    if limited or not isinstance(start, Pilot | None) or energy.n_features > by.max_features:
+    limited = budget.max_energy_evals is not None or not isinstance(start, Pilot | None)
+    if limited or energy.n_features > by.max_features:
         return 0
-    enough = by.max_evals / by.seconds
+    most, seconds = by.max_evals, by.seconds
+    if budget.max_time is not None:
+        most, seconds = by.most_timed, max(budget.training.energy_time * budget.seconds_left(), LONG)
+    enough = most / seconds
     if energy.evals_per_second >= enough:
         return 0
     before = energy.n_energy_evals
-    affordable = by.seconds * _rate(energy, enough)
-    if affordable < by.max_evals:
+    affordable = seconds * _rate(energy, enough)
+    if affordable < most and budget.max_time is None:
         budget.limit_evals(max([by.levels[0], *(level for level in by.levels if level <= affordable)]))
+    elif by.fewest_timed <= affordable < most:
+        budget.limit_evals(int(affordable))
     n_gauged, energy.n_energy_evals = energy.n_energy_evals - before, before
     return n_gauged
 

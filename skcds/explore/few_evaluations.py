@@ -175,6 +175,8 @@ class Adaptive(Part):
         training takes.
     levels : tuple of int, default=(10000, 30000, 100000)
         Evaluations that such a fit is limited to: the largest that take no longer, or the first.
+    fewest_timed, most_timed : int, default=1000 and 100000
+        A fit with a limit of time alone limits its evaluations to what half of the time allows, between these.
     max_features : int, default=64
         In which mixtures and maps can be fitted to thousands of points.
     time_share, evals_share : float, default=0.6 and 0.9
@@ -216,6 +218,8 @@ class Adaptive(Part):
         "fewest_evals": [at_least_one],
         "seconds": [not_negative],
         "levels": [tuple],
+        "fewest_timed": [at_least_one],
+        "most_timed": [not_negative],
         "max_features": [not_negative],
         "time_share": [share],
         "evals_share": [share],
@@ -241,6 +245,8 @@ class Adaptive(Part):
     fewest_evals: int = 500
     seconds: float = 120.0
     levels: tuple[int, ...] = (10_000, 30_000, 100_000)
+    fewest_timed: int = 1000
+    most_timed: int = 100_000
     max_features: int = 64
     time_share: float = 0.6
     evals_share: float = 0.9

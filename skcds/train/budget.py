@@ -47,6 +47,8 @@ class Budget:
         What shares there are, and what else the fit goes by.
     time_reserve, evals_reserve : float
         Seconds and evaluations kept for the judgement.
+    limits_itself : bool
+        Whether the limit of evaluations is the fit's own, and not the user's.
     """
 
     max_time: float | None
@@ -60,6 +62,7 @@ class Budget:
     training: Training = field(default_factory=Training)
     time_reserve: float = 0.0
     evals_reserve: float = 0.0
+    limits_itself: bool = False
     _part: tuple[float, float] | None = None  # seconds since the start and evaluations at which the current part ends
 
     def reserve(self) -> None:
@@ -70,8 +73,8 @@ class Budget:
             self.evals_reserve = min(self.training.judgement_share * self.max_energy_evals, 20_000)
 
     def limit_evals(self, n: int) -> None:
-        """Allow n evaluations, where there was no limit."""
-        self.max_energy_evals = n
+        """Allow n evaluations, where there was no limit of them."""
+        self.max_energy_evals, self.limits_itself = n, True
         self.reserve()
 
     def elapsed(self) -> float:
