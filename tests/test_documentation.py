@@ -4,7 +4,9 @@ import ast
 import functools
 import html
 import inspect
+import os
 import re
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -271,3 +273,15 @@ def test_what_neighbours_are_shown_runs(neighbour):
     exec(definitions, names)
     exec(blocks[-1].replace("max_time=60", "max_time=4"), names)
     assert neighbour == "Blobs" or names["sampler"].n_iter_ > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted((DOCS / "gallery").glob("plot_*.py")), ids=lambda path: path.stem)
+def test_a_gallery_script_runs(script):
+    if "numpyro" in script.read_text():
+        pytest.importorskip("numpyro")
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)], env=environment, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
