@@ -224,7 +224,7 @@ class TestProgress:
             make("DiffusionSampler", verbose=1, max_time=2.0).fit(watched)
         early, everything = "".join(seen[: len(seen) // 2]), "".join(seen)
         assert "DiffusionSampler, first look" in early and "evaluations" in early and "/s)" in early and "left" in early
-        assert "climbs" in everything and "race of starting scales" in everything
+        assert "climbs" in everything and "exploration" in everything
 
     def test_phases_and_figures(self, capsys):
         sizes = {"start": Pilot(n_particles=300), "n_steps": 8, "network": Control(16, 1), "batch_size": 100}

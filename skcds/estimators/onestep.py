@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from .._support.devices import randn, to_numpy
+from .._support.errors import Spent
 from .._support.forks import seed_of
 from .._support.settings import guest
 from .._support.validation import check_count
@@ -56,17 +57,23 @@ class OneStepSampler(WithDensityOfFamilies, WithDensity, BaseSampler):
         budget.progress.phase("judgement")
         total, parts, done = run.training.n_judged, [], 0
         latent = randn(run.generator, total, model.n_features)
+        first, a_draw = FEWEST_EVALUATION_DRAWS, 1
+        if run.energy.n_raised:  # rows at which a call raises are found by halving it
+            first, a_draw = FEWEST_EVALUATION_DRAWS // 4, 4
         with budget.judgement():
             start = time.perf_counter()
             while done < total:
                 a_row = (time.perf_counter() - start) / done if done else 1 / target.energy.evals_per_second
-                least = 0 if done else FEWEST_EVALUATION_DRAWS
-                n = budget.n_affordable(
-                    min(FEWEST_EVALUATION_DRAWS if not done else PART, total - done), a_row, 1, least
-                )
+                least = 0 if done else first
+                n = budget.n_affordable(min(PART if done else first, total - done), a_row, a_draw, least)
                 if not n and done:
                     break
-                parts.append(model.call_and_log_weight(latent[done : done + max(n, 2)], target))
+                try:
+                    parts.append(model.call_and_log_weight(latent[done : done + max(n, 2)], target))
+                except Spent:
+                    if not done:
+                        raise
+                    break
                 done += max(n, 2)
         z, log_weights = (torch.cat(part) for part in zip(*parts, strict=True))
         share = _violation_share(model.map, latent[:done], model.start(), budget)

@@ -7,6 +7,7 @@ import time
 import torch
 
 from .._support.devices import generator_on, randn
+from .._support.errors import Spent
 from ..density.energy import Energy
 from ..explore.few_evaluations import Adaptive
 from ..explore.specifications import Pilot
@@ -39,8 +40,11 @@ def limit_slow(sampler, energy: Energy, budget: Budget) -> int:
     if energy.evals_per_second >= enough:
         return 0
     before = energy.n_energy_evals
-    affordable = seconds * _rate(energy, enough)
-    if affordable < most and budget.max_time is None:
+    try:
+        affordable = seconds * _rate(energy, enough)
+    except Spent:
+        affordable = 0.0
+    if budget.max_time is None and affordable < most:
         budget.limit_evals(max([by.levels[0], *(level for level in by.levels if level <= affordable)]))
     elif by.fewest_timed <= affordable < most:
         budget.limit_evals(int(affordable))
