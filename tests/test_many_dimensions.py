@@ -80,6 +80,10 @@ class TestMarginals:
         untrained.standardization = model.standardization
         assert float(untrained.call_and_log_weight(latent, energy)[1].mean()) - target.log_evidence < -10
 
+    def test_without_time_nothing_is_done(self):
+        model, x = self.model(), draws_of_wells(12, 4000).float()
+        assert not fit_marginals(model, x, seconds=0.0) and not fit_marginals(model, x, Marginals(time_share=0.0))
+
     @pytest.mark.parametrize(
         "sizes, d, n, by",
         [

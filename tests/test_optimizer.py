@@ -61,12 +61,22 @@ def test_state():
     assert all(torch.equal(a, b) for a, b in zip(first, go_on(), strict=True))
 
 
-def test_a_fit_loads_no_compiler():
+FIT = """
+import skcds
+sampler = skcds.DiffusionSampler(2, start=skcds.Pilot((0, 1), 100), n_steps=2, max_iter=3, max_time=60)
+sampler.fit(lambda x: (x**2).sum(1))
+"""
+MARGINALS = """
+import torch
+from skcds.models.maps import OneStepModel, coupling_sizes
+from skcds.train.marginals import fit_marginals
+assert fit_marginals(OneStepModel("coupling", 24, 6.0, True, **coupling_sizes(24, 6.0)), torch.randn(4000, 24))
+"""
+
+
+@pytest.mark.parametrize("code", [FIT, MARGINALS], ids=["fit", "marginals"])
+def test_a_fit_loads_no_compiler(code):
     """Loading it takes seconds, of which a fit of five seconds has none to spare."""
-    code = (
-        "import sys, skcds; "
-        "skcds.DiffusionSampler(2, start=skcds.Pilot((0, 1), 100), n_steps=2, max_iter=3, max_time=60)"
-        ".fit(lambda x: (x**2).sum(1)); assert 'torch._dynamo' not in sys.modules"
-    )
+    code += "import sys; assert 'torch._dynamo' not in sys.modules"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

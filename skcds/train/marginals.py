@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.maps import ElementwiseSplines
 from ..models.splines import n_numbers, stretched_spline
+from .optimizer import AdamW
 from .specifications import Marginals
 
 
@@ -24,24 +25,24 @@ def fit_marginals(model, z: Tensor, by: Marginals | None = None, seconds: float 
     Returns
     -------
     bool
-        Whether there were splines to fit, and particles enough for their numbers.
+        Whether there were splines to fit, particles enough for their numbers, and time.
     """
     by = Marginals() if by is None else by
     transforms = getattr(getattr(model, "map", None), "transforms", None)
     layer = transforms[-1] if transforms else None
     if not isinstance(layer, ElementwiseSplines) or len(z) < by.particles_a_number * n_numbers(layer.bins, True):
         return False
-    output = layer.conditioner.output
-    if output.weight.any() or output.bias.any() or z.shape[1] > by.most_features:
+    output, limit = layer.conditioner.output, by.time_share * seconds
+    if output.weight.any() or output.bias.any() or z.shape[1] > by.most_features or not limit > 0:
         return False
     phi = z.new_zeros(z.shape[1], n_numbers(layer.bins, True)).requires_grad_()
-    optimizer = torch.optim.Adam([phi], by.learning_rate, betas=(0.9, 0.99))
+    optimizer = AdamW([phi], by.learning_rate, betas=(0.9, 0.99))
     stride, clock = max(1, len(z) // by.batch_size), time.perf_counter()
     for k in range(by.n_iter):
-        progress = max(k / by.n_iter, (time.perf_counter() - clock) / (by.time_share * seconds))
+        progress = max(k / by.n_iter, (time.perf_counter() - clock) / limit)
         if progress >= 1:
             break
-        optimizer.param_groups[0]["lr"] = by.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        optimizer.learning_rate = by.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         batch = z[k % stride :: stride]
         y, log_slope = stretched_spline(batch, phi.expand(len(batch), -1, -1), layer.bound, inverse=True)
         loss = (0.5 * y.square() - log_slope).mean(0).sum()

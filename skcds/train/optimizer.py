@@ -5,7 +5,7 @@ __all__ = ["AdamW"]
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adamw import adamw
 
 
@@ -14,18 +14,24 @@ class AdamW:
 
     Parameters
     ----------
-    parameters : iterable of nn.Parameter
+    parameters : iterable of Tensor
         What is optimised, in place; those without a gradient are left alone.
     learning_rate : float
         May be changed between steps, as the attribute of that name.
     weight_decay : float, default=0.0
         Decoupled.
+    betas : tuple of float, default=(0.9, 0.999)
+        Decay of the averages of gradients and of their squares.
     """
 
-    BETAS, EPS = (0.9, 0.999), 1e-8
+    EPS = 1e-8
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0):
+    def __init__(
+        self, parameters: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ):  # fmt: skip
         self.parameters, self.learning_rate, self.weight_decay = list(parameters), learning_rate, weight_decay
+        self.betas = betas
         self.moments: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(self.parameters)
 
     def zero_grad(self) -> None:
@@ -47,7 +53,7 @@ class AdamW:
         first, second, counts = (list(column) for column in zip(*moments, strict=True)) if moments else ([], [], [])
         adamw(
             [self.parameters[k] for k in rows], gradients, first, second, [], counts, foreach=False, fused=True,
-            amsgrad=False, beta1=self.BETAS[0], beta2=self.BETAS[1], lr=self.learning_rate,
+            amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=self.learning_rate,
             weight_decay=self.weight_decay, eps=self.EPS, maximize=False,
         )  # fmt: skip
 
