@@ -9,6 +9,7 @@ from samplers import KINDS, SHORT, D, make, quadratic
 
 from skcds import ConsistentSamplerScratch, Pilot
 from skcds.density.energy import Energy
+from skcds.estimators.judgement import advice_by_cause
 from skcds.estimators.slow import limit_slow
 from skcds.specifications import Adaptive
 from skcds.train.budget import Budget
@@ -90,3 +91,13 @@ def test_fits_keep_to_it(kind):
         assert sampler.n_energy_evals_ == energy_fn.rows <= 600 + 700
         draws.append(sampler.sample(5, random_state=0))
     assert (draws[0] == draws[1]).all()
+
+
+def test_a_limit_of_its_own_is_not_what_a_user_is_told_to_raise():
+    for limits_itself, name in [(True, "max_time"), (False, "max_energy_evals")]:
+        budget = Budget(60.0, None if limits_itself else 100)
+        budget.energy = Energy(quadratic, D, generator=torch.Generator().manual_seed(0))
+        if limits_itself:
+            budget.limit_evals(100)
+        budget.energy.n_energy_evals = 100
+        assert f"when {name} was used up" in advice_by_cause(budget, 5, 10, "")
