@@ -147,6 +147,11 @@ class TestSeam:
     def test_is_opposite_to_a_single_point(self):
         assert abs(sparsest_place(torch.tensor([1.0]), TURN) - 1.0 - math.pi) < 0.02
 
+    def test_far_from_zero_is_as_fine(self):
+        """Times in days since an epoch, of a period of one: single precision would have steps of a quarter there."""
+        x = 2.0**22 + torch.tensor([0.125], dtype=torch.float64)
+        assert abs(sparsest_place(x, 1.0) % 1.0 - 0.625) < 0.02
+
     @pytest.mark.parametrize("seed", range(5))
     def test_is_between_modes(self, seed):
         """Two modes around 0 and 2, of deviation .2: from 4 deviations beyond the one to 4 before the other."""

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from skcds._support.errors import Spent
+from skcds._support.errors import InvalidEnergyError, Spent
 from skcds.density.energy import Energy
 from skcds.explore import race
 from skcds.explore.pilot import run_pilot
@@ -108,3 +108,16 @@ def test_other_errors_are_not_taken_for_an_end(monkeypatch):  # negative control
     energy = Energy(normal, 2, generator=seeded(0))
     with pytest.raises(ZeroDivisionError):
         Race(energy, 3, math.inf, seeded(0), Budget(None, None, energy)).run(None, [])
+
+
+def test_few_particles_without_a_hit_are_followed_by_all():
+    """A support that 30 particles of each scale miss is looked for with 1000 before narrower Gaussians are tried."""
+    energy = Energy(lambda x: torch.full_like(x[:, 0], torch.inf), 2, generator=seeded(0))
+    found = Race(energy, 3, 12_000, seeded(0), Budget(None, None, energy))
+    with pytest.raises(InvalidEnergyError, match="at every point that the pilot tried"):
+        found.run(None, [])
+    assert [(run.scale, len(run.x)) for run in found.runs[:11]] == [
+        *((scale, 30) for scale in found.by.scales),
+        *((scale, 1000) for scale in found.by.scales),
+        (0.1, 1000),
+    ]
