@@ -28,6 +28,7 @@ from skcds import (
 )  # fmt: skip
 from skcds.explore.specifications import as_start
 from skcds.io.reader import _Reader
+from skcds.io.registry import SPECIFICATIONS
 from skcds.specifications import Adaptive, Likelihood, MapFit, Particles, Race, Tempering, Training
 
 KINDS = [ConsistentSamplerDistiller, ConsistentSamplerScratch]
@@ -66,6 +67,11 @@ class TestManners:
     def test_are_shown(self, cls):
         sampler = cls(network=Coupling(bins=8))
         assert "Coupling(bins=8)" in repr(sampler) and "Coupling" in sampler._repr_html_()
+
+    @pytest.mark.parametrize("name", SPECIFICATIONS)
+    def test_are_shown_without_what_is_by_default(self, name):
+        """Each of them, inside a sampler, a checkpoint or alone."""
+        assert repr(SPECIFICATIONS[name]()) == f"{name}()"
 
     @pytest.mark.parametrize("wrong", [{"bins": 1}, {"n_layers": 0}, {"hidden_features": 2.5}, {"n_transforms": "4"}])
     def test_wrong_values(self, wrong):

@@ -149,6 +149,15 @@ def test_candidates_are_in_double_precision():
     assert {points.dtype for points in candidates(seeded(0), 3, 5)} == {torch.float64}
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_the_first_candidates_are_uniform_in_the_simplex(d):
+    """Coordinates have means 1 / (d + 1) and variances d / ((d + 1)^2 (d + 2)), to within 5.6 standard errors."""
+    n = 4000
+    x = next(candidates(seeded(0), d, n))
+    assert (x > 0).all() and (x.sum(1) < 1).all()
+    assert (x.mean(0) - 1 / (d + 1)).abs().max() < 5.6 * math.sqrt(d / ((d + 1) ** 2 * (d + 2) * n))
+
+
 SUPPORTS = [(ordered, 3), (ordered, 7), (simplex, 3), (simplex, 10), (positive, 8)]
 
 

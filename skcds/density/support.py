@@ -16,7 +16,7 @@ def candidates(generator: torch.Generator, n_features: int, n: int) -> Iterator[
     """Batches of points at which a density of narrow support may be positive.
 
     Normal points of several scales; those with all coordinates positive, or negative; in ascending and descending order
-    (cut-points, change-points); in the simplex; uniform in the unit cube.
+    (cut-points, change-points); uniform in the simplex and in the unit cube.
 
     Parameters
     ----------
