@@ -13,6 +13,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from skcds import ConsistentSamplerDistiller
+from skcds.density.function import Density
+from skcds.estimators.copies import with_energy
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "in a list": lambda sampler: copy.deepcopy([sampler])[0]}
@@ -96,6 +98,16 @@ class TestWorkers:
                 ours.sample_weighted(9, random_state=0).log_weights,
                 theirs.sample_weighted(9, random_state=0).log_weights,
             )
+
+    def test_the_energy_is_given_back_where_it_is_lost(self):
+        """Alone, without workers: what a pickle has lost, and not what a sampler has."""
+        sampler, density = short(KINDS[0], "lambda"), Density(ENERGIES["lambda"])
+        lost = pickle.loads(pickle.dumps(sampler))
+        assert lost._energy is None and with_energy(lost, density) is lost
+        expected = sampler.sample_weighted(9, random_state=0).log_weights
+        assert np.array_equal(lost.sample_weighted(9, random_state=0).log_weights, expected)
+        own = copy.copy(sampler)
+        assert with_energy(own, density)._energy is sampler._energy
 
     def test_with_bounds(self):
         sampler = make(KINDS[1], max_iter=2, n_features=2, n_init=2, n_jobs=2)

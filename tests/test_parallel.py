@@ -1,6 +1,7 @@
 """Several fits, and chunks of draws, by joblib's workers: the results do not depend on how many there are."""
 
 import pickle
+import time
 
 import joblib
 import numpy as np
@@ -138,7 +139,9 @@ class TestFits:
 
     def test_one_fit_after_the_other_goes_on_from_files(self, tmp_path):
         file = tmp_path / "fit.ckpt"
+        start = time.perf_counter()
         first = make("DiffusionSampler", max_iter=2, n_init=2).fit(quadratic, checkpoint=file)
+        assert 0 < first.fit_time_ <= time.perf_counter() - start
         assert sorted(path.name for path in tmp_path.iterdir()) == ["fit.ckpt.0", "fit.ckpt.1"]
         again = make("DiffusionSampler", max_iter=2, n_init=2).fit(quadratic, checkpoint=file)
         assert np.array_equal(first.sample(9, random_state=0), again.sample(9, random_state=0))

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from samplers import KINDS, fitted
 
+from skcds._support import forks
+
 each = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -87,6 +89,13 @@ def test_forked_children_neither_hang_nor_repeat():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env={**os.environ, **threads}
     )
     assert found.stdout.strip() == "done", found.stderr
+
+
+def test_seeds_in_forked_children_are_as_everywhere(monkeypatch):
+    """Not negative, below 2^31 - 1 and others at each call, without a word of NumPy's."""
+    monkeypatch.setattr(forks, "_parent", -1)
+    seeds = {forks.seed_of(None) for _ in range(50)}
+    assert len(seeds) == 50 and 0 <= min(seeds) and max(seeds) < 2**31 - 1
 
 
 def test_import_takes_little_beside_its_dependencies():

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skcds import Control, Residual
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.estimators.networks import shortcut_model
 from skcds.models.networks import seeded
 from skcds.models.process import LOG_SNR_MIN, noise_levels
 from skcds.models.shortcut import DyadicSteps, ShortcutModel
@@ -157,6 +159,12 @@ class TestResidual:
     def test_one_network(self):
         names = {name.split(".")[0] for name, _ in make_model("residual").named_parameters()}
         assert names == {"map"}
+
+    @pytest.mark.parametrize("network, hidden", [(Residual(hidden_features=24, n_layers=3), 24), (Residual(), 20)])
+    def test_sizes_are_those_of_the_network_or_else_of_the_control(self, network, hidden):
+        control = Control(hidden_features=20, n_layers=3)
+        model = shortcut_model(network, control, 4, Standardization(2), LOG_SNR_MAX, langevin=False)
+        assert model.map.body.input.out_features == hidden and len(model.map.body.hidden) == 2
 
 
 class TestSelfConsistencyLoss:
