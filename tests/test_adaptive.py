@@ -208,6 +208,19 @@ class TestExplore:
         explorer._propose(100)
         assert isinstance(explorer.proposal, Known if better else TMixture)
 
+    @pytest.mark.parametrize("n, share, enough", [(200, 0.9, True), (200, 0.1, False), (20, 0.9, False)])
+    def test_enough_are_many_effective_points_and_a_good_proposal(self, n, share, enough):
+        energy, store, by = (
+            Energy(wells, 2, generator=seeded(0)),
+            Store(2),
+            Adaptive(enough_ess=0.5, enough_effective=100),
+        )
+        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False, by)
+        x = explorer.first.sample(n, seeded(0))
+        store.add(explorer.first, x, explorer.first.log_prob(x), torch.zeros_like(x))  # all weights are one
+        explorer.ess = share
+        assert explorer.is_enough() == enough
+
     @pytest.mark.parametrize("ending", [KeyboardInterrupt, Spent])
     def test_what_ended_it_is_told(self, ending):
         """For the fit to say that it was interrupted; the points so far are kept."""

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from samplers import KINDS, fitted, make, quadratic
+from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
 from skcds import DiffusionSampler, Prior, WeightedSample, targets
 from skcds.estimators.onestep import OneStepSampler
-from skcds.weights.diagnosis import VERDICTS, diagnose, kolmogorov
+from skcds.weights.diagnosis import VERDICTS, diagnose, kolmogorov, kurtosis
 
 N = 10_000
 MODES = targets.GaussianMixture([[-6.0, 0.0], [0.0, 0.0], [6.0, 0.0]], sd=1.0)
@@ -86,6 +87,11 @@ class TestSound:
 
     def test_a_proposal_a_little_too_wide(self):
         assert report(draws(0, 1.05), lambda X: normal(X, 0, 1.05), normal, draws(1)).verdict == "ok"
+
+
+def test_kurtosis_is_that_of_each_coordinate():
+    X = np.random.default_rng(0).standard_exponential((50, 3)) ** [0.5, 1, 2]
+    assert np.allclose(kurtosis(X), stats.kurtosis(X, fisher=False))
 
 
 class TestSabotaged:

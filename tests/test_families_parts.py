@@ -13,11 +13,14 @@ from skcds.density.contexts import ContextSource, as_contexts, one_or_many
 from skcds.density.families import FamilyDensity, FamilyTarget, open_energy
 from skcds.density.regression import FamilyStandardization
 from skcds.density.standardize import Standardization
-from skcds.explore.families import most_different, next_betas, systematic_within, temper_family
+from skcds.explore import families as explore_families
+from skcds.explore.families import explore_family, most_different, next_betas, systematic_within, temper_family
+from skcds.explore.pilot import run_pilot
 from skcds.explore.smc import next_beta
+from skcds.explore.start import Start
 from skcds.models.conditional import ConditionalModel, conditional_sizes
 from skcds.models.networks import seeded
-from skcds.specifications import FamilyTempering, FamilyTraining
+from skcds.specifications import FamilyTempering, FamilyTraining, Race
 from skcds.train.budget import Budget
 from skcds.train.groups import ParticleGroups
 from skcds.train.objectives.family import spread_within
@@ -176,6 +179,24 @@ def test_tempering_finds_every_context():
     assert (error / spread).mean(0).abs().max() < 5 / math.sqrt(200) * 1.5
     off = found.log_evidence.numpy() - log_z(C.numpy())
     assert abs(off.mean()) < 5 * off.std() / math.sqrt(200) + 0.1  # the logarithm of an estimate is low
+
+
+@pytest.mark.parametrize("start, n_scouts", [((0.0, 2.0), 0), (None, 2), (np.zeros((3, D)), 2)])
+def test_scouts_are_spared_where_the_user_gives_a_gaussian(start, n_scouts, monkeypatch):
+    scouted = []
+
+    def scout(energy, *args, **options):
+        scouted.append(energy)
+        return run_pilot(energy, *args, **options)
+
+    monkeypatch.setattr(explore_families, "run_pilot", scout)
+    energy = family()
+    by = FamilyTempering(n_scouts=2, scout_particles=100, n_moves=1, n_each=4)
+    start = None if start is None else Start.from_parameter(start, D, None)
+    found = explore_family(
+        energy, 10, generator(), Budget(None, None, energy), start, Pilot(family=by, race=Race(scales=(1.0,)))
+    )
+    assert len(scouted) == n_scouts and found.x.shape == (10, 4, D)
 
 
 def test_masses_of_modes_are_those_of_each_context():

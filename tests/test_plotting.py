@@ -602,6 +602,7 @@ def test_evidence_on_a_linear_scale_in_axes_given():
     figure, ax = plt.subplots()
     display = EvidenceDisplay.from_weights(normal(300, 1)[:, 0], ax=ax, log=False, bins=10)
     assert display.ax_ is ax and display.figure_ is figure and ax.get_yscale() == "linear"
+    assert ax.get_ylim()[0] == 0  # bars can be compared
     assert len(display.histogram_.get_data().values) == 10
 
 
