@@ -61,6 +61,15 @@ def test_a_given_energy_is_that_of_points():
     assert torch.allclose(given.log_prob(x), log_prob)
 
 
+def test_single_precision_is_compared_at_several_contexts():
+    """Where the draws are, every eighth context adds 1e9, which single precision rounds to multiples of 64."""
+    C = np.concatenate([contexts(160), np.arange(160)[:, None] % 8 == 0], 1)
+    X = 50 + np.concatenate([exact(1, c) for c in C[:, :K]])
+    sampler = make(max_iter=1, start=None)
+    sampler.fit(lambda x, c: gaussian(x - 50, c[:, :K]) + 1e9 * c[:, K] * (x[:, 0] > 25), contexts=C, draws=X)
+    assert sampler._energy.fast_dtype == torch.float64
+
+
 @pytest.mark.parametrize("with_gradient", [True, False])
 def test_numpy_energies(with_gradient):
     mix = MIX.numpy()

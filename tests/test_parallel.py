@@ -33,6 +33,13 @@ class TestDraws:
         assert np.allclose(prefix, alone[: CHUNK_ROWS + 9], atol=1e-4)
         assert np.std(alone - np.roll(alone, CHUNK_ROWS, axis=0)) > 1
 
+    @pytest.mark.parametrize("options, needed", [
+        ({}, False), ({"n_steps": 2, "method": "map"}, False), ({"n_steps": 2, "method": "chain"}, True),
+        ({"polish": 1}, True), ({"exact": True}, True),
+    ])  # fmt: skip
+    def test_energy_is_needed_by_chains_that_read_scores(self, options, needed):
+        assert fitted(KINDS[2])._model.needs_score and fitted(KINDS[2])._needs_energy(**options) == needed
+
     def test_energy_is_taken_along_when_it_cannot_be_pickled(self):
         energy = lambda x: 0.5 * ((x - 1.0) ** 2).sum(1)  # noqa: E731
         sampler = make("DiffusionSampler", max_iter=2, n_jobs=2).fit(energy)

@@ -101,6 +101,11 @@ def forge(raw, change):
 
 
 class TestRoundTrip:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_loaded_models_are_not_trained(self, kind):
+        model = pickle.loads(pickle.dumps(fitted(kind)))._model
+        assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+
     @each_case
     def test_draws_and_attributes(self, kind, network, tmp_path):
         sampler, path = fitted(kind, network), tmp_path / "sampler.skcds"

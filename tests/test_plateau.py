@@ -16,8 +16,8 @@ from samplers import KINDS, make, quadratic
 
 from skcds import Consistency, DiffusionSampler, PathLoss, Pilot, SelfConsistency
 from skcds._support.progress import Progress
-from skcds.estimators.paths import plateau_of_paths
-from skcds.specifications import Stopping, Training
+from skcds.estimators.paths import plateau_of_paths, renewals
+from skcds.specifications import Particles, Stopping, Training
 from skcds.train.loop import _Training
 from skcds.train.plateau import Plateau, share_at_particles
 
@@ -28,6 +28,13 @@ def shares_of(*values):
     """A plateau that sees these effective shares in turn."""
     values = iter(values)
     return Plateau(lambda averaged: next(values), 100, EVERY_TENTH, Progress())
+
+
+def test_renewals_are_due_at_shares_of_the_iterations():
+    by = Particles(min_iter=100, exchanges_of_map=(0.25, 0.5), exchanges_from_prior=(0.1,))
+    run = SimpleNamespace(training=Training(particles=by))
+    due = [set(renewals(run, 4, n_iter, start)) for n_iter, start in ((100, True), (100, False), (99, True))]
+    assert due == [{25, 50}, {10}, set()]
 
 
 class TestShareAtParticles:

@@ -225,6 +225,15 @@ def test_wrong_shapes_of_a_likelihood_are_named(function, vectorize, message):
         energy(np.zeros((4, 2)))
 
 
+def test_errors_of_tensors_and_of_arrays_are_both_told():
+    def likelihood(x):
+        raise TypeError("tensors") if isinstance(x, torch.Tensor) else ValueError("arrays")
+
+    with pytest.raises(TypeError, match="tensors") as caught:
+        from_prior(NORMALS, likelihood)(torch.zeros(4, 2))
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 # ------------------------------------------------------------------------------------------------ fits
 FAST = ["distributions", "distributions, cube", "transform", "log density"]
 SLOW = slow(*(form for form in FORMS if form not in FAST))
