@@ -296,6 +296,8 @@ class TestSample:
         with pytest.raises(NotFittedError):
             make(kind).sample_weighted(1)
         with pytest.raises(NotFittedError):
+            make(kind).to_arviz(1)
+        with pytest.raises(NotFittedError):
             clone(fitted(kind)).sample(1)
 
     def test_few_steps(self, kind):

@@ -476,6 +476,11 @@ class TestWeightedSample:
             (np.zeros((3, 2)), [0, np.nan, 0], "1 of 3 log weights are NaN or .inf, the first at index 1"),
             (np.zeros((3, 2)), [0, 0, np.inf], "1 of 3 log weights are NaN or .inf, the first at index 2"),
             ([[0.0], [np.nan]], [0, 0], "1 of 2 samples have a weight but are not finite, the first at row 1"),
+            (
+                [[0.0, 1.0], [np.nan, 1.0]],
+                [0, 0],
+                "1 of 2 samples have a weight but are not finite, the first at row 1",
+            ),
         ],
     )
     def test_bad_arrays(self, samples, log_weights, message):

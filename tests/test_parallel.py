@@ -12,6 +12,7 @@ from samplers import KINDS, fitted, make, quadratic
 
 from skcds._support.forks import seed_of
 from skcds._support.parallel import few_threads
+from skcds.estimators import sampling
 from skcds.estimators.sampling import CHUNK_ROWS, normal_streams
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -20,6 +21,10 @@ N = 2 * CHUNK_ROWS + 5
 
 def with_jobs(sampler, n_jobs):
     return pickle.loads(pickle.dumps(sampler)).set_params(n_jobs=n_jobs)
+
+
+def other(x):
+    return 2 * quadratic(x)
 
 
 class TestDraws:
@@ -39,6 +44,14 @@ class TestDraws:
     ])  # fmt: skip
     def test_energy_is_needed_by_chains_that_read_scores(self, options, needed):
         assert fitted(KINDS[2])._model.needs_score and fitted(KINDS[2])._needs_energy(**options) == needed
+
+    @pytest.mark.parametrize("options, sent", [
+        ({"n_steps": 1}, None), ({"n_steps": 2}, quadratic), ({"n_steps": 2, "energy_fn": other}, other),
+    ])  # fmt: skip
+    def test_energy_of_the_call_comes_before_that_of_the_fit(self, options, sent, monkeypatch):
+        monkeypatch.setattr(sampling, "drawn_in_parallel", lambda sampler, n, seed, options, n_chunks: options)
+        found = with_jobs(fitted(KINDS[2]), 2)._sampled_chunks(N, 0, {"grad_fn": None, **options})["density"]
+        assert (found and found.energy_fn) is sent
 
     def test_energy_is_taken_along_when_it_cannot_be_pickled(self):
         energy = lambda x: 0.5 * ((x - 1.0) ** 2).sum(1)  # noqa: E731

@@ -95,7 +95,7 @@ def test_seeds_in_forked_children_are_as_everywhere(monkeypatch):
     """Not negative, below 2^31 - 1 and others at each call, without a word of NumPy's."""
     monkeypatch.setattr(forks, "_parent", -1)
     seeds = {forks.seed_of(None) for _ in range(50)}
-    assert len(seeds) == 50 and 0 <= min(seeds) and max(seeds) < 2**31 - 1
+    assert len(seeds) == 50 and min(seeds) >= 0 and max(seeds) < 2**31 - 1
 
 
 def test_import_takes_little_beside_its_dependencies():
