@@ -196,6 +196,7 @@ TESTS = {
     "weights/sample": ["importance", "export"],
     "weights/tail": ["importance"],
 }
+SOURCES = "settings::test_whoever_makes_a_tensor_says_dtype_and_device"  # reads all files for arguments that miss
 
 FLIPPED = {
     ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
@@ -406,10 +407,11 @@ def choose(files: list[Path], n: int, seed: int, settings: bool) -> list[Mutant]
     return [mutant for _, mutant in sorted(chosen, key=lambda pair: pair[0])]
 
 
-def tests_of(file: str) -> list[str]:
-    """The files of tests that belong to a file, or the classes in them."""
-    name = Path(file).relative_to("skcds").with_suffix("").as_posix()
-    parts = [test.partition("::") for test in TESTS[name]]
+def tests_of(mutant: Mutant) -> list[str]:
+    """The files of tests that belong to a mutant, or the classes in them."""
+    name = Path(mutant.file).relative_to("skcds").with_suffix("").as_posix()
+    tests = [*TESTS[name], *([SOURCES] if mutant.kind == "argument dropped" else [])]
+    parts = [test.partition("::") for test in tests]
     return [f"tests/test_{file}.py{separator}{node}" for file, separator, node in parts]
 
 
@@ -557,8 +559,8 @@ class Reached:
 
     def stages(self, mutant: Mutant, others: float) -> list[tuple[list[str], dict[str, float] | None]]:
         """Arguments of pytest and the seconds of the tests to run, None for all, one stage after the other."""
-        own = tests_of(mutant.file)
-        known = [test for test in own if test.split("::")[0] in self.files]
+        own = tests_of(mutant)
+        known = [test for test in own if test.split("::")[0] in self.files and not test.endswith(SOURCES)]
         block = block_of(mutant)
         if block is None or block not in self.by:
             return [([test], None) for test in own]

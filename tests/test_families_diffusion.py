@@ -5,6 +5,7 @@ import functools
 import math
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from families import MIX, D, K, contexts, exact, gaussian, log_z
 
 import skcds
 from skcds import Control, DiffusionSampler, PathLoss, Pilot, Prior
+from skcds.estimators import diffusion_families
+from skcds.specifications import FamilyTraining, Particles, Training
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -121,6 +124,21 @@ def test_a_checkpoint_goes_on_where_it_was(tmp_path):
         make().fit(interrupted, contexts=contexts(50), checkpoint=path)
     again = make().fit(gaussian, contexts=contexts(50), checkpoint=path)
     assert np.array_equal(*(s.sample(9, context=[0, 0], random_state=0) for s in (whole, again)))
+
+
+@pytest.mark.parametrize("left, n_groups", [(math.inf, 20), (13_000, 10), (1000, None)])
+def test_new_particles_are_as_many_as_the_limit_of_evaluations_allows(left, n_groups, monkeypatch):
+    """A path of twelve steps takes 13 evaluations."""
+    made = []
+    monkeypatch.setattr(diffusion_families, "Renewal", lambda *args: made.append(args[3].n_groups) or (lambda model: 0))
+    by = FamilyTraining(n_groups=20, draws_each=10)
+    sampler = make(loss=PathLoss(family=by, training=Training(particles=Particles(paths_share=0.1, fewest_paths=50))))
+    budget = SimpleNamespace(max_time=None, energy_evals_left=lambda: left, progress=None)
+    run = SimpleNamespace(
+        population=None, training=sampler.loss.training, budget=budget, energy=SimpleNamespace(source=None)
+    )
+    diffusion_families.OF_CHAINS._renew(sampler, run, SimpleNamespace(needs_score=True))
+    assert made == ([] if n_groups is None else [n_groups])
 
 
 def test_warm_start_goes_on():

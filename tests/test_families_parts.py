@@ -145,6 +145,7 @@ def test_names_lead_to_columns():
     names = np.array(["a", "b"])
     assert one_or_many({"b": 2, "a": 1}, 2, names)[0].tolist() == [[1.0, 2.0]]
     assert one_or_many(3.0, 1, ["a"])[0].tolist() == [[3.0]]
+    assert not np.signbit(one_or_many([-0.0, 0.0], 2, names)[0]).any()  # or zero would have two streams of draws
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"b": [2.0, 4.0], "a": [1.0, 3.0]})
     found, many = one_or_many(frame, 2, names)

@@ -238,15 +238,16 @@ def test_between_batches_the_caller_has_its_own_modes():
 
 # ------------------------------------------------------------------------------------------------- sources
 
-FACTORIES = {  # of tensors, and which of dtype and device they take from a default
+FACTORIES = {  # of tensors, and which of dtype, device and source of randomness they take from a default
     "dtype device": ["empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "tensor", "zeros"],
     "device": ["arange", "as_tensor", "randint", "randperm", "tril_indices", "triu_indices"],
+    "generator": ["bernoulli", "multinomial", "normal", "poisson"],
 }
 LAYERS = ["Conv1d", "Embedding", "LayerNorm", "Linear", "RMSNorm"]
 
 
 def unsaid(source):
-    """Calls that make tensors and leave dtype or device to the defaults, as (line, name)."""
+    """Calls that make tensors and leave dtype, device or generator to the defaults, as (line, name)."""
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
@@ -274,5 +275,6 @@ def test_defaults_and_filters_are_changed_nowhere():
 
 def test_an_unsaid_default_is_found():
     source = "torch.zeros(3)\ntorch.ones(3, device=x.device)\nnn.Linear(2, 3)\ntorch.arange(3)\ntorch.cat([a])"
-    assert [name for _, name in unsaid(source)] == ["zeros", "ones", "Linear", "arange"]
+    source += "\ntorch.multinomial(weights, 3)"
+    assert [name for _, name in unsaid(source)] == ["zeros", "ones", "Linear", "arange", "multinomial"]
     assert not list(unsaid("torch.zeros(3, dtype=FLOAT, device=CPU)\nx.new_zeros(3)\ntorch.arange(3, device=CPU)"))

@@ -53,6 +53,8 @@ class TestParameter:
     def test_outside_the_bounds(self):
         with pytest.raises(ValueError, match=r"within the bounds: x\[1\] is 2 in row 0"):
             Start.from_parameter([[0.5, 2.0]], 2, Bounds.from_parameter((0, 1), 2))
+        with pytest.raises(ValueError, match=r"The location of start has to be within the bounds: x\[1\] is 2"):
+            Start.from_parameter((np.array([0.5, 2.0]), 0.1), 2, Bounds.from_parameter((0, 1), 2))
 
     def test_gaussian(self):
         found = Start.from_parameter((np.array([1.0, 2.0]), 3.0), 2)
