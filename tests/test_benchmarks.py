@@ -637,10 +637,16 @@ class TestMutations:
     def test_every_file_that_can_change_has_its_tests(self):
         files = sorted((mutations.ROOT / "skcds").rglob("*.py"))
         for path in files:
-            if mutations.mutants_of(path):
-                file = path.relative_to(mutations.ROOT).as_posix()
-                tests = mutations.tests_of(file)
-                assert tests and all((mutations.ROOT / test.partition("::")[0]).exists() for test in tests), file
+            for mutant in mutations.mutants_of(path)[:1]:
+                tests = mutations.tests_of(mutant)
+                assert tests and all((mutations.ROOT / test.partition("::")[0]).exists() for test in tests), mutant
+
+    def test_arguments_that_miss_are_looked_for_in_the_sources(self):
+        kinds = {mutant.kind: mutant for mutant in mutations.mutants_of(mutations.ROOT / "skcds/density/circle.py")}
+        for kind, mutant in kinds.items():
+            assert (mutations.SOURCES in mutations.tests_of(mutant)) == (kind == "argument dropped")
+        file, _, name = mutations.SOURCES.partition("::")
+        assert f"def {name}(" in (mutations.ROOT / file).read_text(encoding="utf-8")
 
 
 class TestManyDimensions:
