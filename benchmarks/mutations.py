@@ -164,7 +164,7 @@ TESTS = {
     "targets/pictures": ["targets"],
     "targets/posteriors": ["targets"],
     "targets/wells": ["targets"],
-    "train/averages": ["training"],
+    "train/averages": ["training", "settings::test_fits"],
     "train/budget": ["limits::TestBudget", "training", "pilot::TestLimit", "limits::TestFits"],
     "train/checkpoint": ["files", "checkpoint", "parallel"],
     "train/groups": ["families_parts"],

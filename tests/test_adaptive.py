@@ -239,6 +239,25 @@ class TestExplore:
         energy = Energy(wells, 2, generator=seeded(0))
         assert first_proposal(energy, []).sample(2000, seeded(0)).abs().max() > 100
 
+    def test_steps_of_a_map_become_longer_and_then_shorter(self, monkeypatch):
+        """Of twenty iterations on from a twentieth of the learning rate, and then like a cosine, to a hundredth."""
+        rates = []
+
+        class Noted(adaptive.AdamW):
+            def step(self):
+                rates.append(self.learning_rate)
+
+        monkeypatch.setattr(adaptive, "AdamW", Noted)
+        parts = TMixture(SHARES.sqrt(), MEANS, 0.8 * torch.eye(2).double().expand(4, 2, 2))
+        store, x = Store(2), parts.sample(50, seeded(0))
+        store.add(parts, x, -wells(x), torch.zeros_like(x))
+        model = OneStepModel("coupling", 2, 6.9, True, **coupling_sizes(2, 6.0, n_transforms=1))
+        held = torch.zeros(50, dtype=torch.bool)
+        by = MapFit(n_iter=100, batch_size=10, learning_rate=0.01)
+        assert fit_map(model, store, store.log_weights(), held, seeded(0), by=by)
+        assert len(rates) == 100 and np.argmax(rates) == 19
+        assert 4e-4 < rates[0] < 6e-4 and 0.008 < max(rates) < 0.01 and 1e-4 <= rates[-1] < 2e-4
+
     @pytest.mark.slow
     def test_bent(self):
         """A banana, which mixtures are poor at: a map is taken, and most of its draws count."""

@@ -104,6 +104,16 @@ def test_bounds_hold_for_every_context():
     assert np.isneginf(sampler.log_prob(np.array([[-1.0]]), context=0.5)).all()
 
 
+def test_there_is_no_density_outside_the_bounds():
+    """As `test_bounds_hold_for_every_context`, of hardly a fit."""
+    C, rng = contexts(60), np.random.default_rng(0)
+    sampler = make(n_features=1, bounds=(0, None), max_iter=1)
+    sampler.fit(lambda x, c: (x * c[:, :1].exp()).sum(1), contexts=C, draws=rng.exponential(np.exp(-C[:, :1])))
+    for context in ([0.3, 0.4], [[0.3, 0.4], [0.3, 0.4]]):
+        inside, outside = sampler.log_prob(np.array([[0.5], [-0.5]]), context=context)
+        assert np.isfinite(inside) and outside == -np.inf
+
+
 # -------------------------------------------------------------------- contexts
 
 
@@ -282,9 +292,10 @@ def test_groups_keep_anchors_and_forget_the_oldest():
     standardization = FamilyStandardization.fitted(C, torch.randn(10, 8, D, generator=generator()).double())
     target, by = FamilyTarget(energy, standardization), FamilyTraining(n_each=8, n_fresh=12 * 8)
     groups = ParticleGroups(target, C, torch.randn(10, 8, D).double(), generator(), by)
-    for _ in range(3):
+    for n_fresh in (5, 10, 12, 12):
         groups.add(groups.moved(C[:5], groups.anchors.z[:5].flatten(0, 1), 1))
-    assert len(groups.fresh) == 12 and len(groups.anchors) == 10 and len(groups.draw(8)) == 8
+        assert len(groups.fresh) == n_fresh
+    assert len(groups.anchors) == 10 and len(groups.draw(8)) == 8
     other = ParticleGroups.of_state(groups.target, groups.state_dict(), generator(), by)
     assert torch.equal(other.fresh.z, groups.fresh.z) and len(other) == len(groups)
 

@@ -229,6 +229,11 @@ class TestPlain:
         with pytest.raises(TypeError, match="of type object"):
             to_plain({"a": object()}, {})
 
+    @pytest.mark.parametrize("value", [None, True, False, "text", 3, 0.5, [None, True, "text"]])
+    def test_plain_values_are_described_by_themselves(self, value):
+        found = described(value)
+        assert found == value and type(found) is type(value)
+
     @pytest.mark.parametrize("value", [float("nan"), np.float64("nan"), [float("nan")] * 30])
     def test_nan_is_itself(self, value):
         assert described(value) == described(value)

@@ -55,6 +55,16 @@ class TestSeparated:
         assert torch.equal(found[20:, 20:], covariance[20:, 20:])
         assert not found[:20, 20:].any() and not found[0, 2]
 
+    def test_two_groups(self):
+        """Two coordinates of two modes 20 deviations apart, and three of a Gaussian, with correlations by chance."""
+        gaussian = torch.randn(4000, 3, dtype=torch.float64, generator=seeded()).cumsum(1)
+        signs = torch.randn(4000, 1, dtype=torch.float64, generator=seeded(1)).sign()
+        x = torch.cat([gaussian, 10 * signs + torch.randn(4000, 2, dtype=torch.float64, generator=seeded(2))], 1)
+        x = torch.cat([x[:2800], x[:60].repeat(20, 1)])
+        covariance = torch.cov(x.T)
+        found = separated(x, covariance)
+        assert torch.equal(found, torch.block_diag(covariance[:3, :3], covariance[3:, 3:]))
+
     def test_few_coordinates_are_left_alone(self):
         x = draws_of_wells(10, 1000)
         assert (moments(x)[1] != 0).all()

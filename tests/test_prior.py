@@ -200,6 +200,7 @@ class TestDensity:
         ((NORMALS, in_numpy), {"coordinates": "x"}, ValueError, "coordinates has to be"),
         ((transform, in_numpy), {}, ValueError, "number of parameters is not known"),
         ((log_prior, in_numpy), {"bounds": (None, None)}, ValueError, "number of parameters is not known"),
+        ((log_prior, in_numpy, 2), {"bounds": [(0, 1)] * 3}, ValueError, "bounds has to be.*2"),
         ((transform, in_numpy, 2), {"coordinates": "parameters"}, ValueError, "Of a prior transform"),
         ((log_prior, in_numpy, 2), {"coordinates": "cube"}, ValueError, "needs quantiles"),
         ((lambda u: u[:, :1], in_numpy, 2), {}, InvalidEnergyError, r"shape \(3, 1\)"),
