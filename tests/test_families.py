@@ -30,6 +30,12 @@ def test_log_evidence_is_that_of_the_closed_form(kind):
     assert min(w.ess for w in found) > 1800
 
 
+def test_a_bound_sampler_draws_in_this_process():
+    """What it is bound to cannot be sent to others."""
+    sampler = copy.copy(fitted()).set_params(n_jobs=2)
+    assert given(sampler, np.array([0.1, 0.2])).n_jobs == 1 and sampler.n_jobs == 2
+
+
 def test_weighted_moments_follow_the_context():
     for c in ([-0.9, 0.8], [0.9, -0.8]):
         weighted = fitted().sample_weighted(4000, context=c, random_state=1)

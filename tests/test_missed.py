@@ -9,6 +9,7 @@ from cases import slow
 from samplers import KINDS, D, fitted, make, quadratic
 
 from skcds.density.energy import Energy
+from skcds.explore import missed
 from skcds.explore.missed import find_missed
 from skcds.targets import Funnel
 
@@ -127,6 +128,24 @@ def test_no_more_evaluations_than_allowed(n_evals):
     found, n_made = look(mixture, mixture.d, mixture.draw([0]), n_evals=n_evals)
     assert n_made <= n_evals
     assert found.share >= 0
+
+
+def test_climbs_start_at_other_points_each_time(monkeypatch):
+    """Two of each batch are the densest draws that are left; the first two are those of largest weight."""
+    starts = []
+
+    def climbs(energy, points, modes):
+        starts.append(points)
+        energy.log_prob(points)
+        return []
+
+    monkeypatch.setattr(missed, "climbs_from", climbs)
+    energy = Energy(quadratic, 1, generator=torch.Generator().manual_seed(0))
+    x = 1 + torch.arange(1.0, 101.0, dtype=torch.float64)[:, None]
+    missed._climb(energy, x, torch.arange(100.0), 1000, torch.Generator().manual_seed(0))
+    assert len(starts) == 8 and {len(points) for points in starts} == {missed.BATCH}
+    assert torch.equal(torch.cat([points[2:4] for points in starts]), x[:16])
+    assert torch.equal(torch.cat([points[:2] for points in starts]), x.flip(0)[:16])
 
 
 class TestDiagnose:

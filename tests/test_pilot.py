@@ -180,6 +180,20 @@ class TestNextTemperature:
         assert 0.5 < smc.next_beta(gap, 0.5) <= 1
 
 
+@pytest.mark.parametrize("max_raised, found", [(0.1, False), (0.9, True)])
+def test_a_run_whose_first_particles_raise_is_given_up(max_raised, found):
+    """Beyond 30 the function raises, at three in four of them; each costs calls."""
+
+    def energy_fn(x):
+        if (x[:, 0].abs() > 30).any():
+            raise ValueError
+        return 0.5 * ((x / 100) ** 2).sum(1)
+
+    target = StandardizedTarget(make_energy(energy_fn), Standardization(2))
+    run = temper(target, 50, 100.0, 1, seeded(0), max_raised=max_raised)
+    assert (run.log_evidence > -math.inf) == found and (run.n_temperatures > 0) == found
+
+
 class TestSabotage:
     """Negative controls: without one of its parts a run from a 1000 times too wide start gets a Gaussian wrong."""
 

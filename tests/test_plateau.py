@@ -16,7 +16,7 @@ from samplers import KINDS, make, quadratic
 
 from skcds import Consistency, DiffusionSampler, PathLoss, Pilot, SelfConsistency
 from skcds._support.progress import Progress
-from skcds.estimators.paths import plateau_of_paths, renewals
+from skcds.estimators.paths import _bound, plateau_of_paths, renewals
 from skcds.specifications import Particles, Stopping, Training
 from skcds.train.loop import _Training
 from skcds.train.plateau import Plateau, share_at_particles
@@ -35,6 +35,13 @@ def test_renewals_are_due_at_shares_of_the_iterations():
     run = SimpleNamespace(training=Training(particles=by))
     due = [set(renewals(run, 4, n_iter, start)) for n_iter, start in ((100, True), (100, False), (99, True))]
     assert due == [{25, 50}, {10}, set()]
+
+
+def test_bound_of_paths_counts_those_outside_the_support():
+    """Of two in four: the mean of the others, less log 2; of none -inf."""
+    log_weights = torch.tensor([1.0, -torch.inf, 3.0, -torch.inf])
+    assert math.isclose(_bound(log_weights), 2 - math.log(2))
+    assert _bound(log_weights[[1, 3]]) == -math.inf
 
 
 class TestShareAtParticles:

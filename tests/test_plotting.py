@@ -603,6 +603,7 @@ def test_evidence_on_a_linear_scale_in_axes_given():
     display = EvidenceDisplay.from_weights(normal(300, 1)[:, 0], ax=ax, log=False, bins=10)
     assert display.ax_ is ax and display.figure_ is figure and ax.get_yscale() == "linear"
     assert ax.get_ylim()[0] == 0  # bars can be compared
+    assert {side for side, spine in ax.spines.items() if spine.get_visible()} == {"left", "bottom"}
     assert len(display.histogram_.get_data().values) == 10
 
 
