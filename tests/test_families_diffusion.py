@@ -95,6 +95,11 @@ def test_a_control_without_scores_draws_without_the_energy():
     assert sampler.ess_ > 0.5 and sampler.converged_
 
 
+def test_names_in_files_are_from_a_list():
+    model = fitted()._model
+    assert {name for name, value in model.config.items() if isinstance(value, str)} == set(model.config_choices)
+
+
 def test_files_and_pickles(tmp_path):
     sampler, some = fitted(), contexts(3, 2)
     assert sampler.n_contexts_in_ == K and sampler.n_steps_ == 12 and sampler.contexts_.shape == (500, K)

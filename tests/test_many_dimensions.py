@@ -1,5 +1,7 @@
 """What is done for products of many coordinates: kept apart, fitted to their marginals, fitted by their own draws."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,10 @@ from skcds.explore.separate import separated
 from skcds.explore.smc import moments, temper
 from skcds.explore.tempered_run import heavy_tails
 from skcds.models.maps import OneStepModel, coupling_sizes
-from skcds.specifications import Climbs, HighDimension, Marginals
+from skcds.specifications import Climbs, HighDimension, Likelihood, Marginals
 from skcds.train.budget import Budget
 from skcds.train.marginals import fit_marginals
-from skcds.train.objectives.reverse_kl import ReverseKLLoss
+from skcds.train.objectives.reverse_kl import ReverseKLLoss, on_own_draws
 from skcds.train.particles import Population
 
 
@@ -27,6 +29,15 @@ def seeded(seed=0):
 
 def draws_of_wells(n_pairs, n, seed=0):
     return torch.from_numpy(targets.ManyWellPairs(n_pairs).sample(n, seed))
+
+
+@pytest.mark.parametrize("d, wanted", [(4, False), (6, True)])
+def test_many_numbers_are_learned_from_own_draws_and_their_mirror_images(d, wanted):
+    energy = Energy(lambda x: 0.5 * (x**2).sum(1), d, generator=seeded())
+    target = StandardizedTarget(energy, Standardization(d))
+    run = SimpleNamespace(energy=energy, target=target, model=None, generator=seeded())
+    loss = on_own_draws(run, Likelihood(most_features=5))
+    assert loss.mirrored if wanted else loss is None
 
 
 class TestSeparated:

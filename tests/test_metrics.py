@@ -549,6 +549,9 @@ class TestQuantileError:
 
 
 class TestBreakEven:
+    def test_one_step_is_the_default(self):
+        assert break_even(100, 3) == break_even(100, 3, 1) == 50
+
     def test_is_where_both_have_cost_the_same(self):
         n = break_even(630, n_steps_before=64)
         assert 630 + 1 * n == 64 * n

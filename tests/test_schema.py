@@ -1,5 +1,6 @@
 """Fitted attributes are declared once: fits have those and no others, and the documentation tells of each."""
 
+import copy
 import inspect
 import pickle
 import re
@@ -39,6 +40,12 @@ def test_declared_fitted_and_documented_are_the_same(kind):
     assert documented(type(sampler)) == {name for name in declared if not name.startswith("_")}
     kinds = {attribute.kind.removesuffix(" or None") for attribute in declared.values()}
     assert kinds <= KNOWN | ARRAYS.keys() | UNSAVED | RECORDS.keys()
+
+
+def test_what_is_not_declared_is_found():
+    sampler = copy.copy(fitted(KINDS[0]))
+    sampler.__dict__ |= {"twist_": 1, "_hidden_": 2, "parameter": 3}
+    assert undeclared(sampler) == ["twist_"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

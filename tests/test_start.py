@@ -160,6 +160,15 @@ def test_the_first_candidates_are_uniform_in_the_simplex(d):
     assert (x.mean(0) - 1 / (d + 1)).abs().max() < 5.6 * math.sqrt(d / ((d + 1) ** 2 * (d + 2) * n))
 
 
+def test_candidates_are_of_every_kind():
+    """At each scale as they come, positive, ascending, descending, and negative; of the first in the unit cube, too."""
+    batches = list(candidates(seeded(0), 3, 50))
+    steps = [x.diff(dim=1) for x in batches]
+    assert len(batches) == 37 and sum(bool((x < 0).all()) for x in batches) == 5
+    assert sum(bool((x > 0).all()) for x in batches) == 17
+    assert [sum(bool((sign * step > 0).all()) for step in steps) for sign in (1, -1)] == [10, 10]
+
+
 SUPPORTS = [(ordered, 3), (ordered, 7), (simplex, 3), (simplex, 10), (positive, 8)]
 
 
