@@ -13,7 +13,8 @@ that was recorded of it fails. What is changed: comparisons, operators, and/or, 
 signs, constants, names like min and max; arguments and lines are dropped, and values are not returned. The settings at
 the top of modules are left out unless `--settings` is given, as tests that hold for many values of a tuned number are
 meant to. Docstrings, messages and annotations are not changed. Tests that belong to a file are in `TESTS`, the most
-specific first; they stop at the first failure, and slow tests are left out. Where it is recorded what tests run, those
+specific first; they stop at the first failure, and slow tests are left out. Where an argument is dropped, the test that
+reads the sources is run as well. Where it is recorded what tests run, those
 of other files are run as well, for a minute or so. Mutants whose tests need a library that is not installed are not
 counted.
 

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skcds import DiffusionSampler, Prior, WeightedSample, targets
 from skcds.estimators.onestep import OneStepSampler
-from skcds.weights.diagnosis import VERDICTS, diagnose, kolmogorov, kurtosis
+from skcds.weights.diagnosis import VERDICTS, _of_modes, diagnose, kolmogorov, kurtosis
 
 N = 10_000
 MODES = targets.GaussianMixture([[-6.0, 0.0], [0.0, 0.0], [6.0, 0.0]], sd=1.0)
@@ -92,6 +92,13 @@ class TestSound:
 def test_kurtosis_is_that_of_each_coordinate():
     X = np.random.default_rng(0).standard_exponential((50, 3)) ** [0.5, 1, 2]
     assert np.allclose(kurtosis(X), stats.kurtosis(X, fisher=False))
+
+
+def test_shares_of_modes_are_those_of_draws_that_are_finite():
+    target = targets.gmm9()
+    X = target.sample(200, random_state=0)
+    broken = np.concatenate([np.tile([[np.nan, 0.0]], (300, 1)), X])
+    assert [check.value for check in _of_modes(broken, target)] == [check.value for check in _of_modes(X, target)]
 
 
 class TestSabotaged:

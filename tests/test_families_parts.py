@@ -282,6 +282,13 @@ def test_groups_are_mapped_as_rows():
     assert torch.allclose(together, rows, atol=1e-5)
 
 
+def test_contexts_are_standardised_but_for_what_is_constant():
+    C = torch.cat([torch.from_numpy(contexts(50)), torch.full((50, 1), 3.0).double()], 1)
+    found = FamilyStandardization.fitted(C, torch.randn(50, 4, D, generator=generator()).double())
+    assert torch.allclose(found.spread, torch.cat([C[:, :K].std(0, correction=0), torch.ones(1).double()]))
+    assert torch.allclose(found.center, C.mean(0))
+
+
 def test_spread_is_within_a_context():
     ratio = torch.tensor([[1.0, 1.0], [50.0, 50.0]])
     assert float(spread_within(ratio)) == 0 and float(spread_within(ratio.T)) > 1

@@ -26,6 +26,7 @@ from skcds.importance import (
     total_variation,
     truncate_log_weights,
 )
+from skcds.weights.tail import Tail
 
 Z = 5.5  # two-sided tail of the normal distribution: 4e-8; with the skewness of these statistics below 1e-6
 ALPHA = 1e-6  # false alarms of the chi-square bounds
@@ -45,6 +46,13 @@ def moment(j, d=2, scale=1.2):
 # multiples of 1/64 and whole shifts: sums are exact in float64
 exact_log_weights = st.lists(st.integers(-3200, 3200).map(lambda i: i / 64), min_size=1, max_size=200).map(np.array)
 some_zero = st.lists(st.one_of(st.just(-np.inf), st.floats(-800, 800)), min_size=1, max_size=200).map(np.array)
+
+
+def test_mean_excess_is_that_of_weights_and_their_tail():
+    """Up to the cutoff; above c it is (scale + shape (c - cutoff)) / (1 - shape) times its share."""
+    tail, weights = Tail(2.0, 0.1, 0.2, 0.5), np.array([0.5, 1.5, 2.0, 7.0])
+    assert tail.excess_over(1.0, weights) == pytest.approx(np.mean([0, 0.5, 1, 1]) + 0.1 * 0.5 / 0.8)
+    assert tail.excess_over(4.0, weights) == pytest.approx(0.1 * (1 + 0.2 * 2 / 0.5) ** -5 * (0.5 + 0.2 * 2) / 0.8)
 
 
 class TestClosedForms:

@@ -110,6 +110,16 @@ def test_other_errors_are_not_taken_for_an_end(monkeypatch):  # negative control
         Race(energy, 3, math.inf, seeded(0), Budget(None, None, energy)).run(None, [])
 
 
+def test_rounding_is_looked_for_where_the_density_is_largest(monkeypatch):
+    """And at as many of the other particles."""
+    seen = []
+    monkeypatch.setattr(race, "rounding_noise", lambda energy, points, spread, generator: seen.append(points) or 0.0)
+    energy = Energy(normal, 2, generator=seeded(0))
+    x = torch.randn(500, 2, generator=seeded(1), dtype=torch.float64)
+    assert Race(energy, 3, math.inf, seeded(0), Budget(None, None, energy))._is_sound(x)
+    assert torch.equal(seen[0], torch.cat([x[normal(x).argsort()[:32]], x[:32]]))
+
+
 def test_few_particles_without_a_hit_are_followed_by_all():
     """A support that 30 particles of each scale miss is looked for with 1000 before narrower Gaussians are tried."""
     energy = Energy(lambda x: torch.full_like(x[:, 0], torch.inf), 2, generator=seeded(0))

@@ -15,6 +15,7 @@ from public_calls import arguments_of, bits, drained, methods_of, of_estimators,
 from samplers import KINDS, fitted, make, quadratic
 
 import skcds
+from skcds._support.settings import own_modes
 
 with contextlib.suppress(ImportError):
     import sympy  # noqa: F401  PyTorch imports it in its own time, by which it adds a filter of warnings
@@ -227,6 +228,14 @@ def test_an_error_leaves_the_settings(kind, calls, error):
                 assert state() == before, method
     finally:
         torch.set_num_threads(1)
+
+
+def test_denormals_are_numbers_inside():
+    with flushed_denormals():
+        before = state()["flushed"]
+        with own_modes():
+            assert not state()["flushed"]
+        assert state()["flushed"] == before
 
 
 def test_between_batches_the_caller_has_its_own_modes():
