@@ -180,6 +180,7 @@ class TestNextTemperature:
         assert 0.5 < smc.next_beta(gap, 0.5) <= 1
 
 
+@pytest.mark.filterwarnings("ignore:energy_fn raised ValueError:RuntimeWarning")
 @pytest.mark.parametrize("max_raised, found", [(0.1, False), (0.9, True)])
 def test_a_run_whose_first_particles_raise_is_given_up(max_raised, found):
     """Beyond 30 the function raises, at three in four of them; each costs calls."""
