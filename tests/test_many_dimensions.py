@@ -35,7 +35,7 @@ def draws_of_wells(n_pairs, n, seed=0):
 def test_many_numbers_are_learned_from_own_draws_and_their_mirror_images(d, wanted):
     energy = Energy(lambda x: 0.5 * (x**2).sum(1), d, generator=seeded())
     target = StandardizedTarget(energy, Standardization(d))
-    run = SimpleNamespace(energy=energy, target=target, model=None, generator=seeded())
+    run = SimpleNamespace(energy=energy, target=target, model=None, generator=seeded(), population=range(9999))
     loss = on_own_draws(run, Likelihood(most_features=5))
     assert loss.mirrored if wanted else loss is None
 

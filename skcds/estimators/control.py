@@ -22,6 +22,7 @@ from ..explore.store import Store
 from ..explore.tempered_run import finest_scale
 from ..io.packing import built
 from ..io.registry import key_of
+from ..models.maps import OneStepModel
 from ..models.networks import seeded
 from ..models.specifications import Control
 from ..train.marginals import fit_marginals
@@ -43,6 +44,7 @@ FITTED: dict = {
     "particles_": "particles",
     "_particles_log_prob": "memory",
     "_particles_score": "memory",
+    "_explored": "memory",
 }
 
 
@@ -81,6 +83,8 @@ class ControlStart:
                 "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
                 "bounds": run.energy.bounds and run.energy.bounds.choices,
+                "explored": run.explored
+                and {"config": dict(run.explored.config), "weights": run.explored.state_dict()},
             },
         )
 
@@ -92,6 +96,9 @@ class ControlStart:
         run.model = built(stored["model"]["class"], stored["model"]["config"])
         run.model.load_state_dict(stored["model"]["weights"])
         run.model.to(energy.device)
+        if stored["explored"]:
+            run.explored = OneStepModel(**stored["explored"]["config"]).to(energy.device)
+            run.explored.load_state_dict(stored["explored"]["weights"])
         if energy.bounds is not None:
             energy.bounds = energy.bounds.chosen(stored["bounds"])
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
@@ -121,6 +128,7 @@ class ControlStart:
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
+        run.explored = store.model if store else None
         standardization = run.pilot.standardization().to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
@@ -217,7 +225,7 @@ class ControlStart:
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
         reads_score = self.reads_score(run.energy, run.budget)
         with seeded(int(randint(run.generator, 0, 2**31 - 1))):
-            model = self.sampler._build_model(standardization, log_snr_max, reads_score)
+            model = self.sampler._build_model(standardization, log_snr_max, reads_score, run.explored)
         model.to(run.generator.device)
         model.standardization = standardization
         model.network.width = width
@@ -231,6 +239,7 @@ def found_by(run) -> dict:
         "particles_": to_numpy(run.model.standardization(run.population.x)),
         "_particles_log_prob": to_numpy(run.population.log_prob),
         "_particles_score": to_numpy(run.population.score),
+        "_explored": run.explored,
     }
 
 

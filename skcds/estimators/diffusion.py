@@ -179,7 +179,7 @@ class DiffusionSampler(OfFamilies, BaseSampler):
 
     # ---------------------------------------------------------------- training
 
-    def _build_model(self, standardization, log_snr_max, langevin):
+    def _build_model(self, standardization, log_snr_max, langevin, explored=None):
         grid, control = GRIDS[self.reference](self.n_steps, log_snr_max), self._specified("network")
         return DiffusionModel(
             standardization.loc.numel(), max(log_snr_max, float(grid.log_snr[-1])), standardization.full,

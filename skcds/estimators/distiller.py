@@ -15,10 +15,10 @@ from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.specifications import MAPS_BY_NAME, Specification
 from ..train.budget import FEWEST_EVALS
 from ..train.marginals import fit_marginals
-from ..train.objectives.base import Objective, Sum
+from ..train.objectives.base import InTurn, Objective, Sum
 from ..train.objectives.consistency import affordable_consistency
 from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, options_within
-from ..train.objectives.reverse_kl import ReverseKLLoss, on_own_draws
+from ..train.objectives.reverse_kl import ReverseKLLoss, beside_likelihood, on_own_draws, turns_of_own_draws
 from ..train.objectives.specifications import Consistency
 from ..train.particles import Population
 from ..train.phases import Phase
@@ -26,6 +26,7 @@ from ..train.plateau import plateau_of
 from .base import BaseSampler, positive_integer
 from .control import N_CHECKED
 from .diffusion import DiffusionSampler
+from .explored import as_explored, begin_from
 from .given import draws_given, is_given, weighted_given
 from .networks import map_wanted, networks_of_map, start_map
 from .onestep import OneStepSampler
@@ -225,9 +226,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
         x = torch.from_numpy(teacher.particles_).to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * run.budget.energy_evals_left()))])
         run.target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
+        run.explored = vars(teacher).get("_explored") if "n_energy_evals_before" in run.fitted else None
         run.population = self._particles(run, teacher, run.target.standardization.inverse(x).float())
         run.checkpoint.watch(x)
-        run.model = self._start_model(control, run.generator)
+        run.model = self._start_model(control, run.generator, run.explored)
         fit_marginals(run.model, run.population.x, run.training.marginals, run.budget.seconds_left())
 
     def _particles(self, run, teacher, z):
@@ -262,11 +264,13 @@ class ConsistentSamplerDistiller(OneStepSampler):
             "max_iter or n_steps, or check the energy function."
         )
 
-    def _start_model(self, control, generator):
+    def _start_model(self, control, generator, explored):
         if self.warm_start and hasattr(self, "_model"):
             return with_new_coordinates(self._model, control).to(generator.device)
         seed = int(randint(generator, 0, 2**31 - 1))
-        return start_map(self._specified("network"), control, seed).to(generator.device)
+        model = start_map(as_explored(self._specified("network"), explored), control, seed).to(generator.device)
+        begin_from(model.map, explored)
+        return model
 
     def _one_of_several(self, k, seed):
         one = super()._one_of_several(k, seed)
@@ -276,24 +280,30 @@ class ConsistentSamplerDistiller(OneStepSampler):
     def _distillation(self, run, n_iter):
         """Consistency on the teacher's trajectories, with the likelihood beside it for a map that has one."""
         model, control = run.model, placed(run.fitted["teacher_"]._model, run.energy.device)
-        batch_size = self._batch_size(model)
         objective = self._specified("objective")
         calibrate = objective.refine and model.map.invertible
+        n_own = turns_of_own_draws(run, n_iter, objective.likelihood) if calibrate else 0
+        n_all, n_iter = n_iter, max(1, n_iter // (1 + n_own))
+        between = objective.likelihood.batch_between if n_own else None
+        batch_size = self.batch_size or between or self._batch_size(model)
         terms: list[tuple[float, Objective]] = []
+        own: list[tuple[float, Objective]] = []
         if calibrate:
             likelihood = on_own_draws(run, objective.likelihood)
             if likelihood is None:
                 levels = levels_to_target(model.log_snr_max, run.generator)
                 share = objective.reading_share if control.needs_score else objective.training.particles.moves_share
+                own = beside_likelihood(run, n_all - n_iter if n_own else n_iter, objective.likelihood)
+                share *= 1 - objective.likelihood.reverse_share if own else 1.0
                 options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
                 likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **options)
-            terms.append((1.0, likelihood))
+            terms += [(1.0, likelihood), *(own if not n_own else [])]
         weight = objective.weight if calibrate else 1.0
         if weight:
             n_pairs = max(1, batch_size // (2 if calibrate else 1))
             n_steps = run.fitted["teacher_"].n_steps_
             terms.append((weight, affordable_consistency(run, control, n_steps, n_pairs, n_iter, objective)))
-        return Sum(terms)
+        return InTurn(**{"own draws": (n_own, own[0][1]), "distillation": (1, Sum(terms))}) if n_own else Sum(terms)
 
     def _batch_size(self, model):
         return self.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]

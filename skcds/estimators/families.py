@@ -191,7 +191,13 @@ def fit_family(sampler, run, density: FamilyDensity) -> dict:
     _begin(sampler, run, density)
     run.train(sampler._family.recipe(sampler, run))
     found = _judge(sampler, run)
-    absent = {"pilot_": None, "teacher_": None, "_particles_log_prob": None, "_particles_score": None}
+    absent = {
+        "pilot_": None,
+        "teacher_": None,
+        "_particles_log_prob": None,
+        "_particles_score": None,
+        "_explored": None,
+    }
     group = run.population.anchors
     x = run.model.standardization.given(group.contexts)(group.z.flatten(0, 1))
     rest = absent | {"violation_share_": 0.0, "particles_": to_numpy(x), "n_steps_": getattr(sampler, "n_steps", 1)}

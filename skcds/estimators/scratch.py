@@ -15,12 +15,13 @@ from ..train.objectives.base import InTurn, Sum
 from ..train.objectives.denoising import DenoisingLoss
 from ..train.objectives.likelihood import LikelihoodLoss, levels_of_steps, options_within
 from ..train.objectives.path import LogVarianceLoss
-from ..train.objectives.reverse_kl import on_own_draws
+from ..train.objectives.reverse_kl import beside_likelihood, on_own_draws, turns_of_own_draws
 from ..train.objectives.self_consistency import SelfConsistencyLoss
 from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.phases import Phase
 from ..train.plateau import plateau_of
 from .control import CONSTRAINTS, FITTED, ControlStart, found_by
+from .explored import as_explored, begin_from
 from .given import draws_given, is_given, weighted_given
 from .networks import map_wanted, networks_of_shortcut, networks_wanted, shortcut_model
 from .onestep import OneStepSampler
@@ -166,9 +167,11 @@ class ConsistentSamplerScratch(OneStepSampler):
     def _networks_found(self, config):
         return networks_of_shortcut(config)
 
-    def _build_model(self, standardization, log_snr_max, langevin):
-        network, control = self._specified("network"), self._specified("control")
-        return shortcut_model(network, control, self.n_steps, standardization, log_snr_max, langevin)
+    def _build_model(self, standardization, log_snr_max, langevin, explored=None):
+        network, control = as_explored(self._specified("network"), explored), self._specified("control")
+        model = shortcut_model(network, control, self.n_steps, standardization, log_snr_max, langevin)
+        begin_from(model.map, explored)
+        return model
 
     def _begin(self, run):
         if self.n_steps & (self.n_steps - 1):
@@ -190,7 +193,9 @@ class ConsistentSamplerScratch(OneStepSampler):
         objective = self._specified("objective")
         on_particles, separate = run.population is not None, objective.schedule == "separate"
         n_map = objective.map_steps if on_particles else objective.map_steps_from_prior
-        n_sampling = -(-self.max_iter // (1 + n_map)) if separate else self.max_iter
+        refines = on_particles and objective.refine and run.model.map.invertible
+        n_own = n_map * turns_of_own_draws(run, self.max_iter, objective.likelihood) if refines and separate else 0
+        n_sampling = -(-self.max_iter // (1 + n_map + n_own)) if separate else self.max_iter
         if on_particles:
             share = 0.5 * moves_share(run)  # the other half is for the likelihood's
             every = run.budget.spacing(run.training.particles.move_every, len(run.population), n_sampling, share)
@@ -202,8 +207,11 @@ class ConsistentSamplerScratch(OneStepSampler):
             sampling = LogVarianceLoss(run.model, run.target, self.n_steps, objective.path_batch_size, run.generator)
             states = sampling.states
             run.population = first_ends(run, self.n_steps, self._specified("start").n_particles)
-        map_loss = self._map_loss(run, states, self.max_iter - n_sampling * separate)
+        n_iter = n_sampling * n_map if separate else self.max_iter
+        own = beside_likelihood(run, n_sampling * n_own or n_iter, objective.likelihood) if refines else []
+        map_loss = self._map_loss(run, states, n_iter, own if not n_own else [])
         in_turn = {"sampling": (1, sampling), "map": (n_map, map_loss)}
+        in_turn |= {"own draws": (n_own, own[0][1])} if n_own else {}
         loss = InTurn(**in_turn) if separate else Sum([(1, sampling), (1, map_loss)])
         yield Phase(
             "self-consistency", loss, self.max_iter, self.learning_rate, WEIGHT_DECAY, ema_decay=0.995,
@@ -211,10 +219,13 @@ class ConsistentSamplerScratch(OneStepSampler):
             plateau=plateau_of(run, self.max_iter) if on_particles else None,
         )  # fmt: skip
 
-    def _map_loss(self, run, states, n_iter):
+    def _map_loss(self, run, states, n_iter, own):
         """Self-consistency for `n_iter` iterations, with the likelihood beside it for a map that has one."""
         model, generator, objective = run.model, run.generator, self._specified("objective")
-        batch = objective.batch_size or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
+        between = (
+            objective.likelihood.batch_between if turns_of_own_draws(run, self.max_iter, objective.likelihood) else None
+        )
+        batch = objective.batch_size or between or BATCH_SIZES[has_fine_scales(model.log_snr_max)]
         consistency = SelfConsistencyLoss(
             model, run.target, states, batch if model.map.invertible else self.batch_size, generator,
             objective.ema_decay, objective.huber,
@@ -226,7 +237,7 @@ class ConsistentSamplerScratch(OneStepSampler):
             levels, share = (levels_of_steps(model.steps, generator), model.partial_levels()), 0.5 * moves_share(run)
             options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
             likelihood = LikelihoodLoss(model, run.population, batch, model, run.target, *levels, **options)
-        return Sum([(1.0, likelihood), (objective.weight, consistency)][: 2 if objective.weight else 1])
+        return Sum([(1.0, likelihood), *own, *([(objective.weight, consistency)] if objective.weight else [])])
 
     # ---------------------------------------------------------------- sampling
 

@@ -12,13 +12,17 @@ from ..explore.few_evaluations import Adaptive
 from ..explore.specifications import Pilot
 from ..train.budget import FEWEST_EVALS, Budget
 from ..train.objectives.specifications import PathLoss
+from ..train.specifications import Training
 from .diffusion import DiffusionSampler
 
 FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
 TEACHER_TOL = 0.2  # of one without parameters of its own: its student does not gain by a better one
 FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that none is forgotten: it explores
+FRUGAL_JUDGED = 1000  # paths of such a teacher, each of two evaluations or more, which its student can use better
 FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
+MOST_RESERVED = 1.1  # of the draws of the judgement
+SHARE_BEFORE_OWN_DRAWS = 0.4  # of the limits, where few evaluations are left for own draws of the student
 
 
 def few_evals(student, budget: Budget) -> bool:
@@ -26,6 +30,13 @@ def few_evals(student, budget: Budget) -> bool:
     start = student._specified("start")
     by = start.adaptive if isinstance(start, Pilot) else Adaptive()
     return budget.max_energy_evals is not None and budget.max_energy_evals <= by.max_evals
+
+
+def leaves_own_draws(student, energy, budget: Budget) -> bool:
+    """Whether few evaluations are better spent on draws of the student than on its teacher."""
+    likelihood = student._specified("objective").likelihood
+    many = energy.n_features > likelihood.many_features
+    return many and likelihood.reverse_kl > 0 and energy.has_gradient and few_evals(student, budget)
 
 
 def fitted_teacher(student, run):
@@ -38,7 +49,9 @@ def fitted_teacher(student, run):
     if teacher is not None:
         teacher = clone(teacher)
     else:
-        teacher = DiffusionSampler(loss=PathLoss(tol=TEACHER_TOL), max_iter=max(1, student.max_iter // 2))
+        training = Training(n_judged=FRUGAL_JUDGED) if few_evals(student, budget) else Training()
+        loss = PathLoss(tol=TEACHER_TOL, training=training)
+        teacher = DiffusionSampler(loss=loss, max_iter=max(1, student.max_iter // 2))
     if teacher.random_state is None:
         teacher.random_state = seed
     teacher.set_params(**_parameters(student, teacher, energy, budget))
@@ -53,7 +66,7 @@ def fitted_teacher(student, run):
     if budget.max_energy_evals is not None:
         budget.max_energy_evals = max(1, budget.max_energy_evals - teacher.n_energy_evals_)
         share = FRUGAL_JUDGEMENT_SHARE if few_evals(student, budget) else budget.training.judgement_share
-        budget.evals_reserve = share * budget.max_energy_evals
+        budget.evals_reserve = min(share * budget.max_energy_evals, MOST_RESERVED * budget.training.n_judged)
     run.fitted |= {
         "teacher_": teacher,
         "n_energy_evals_before": teacher.n_energy_evals_,
@@ -75,9 +88,11 @@ def _parameters(student, teacher, energy, budget: Budget) -> dict:
         limits["start"] = _start_of(teacher, student._specified("start"))
     if student.max_time is not None:
         left = student.max_time - budget.elapsed()
-        limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
+        share = SHARE_BEFORE_OWN_DRAWS if leaves_own_draws(student, energy, budget) else TEACHER_SHARE
+        limits["max_time"] = min(teacher.max_time or np.inf, max(share * left, 1e-3))
     if budget.max_energy_evals is not None:
         share = FRUGAL_TEACHER_SHARE if few_evals(student, budget) else TEACHER_SHARE
+        share = SHARE_BEFORE_OWN_DRAWS if leaves_own_draws(student, energy, budget) else share
         evals = int(share * (budget.max_energy_evals - energy.n_energy_evals))
         limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
     return limits

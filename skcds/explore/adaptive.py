@@ -12,10 +12,11 @@ from torch import Tensor
 from .._support.devices import rand, randint, randn
 from .._support.errors import Spent
 from ..density.energy import Energy
-from ..density.standardize import Standardization
+from ..density.standardize import Standardization, StandardizedTarget
 from ..models.maps import OneStepModel, coupling_sizes
 from ..models.networks import in_parts, seeded
 from ..train.objectives.likelihood import spread_of
+from ..train.objectives.reverse_kl import ReverseKLLoss
 from ..train.optimizer import AdamW
 from ..train.particles import systematic_index
 from .climb import Mode
@@ -138,7 +139,10 @@ class _Explorer:
         self.proposal: Proposal = first
         self.broad = first
         self.model: OneStepModel | None = None
+        self.was_tempered = False
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
+        are_wanted = by.map.n_draws > 0 and energy.n_features >= by.map.fewest_features
+        self.by_own_draws = are_wanted and energy.has_gradient and len(modes) < 2  # they seek modes
         self.most = 2 * len(modes) + by.mixture.fewest_components  # of a mixture; more where these are used
 
     def is_enough(self) -> bool:
@@ -156,6 +160,8 @@ class _Explorer:
         k = self._draw(self.proposal, n - n_broad)
         own = self.store.log_weights_of(k)
         self.ess = n_effective(own) / max(len(own), 1)
+        if self.by_own_draws and isinstance(self.proposal, MapProposal):
+            self.store.model = self.proposal.model if self.ess > self.by.map.begun else None
         if n_broad:
             self._draw(self.broad, n_broad)
 
@@ -184,13 +190,15 @@ class _Explorer:
         self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
         if (was_first or (self.ess > by.map.good_mixture and not is_map)) or self.ended():
             return
-        model = self._new_model(points) if self.model is None or not torch.equal(hot, log_weights) else self.model
+        model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
         if fit_map(model, store, hot, held, self.generator, self.ended, by.map):
             self.model = model
+            if self.by_own_draws:
+                fit_to_own_draws(model, self.energy, n, self.generator, self.ended, by.map)
             candidate = MapProposal(copy.deepcopy(model))
             weights = torch.softmax(torch.where(held, hot, -torch.inf), 0)[held]
             scores = [float((weights * q.log_prob(store.x[held]).clamp(min=-1e6)).sum()) for q in (candidate, mixture)]
-            if scores[0] > scores[1]:
+            if scores[0] > scores[1] or self.by_own_draws:
                 self.proposal = candidate
 
     def _mixture_of(self, points: Tensor, n_points: float) -> TMixture:
@@ -201,6 +209,12 @@ class _Explorer:
         if len(mixture) > by.used * k:
             self.most *= 2
         return mixture
+
+    def _model_for(self, points: Tensor, is_tempered: bool) -> OneStepModel:
+        """The last map, to be fitted further, or a new one where that was no good or is in coordinates of before."""
+        is_new = self.ess < self.by.map.kept if is_tempered else self.was_tempered
+        self.was_tempered = is_tempered
+        return self._new_model(points) if self.model is None or is_new else self.model
 
     def _new_model(self, points: Tensor) -> OneStepModel:
         d, by, standardization = points.shape[1], self.by.map, Standardization.from_moments(*moments(points))
@@ -257,3 +271,42 @@ def fit_map(
         optimizer.step()
     model.requires_grad_(False)
     return True
+
+
+def fit_to_own_draws(
+    model: OneStepModel, energy: Energy, n_evals: int, generator, ended: Callable[[], bool] = lambda: False,
+    by: MapFit | None = None,
+) -> None:  # fmt: skip
+    """Fit a map to the density by its own draws, with their gradients (reverse divergence): it reaches beyond points.
+
+    Parameters
+    ----------
+    model : OneStepModel
+        Trained in place.
+    energy : Energy
+        The density, with a gradient.
+    n_evals : int
+        Evaluations that may be made.
+    generator : torch.Generator
+        Source of randomness.
+    ended : callable, optional
+        Whether the time is over.
+    by : MapFit, optional
+        Batches and rates.
+    """
+    by = MapFit() if by is None else by
+    n_iter = n_evals // by.n_draws
+    target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
+    objective = ReverseKLLoss(model, target, by.n_draws, generator, mirrored=True, of_draws=True)
+    optimizer = AdamW(model.map.parameters(), by.rate_of_draws)
+    model.requires_grad_(True)
+    for i in range(n_iter):
+        if ended():
+            break
+        annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / n_iter))
+        optimizer.learning_rate = by.rate_of_draws * min(1.0, (i + 1) / 10) * annealed
+        optimizer.zero_grad()
+        objective(i).backward()
+        torch.nn.utils.clip_grad_norm_(model.map.parameters(), 1.0)
+        optimizer.step()
+    model.requires_grad_(False)

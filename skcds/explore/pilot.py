@@ -88,7 +88,7 @@ def run_pilot(
     budget = Budget(None, None, energy) if budget is None else budget
     run = _Pilot(energy, n_particles, generator, budget, start, Pilot() if pilot is None else pilot)
     if store is not None and run.is_frugal():
-        run.time_share, run.evals_share = run.by.adaptive.time_share, run.by.adaptive.evals_share
+        run.time_share, run.evals_share = run.shares_of_few()
         with budget.part(run.time_share, run.evals_share):
             found = run.explore(store)
         if found is not None:
@@ -160,6 +160,15 @@ class _Pilot:
         limited = self.budget.max_energy_evals is not None and self.energy.n_features <= by.max_features
         return limited and by.fewest_evals <= self.left() <= by.max_evals
 
+    def leaves_own_draws(self) -> bool:
+        """Whether evaluations are better spent on the draws of a map in training than on an exploration."""
+        return self.energy.has_gradient and self.energy.n_features > self.by.adaptive.many_features
+
+    def shares_of_few(self) -> tuple[float, float]:
+        """Shares of the limits for an exploration by few evaluations."""
+        by = self.by.adaptive
+        return by.time_share, by.evals_before_own_draws if self.leaves_own_draws() else by.evals_share
+
     def explore(self, store: Store) -> tuple[PilotResult, Tensor] | None:
         """Particles from an exploration whose evaluations are all kept, or None where it found too little."""
         energy, budget, generator, by = self.energy, self.budget, self.generator, self.by.adaptive
@@ -170,6 +179,10 @@ class _Pilot:
         with self._share(by.survey.share):
             self.modes = self._survey()
             self._cut_between_modes()
+        if self.leaves_own_draws() and len(self.modes) < 2:
+            found = self._in_high_dimension(self.modes[0].x if self.modes else None)
+            if found is not None:
+                return found
         budget.progress.phase("exploration")
         kept = by.checked_share * self.left()
         left, ended = lambda: self.left() - kept, lambda: budget.seconds_left(self.time_share) <= 0
@@ -193,6 +206,8 @@ class _Pilot:
         if tails is None or better_fit(x, tails, light) < self.by.tails.better_fit:
             tails = light
         found = standardize(x, tails, self.by.tempering.full_covariance)
+        if store.model is not None:  # what starts from the map is in its coordinates
+            found = store.model.standardization
         check_mass(x, found, energy.bounds)
         target = StandardizedTarget(energy, found, energy.fast_dtype)
         check_directions(x, self._moments(x), target, kept)
@@ -359,15 +374,15 @@ class _Pilot:
         log_evidence = winner.log_evidence if winner.log_evidence > -math.inf else math.nan
         return PilotResult(log_evidence, winner.scale, loc, covariance, center, width, 0), x
 
-    def _in_high_dimension(self) -> tuple[PilotResult, Tensor] | None:
-        """A run from Laplace's approximation at the mode found from the origin, or None where there is none.
+    def _in_high_dimension(self, begin: Tensor | None = None) -> tuple[PilotResult, Tensor] | None:
+        """A run from Laplace's approximation at the mode found from a point, by default the origin; None without one.
 
         Particles of short runs say too little about a covariance in hundreds of dimensions, and tempering from afar
         takes hundreds of temperatures. Other modes are found only by luck.
         """
         self.budget.progress.phase("Laplace's approximation")
         energy, by = self.energy, self.by.high_dimension
-        start = None if self.start is None else self.start.points[0]
+        start = begin if begin is not None else None if self.start is None else self.start.points[0]
         standardization = laplace_away_from_seams(energy, start, by.max_iter)
         if standardization is None:
             return None

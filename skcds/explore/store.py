@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..models.maps import OneStepModel
 from ..train.particles import effective_share, systematic_index
 
 SMALLEST_POWER = 1e-12  # above 0, so that a weight of zero stays one
@@ -41,6 +42,8 @@ class Store:
         What they came from.
     chosen : Tensor
         Rows (m,) that particles were taken from.
+    model : OneStepModel or None
+        A map that was fitted to the density by its own draws, too.
     """
 
     def __init__(self, n_features: int, device=None):
@@ -55,6 +58,7 @@ class Store:
         self.origin = torch.zeros(0, dtype=torch.int64, device=device)
         self.proposals: list[Proposal] = []
         self.chosen = self.origin
+        self.model: OneStepModel | None = None
         self._log_q = self.x.new_zeros(0, 0)  # (proposals, points)
 
     def __len__(self) -> int:

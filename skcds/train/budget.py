@@ -1,6 +1,6 @@
 """What a fit may spend: a clock and a count that bound all between call and return, and a share for each part."""
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "Pace"]
 
 import contextlib
 import math
@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint
 from .specifications import Training
 
 FEWEST_ROWS = 10  # that a judgement is made of, however slow
+ROUNDING = 1e-9  # of the number of batches that are due
 FEWEST_EVALS = 200  # that a fit can be made of: probe, pilot and judgement need some tens each
 
 
@@ -191,3 +192,33 @@ class Budget:
         if self.max_energy_evals is not None:
             evals = evals_share * (self.max_energy_evals - self.evals_reserve)
         return seconds, evals
+
+
+class Pace:
+    """When batches are due of which there are fewer than iterations: evenly by iterations, or by the clock if faster.
+
+    Parameters
+    ----------
+    budget : Budget
+        Its clock and limits.
+    rows : int
+        Evaluations of a batch.
+    n_iter : int
+        Iterations that there are at most.
+    share : float
+        Of the evaluations left, that all batches may take.
+    """
+
+    def __init__(self, budget: Budget, rows: int, n_iter: int, share: float):
+        self.budget, self.n_iter, self.n_made = budget, n_iter, 0
+        self.n_batches = share * budget.energy_evals_left() / rows
+        self.begun, self.seconds = budget.elapsed(), budget.seconds_left()
+
+    def due(self, iteration: int) -> bool:
+        """Whether a batch is due now, which is counted then."""
+        if self.n_batches >= self.n_iter:
+            return True
+        used = 0.0 if self.seconds in (0.0, math.inf) else (self.budget.elapsed() - self.begun) / self.seconds
+        due = self.n_made + 1 <= self.n_batches * min(1.0, max((iteration + 1) / self.n_iter, used)) + ROUNDING
+        self.n_made += due
+        return due

@@ -43,6 +43,8 @@ class Run:
         That a path of the chain takes; 0 without a limit of time.
     untrained : nn.Module or None
         The model before training, where it is to be compared.
+    explored : OneStepModel or None
+        A map that the exploration has fitted.
     fitted : dict
         Fitted attributes that are known already.
     """
@@ -58,6 +60,7 @@ class Run:
     history: list[PhaseRecord] = field(default_factory=list)
     seconds_a_path: float = 0.0
     untrained: Any = None
+    explored: Any = None
     fitted: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -262,6 +262,17 @@ class Likelihood(Part):
         coordinates gain a nat on fresh draws, and would lose several to 3000 particles.
     n_draws : int, default=128
         Of these at an iteration, half of them mirror images.
+    reverse_kl : float, default=1.0
+        Weight of the reverse divergence of own draws beside the likelihood, where there is a gradient, and there are
+        many features or few evaluations.
+    reverse_share : float, default=0.6
+        Of the evaluations left, for it.
+    turns, many_features : int, default=7 and 20
+        In more features, iterations on own draws alone for each of the likelihood. In fewer, the losses are summed.
+    batch_between : int, default=128
+        Particles in a batch of the likelihood between such turns, and twice the pairs of states.
+    fewest_particles : int, default=5000
+        In many features own draws take the place of the likelihood where there are fewer particles.
     """
 
     constraints: ClassVar[dict] = {
@@ -274,6 +285,12 @@ class Likelihood(Part):
         "regression": [not_negative],
         "most_features": [not_negative],
         "n_draws": [at_least_two],
+        "reverse_kl": [not_negative],
+        "reverse_share": [share],
+        "turns": [not_negative],
+        "many_features": [not_negative],
+        "batch_between": [at_least_two],
+        "fewest_particles": [not_negative],
     }
 
     order: float = 1.5
@@ -285,6 +302,12 @@ class Likelihood(Part):
     regression: float = 1.0
     most_features: int = 256
     n_draws: int = 128
+    reverse_kl: float = 1.0
+    reverse_share: float = 0.6
+    turns: int = 7
+    many_features: int = 20
+    batch_between: int = 128
+    fewest_particles: int = 5000
 
 
 @register_specification

@@ -1,6 +1,6 @@
 """Losses on simulated paths: the variance of their log weight, or minus its mean."""
 
-__all__ = ["PATH_LOSSES", "LogVarianceLoss", "PathKLLoss", "reparametrised_loss"]
+__all__ = ["LARGEST_SCORE", "PATH_LOSSES", "LogVarianceLoss", "PathKLLoss", "reparametrised_loss"]
 
 import torch
 from torch import Tensor
@@ -125,6 +125,7 @@ class PathKLLoss(Objective):
         return reparametrised_loss(z, log_ratio, self.target)
 
 
+LARGEST_SCORE = 1e3  # of a coordinate, to which the target's is clipped in losses
 PATH_LOSSES = {"log_variance": LogVarianceLoss, "kl": PathKLLoss}
 
 
@@ -135,7 +136,7 @@ def reparametrised_loss(z: Tensor, log_ratio: Tensor, target: StandardizedTarget
     """
     log_prob, score = target.log_prob_and_score(z.detach())
     inside = log_prob.isfinite() & log_ratio.isfinite()
-    terms = (score.clamp(-1e3, 1e3) * (z - z.detach())).sum(1) + log_prob + log_ratio
+    terms = (score.clamp(-LARGEST_SCORE, LARGEST_SCORE) * (z - z.detach())).sum(1) + log_prob + log_ratio
     return -terms[inside].mean() if inside.any() else 0.0 * z.sum()
 
 

@@ -1,0 +1,44 @@
+"""The map that an exploration by few evaluations has fitted already, from which the map of a fit starts."""
+
+__all__ = ["as_explored", "begin_from"]
+
+import torch
+
+from ..models.maps import CouplingMap, OneStepModel
+from ..models.specifications import Map
+
+SIZES = {
+    "hidden_features": "hidden", "n_layers": "n_layers", "n_transforms": "n_transforms", "bins": "bins",
+    "stretch": "stretch", "elementwise": "elementwise",
+}  # fmt: skip
+
+
+def as_explored(network: Map, explored: OneStepModel | None) -> Map:
+    """The map that is wanted, with the sizes of the explored one where they are left open; as it is without one."""
+    if explored is None or network.kind != "coupling":
+        return network
+    return network.set_params(
+        **{name: explored.config[key] for name, key in SIZES.items() if getattr(network, name) is None}
+    )
+
+
+@torch.no_grad()
+def begin_from(step_map, explored: OneStepModel | None) -> bool:
+    """Give a map the weights of an explored one, if they have the same sizes; whether it was done.
+
+    Both are in the coordinates of the explored one. At the prior end features of the level do not depend on the grid. A
+    map of two levels has features of the second, too, to which it gives no weight at first.
+    """
+    if explored is None or not isinstance(step_map, CouplingMap):
+        return False
+    found, own = explored.map.state_dict(), step_map.state_dict()
+    if found.keys() != own.keys():
+        return False
+    for name, value in own.items():
+        n_more = value.shape[-1] - found[name].shape[-1] if value.ndim == 2 else 0
+        if n_more == step_map.n_time - explored.map.n_time > 0:
+            found[name] = torch.nn.functional.pad(found[name], (0, n_more))
+        if found[name].shape != value.shape:
+            return False
+    step_map.load_state_dict(found)
+    return True
