@@ -15,7 +15,9 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
 from skcds import DiffusionSampler, Prior, WeightedSample, targets
+from skcds.estimators.judgement import pilot_noise
 from skcds.estimators.onestep import OneStepSampler
+from skcds.explore.result import PilotResult
 from skcds.weights.diagnosis import VERDICTS, _of_modes, diagnose, kolmogorov, kurtosis
 
 N = 10_000
@@ -405,3 +407,20 @@ def test_a_fit_survives_held_out_draws_without_weight(kind, monkeypatch):
     assert np.isfinite(sampler.sample(10, random_state=0)).all()
     found = sampler.diagnose(100, random_state=0)
     assert found.verdict == "failed" and found["outside the support"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("n_temperatures", "n_particles", "noise"), [(9, 100, 0.3), (9, 1000, 0.0), (9, 999, 0.095), (9, 0, 0.0)]
+)
+def test_a_pilot_with_few_particles_knows_log_z_poorly(n_temperatures, n_particles, noise):
+    pilot = PilotResult(0.0, 1.0, None, None, None, None, n_temperatures)
+    assert pilot_noise(pilot, n_particles) == pytest.approx(noise, abs=1e-3) and pilot_noise(None, 5) == 0.0
+
+
+def test_log_z_is_compared_beyond_the_noise_of_the_pilot():
+    """Off by .8: failed, unless the pilot's is known to .3 only; off by 3: failed in any case."""
+    x = np.random.default_rng(0).standard_normal((2000, 2))
+    weighted = WeightedSample(x, np.zeros(2000), False)
+    for gap, se, verdict in ((0.8, 0.0, "failed"), (0.8, 0.3, "ok"), (3.0, 0.3, "failed")):
+        found = diagnose(weighted, x[:0], None, lambda x: x, pilot_log_evidence=gap, pilot_se=se)
+        assert found.verdict == verdict

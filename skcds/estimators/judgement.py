@@ -1,9 +1,10 @@
 """Whether a sampler can be relied on: the end of its fit, its score and its report."""
 
-__all__ = ["Judged", "advice_by_cause", "judge_fit"]
+__all__ = ["Judged", "advice_by_cause", "judge_fit", "pilot_noise"]
 
 import copy
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from ..weights.sample import WeightedSample
 from .given import energy_of, is_given, one_given, weighted_given
 from .sampling import MIN_JUDGED
 
+FEW_PARTICLES = 1000  # of a pilot, whose log evidence is known poorly
 MOST_CONTEXTS = 100  # of a family, that a score is the mean over
 THOROUGH = 20_000  # evaluations of a thorough diagnosis: some 500 climbs of a density in five dimensions
 
@@ -168,7 +170,7 @@ class Judged:
           draws) and 1; outside the support: .02 and .5 of the draws;
         - total variation: .4 and .75, generous, as noise of weights alone makes .28 with a normalised ESS of .6;
         - draws less weights, the Kolmogorov distances: .05 and .2;
-        - log Z less the pilot's: .1 and .5;
+        - log Z less the pilot's: .1 and .5, beyond the noise of a pilot with fewer than 1000 particles;
         - lost mass, the total variation that particles see beyond that of the draws' weights: .01 and .05;
         - particles out of reach, of a weight over 100 that draws hardly ever get: .005 and .02;
         - missed modes: .01 and .05 of the mass;
@@ -204,7 +206,8 @@ class Judged:
             log_weights = self._weigh(z.float(), target, generator_on(self._model.device, seed))
         return diagnose(
             weighted, to_numpy(z), log_weights if log_weights is None else to_numpy(log_weights), self._standardize,
-            pilot_log_evidence=pilot and pilot.log_evidence, violation_share=getattr(self, "violation_share_", None),
+            pilot_log_evidence=pilot and pilot.log_evidence, pilot_se=pilot_noise(pilot, len(trained.particles_)),
+            violation_share=getattr(self, "violation_share_", None),
             target=target.energy.energy_fn, energies=energies_at(weighted.samples, target.energy), n_iter=self.n_iter_,
             missed=self._missed(weighted, target.energy, n_evals, seed) if n_evals and weighted.ess else None,
         )  # fmt: skip
@@ -255,6 +258,15 @@ def advice_by_cause(budget: Budget, n_iter: int, max_iter: int, usual: str) -> s
         name = "max_time" if by_time else "max_energy_evals"
         return f"{ended}, when {name} was used up: raise it."
     return usual
+
+
+def pilot_noise(pilot, n_particles: int) -> float:
+    """Standard error of the log evidence of a pilot with few particles, by its number of temperatures; 0 for many.
+
+    Half of the particles are effective at each temperature, whose variances of about one over their number add up.
+    """
+    few = pilot is not None and 0 < n_particles < FEW_PARTICLES
+    return math.sqrt(pilot.n_temperatures / n_particles) if few else 0.0
 
 
 def judge_fit(name: str, losses: list, weighted: WeightedSample, advice: str) -> dict:

@@ -90,8 +90,9 @@ class Diagnosis:
 
 def diagnose(
     weighted: WeightedSample, particles: np.ndarray, log_weights_of_particles: np.ndarray | None,
-    standardize: Callable, *, pilot_log_evidence: float | None = None, violation_share: float | None = None,
-    target=None, energies: np.ndarray | None = None, n_iter: int | None = None, missed=None,
+    standardize: Callable, *, pilot_log_evidence: float | None = None, pilot_se: float = 0.0,
+    violation_share: float | None = None, target=None, energies: np.ndarray | None = None,
+    n_iter: int | None = None, missed=None,
 ) -> Diagnosis:  # fmt: skip
     """Judge weighted draws by themselves and against particles; see `BaseSampler.diagnose`.
 
@@ -109,6 +110,8 @@ def diagnose(
         transform of the tails.
     pilot_log_evidence : float, optional
         Another estimate of log Z.
+    pilot_se : float, default=0.0
+        Its standard error.
     violation_share : float, optional
         Share of violations of injectivity.
     target : object, optional
@@ -130,7 +133,7 @@ def diagnose(
     checks += [*_of_weights(weighted), _of_raw_draws(weighted, z, energies)]
     if pilot_log_evidence is not None:
         gap = weighted.log_evidence - pilot_log_evidence
-        excess = abs(gap) - N_DEVIATIONS * weighted.log_evidence_se
+        excess = abs(gap) - N_DEVIATIONS * math.hypot(weighted.log_evidence_se, pilot_se)
         checks.append(_judge("log Z less the pilot's", gap, (0.1, 0.5), excess, "nats"))
     if len(particles):
         if log_weights_of_particles is not None and weighted.ess:
