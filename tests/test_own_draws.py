@@ -188,7 +188,8 @@ def test_where_there_are_own_draws(d, has_gradient, by, n_terms, turns):
 )
 def test_they_take_the_place_of_the_likelihood_where_particles_are_few(d, n_particles, weight, replaced):
     run, by = run_of(d, n_particles=n_particles), Likelihood(reverse_kl=weight)
-    assert (on_own_draws(run, by) is not None) == replaced
+    loss = on_own_draws(run, by)
+    assert (loss is not None) == replaced and (loss is None or loss.of_draws == (d <= 256))
     assert not (replaced and beside_likelihood(run, 10, by))
     assert on_own_draws(run_of(d, False, n_particles), by) is None
 

@@ -81,7 +81,8 @@ def on_own_draws(run, by: Likelihood) -> Objective | None:
     are_few = by.reverse_kl > 0 and d > by.many_features and n < by.fewest_particles
     if not ((are_few or d > by.most_features) and run.target.has_gradient):
         return None
-    return ReverseKLLoss(run.model, run.target, by.n_draws, run.generator, mirrored=True, of_draws=True)
+    of_draws = d <= by.most_features  # unmeasured above
+    return ReverseKLLoss(run.model, run.target, by.n_draws, run.generator, mirrored=True, of_draws=of_draws)
 
 
 def beside_likelihood(run, n_iter: int, by: Likelihood) -> list[tuple[float, Objective]]:
