@@ -12,6 +12,7 @@ import skcds
 from skcds import Control, Coupling, Pilot, Residual
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.estimators import control
 from skcds.estimators.explored import as_explored, begin_from
 from skcds.estimators.networks import shortcut_model, start_map
 from skcds.explore import pilot as pilots
@@ -189,12 +190,36 @@ class TestManyFeatures:
         energy = Energy(lambda x: 0.5 * ((x - 1) ** 2).sum(1), d, generator=seeded())
         energy.monitor = Budget(None, n_evals, energy)
         by = Pilot(n_particles=300, adaptive=Adaptive(many_features=5, **fields))
-        return pilots._Pilot(energy, 300, seeded(), energy.monitor, None, by), energy
+        run = pilots._Pilot(energy, 300, seeded(), energy.monitor, None, by)
+        run.own_draws = True
+        return run, energy
 
     def test_shares_of_few_evaluations(self):
         by = Adaptive()
         assert self.pilot(6)[0].shares_of_few() == (by.time_share, by.evals_before_own_draws)
         assert self.pilot(5)[0].shares_of_few() == (by.time_share, by.evals_share)
+
+    @pytest.mark.parametrize(
+        ("make", "wanted"),
+        [
+            (lambda **o: skcds.ConsistentSamplerScratch(6, n_steps=4, **o), True),
+            (lambda **o: skcds.ConsistentSamplerScratch(6, n_steps=4, network="residual", **o), False),
+            (lambda **o: skcds.DiffusionSampler(6, n_steps=4, **o), False),
+        ],
+        ids=["scratch", "residual", "teacher"],
+    )
+    def test_only_for_a_map_that_has_own_draws(self, make, wanted, monkeypatch):
+        """A teacher by itself keeps its points."""
+        asked = []
+
+        def run_pilot(*args):
+            asked.append(args[-1])
+            raise RuntimeError("that is all")
+
+        monkeypatch.setattr(control, "run_pilot", run_pilot)
+        with pytest.raises(RuntimeError, match="that is all"):
+            make(max_energy_evals=6000, random_state=0).fit(bent)
+        assert asked == [wanted]
 
     def test_one_mode_is_run_from(self):
         """A short tempered run, and no store of points, leaves most of the evaluations."""

@@ -60,10 +60,12 @@ class ControlStart:
         The network of the control.
     path_loss : PathLoss
         The loss on simulated trajectories.
+    own_draws : bool, default=False
+        Whether a map is trained on its own draws afterwards.
     """
 
-    def __init__(self, sampler, control: Control, path_loss: PathLoss):
-        self.sampler, self.control, self.path_loss = sampler, control, path_loss
+    def __init__(self, sampler, control: Control, path_loss: PathLoss, own_draws: bool = False):
+        self.sampler, self.control, self.path_loss, self.own_draws = sampler, control, path_loss, own_draws
         self.start = sampler._specified("start")
         self.with_pilot = isinstance(self.start, Pilot)
 
@@ -124,7 +126,9 @@ class ControlStart:
         begin = sampler._find_start(energy.n_features, energy.bounds, energy.energy_fn)
         begin = begin and begin.to(energy.device)
         try:
-            run.pilot, x = run_pilot(energy, self.start.n_particles, run.generator, budget, begin, store, self.start)
+            run.pilot, x = run_pilot(
+                energy, self.start.n_particles, run.generator, budget, begin, store, self.start, self.own_draws
+            )
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise

@@ -199,7 +199,8 @@ class DiffusionSampler(OfFamilies, BaseSampler):
                 "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
                 "or choose loss='log_variance'."
             )
-        ControlStart(self, self._specified("network"), path_loss).begin(run)
+        own_draws = vars(self).get("_for_own_draws", False)  # set by a student that fits it on the way
+        ControlStart(self, self._specified("network"), path_loss, own_draws).begin(run)
         run.untrained = copy.deepcopy(run.model)
         gauge(run, self.n_steps)
 

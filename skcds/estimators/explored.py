@@ -1,6 +1,6 @@
 """The map that an exploration by few evaluations has fitted already, from which the map of a fit starts."""
 
-__all__ = ["as_explored", "begin_from"]
+__all__ = ["as_explored", "begin_from", "has_own_draws"]
 
 import torch
 
@@ -11,6 +11,12 @@ SIZES = {
     "hidden_features": "hidden", "n_layers": "n_layers", "n_transforms": "n_transforms", "bins": "bins",
     "stretch": "stretch", "elementwise": "elementwise",
 }  # fmt: skip
+
+
+def has_own_draws(sampler) -> bool:
+    """Whether a one-step sampler trains an invertible map on draws of its own, for an energy with a gradient."""
+    objective = sampler._specified("objective")
+    return sampler._specified("network").kind == "coupling" and objective.refine and objective.likelihood.reverse_kl > 0
 
 
 def as_explored(network: Map, explored: OneStepModel | None) -> Map:

@@ -21,7 +21,7 @@ from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.phases import Phase
 from ..train.plateau import plateau_of
 from .control import CONSTRAINTS, FITTED, ControlStart, found_by
-from .explored import as_explored, begin_from
+from .explored import as_explored, begin_from, has_own_draws
 from .given import draws_given, is_given, weighted_given
 from .networks import map_wanted, networks_of_shortcut, networks_wanted, shortcut_model
 from .onestep import OneStepSampler
@@ -178,7 +178,7 @@ class ConsistentSamplerScratch(OneStepSampler):
             raise ValueError(f"n_steps has to be a power of two; got {self.n_steps}.")
         objective = self._specified("objective")
         path_loss = PathLoss(batch_size=objective.path_batch_size, training=objective.training)
-        ControlStart(self, self._specified("control"), path_loss).begin(run)
+        ControlStart(self, self._specified("control"), path_loss, has_own_draws(self)).begin(run)
         gauge(run, self.n_steps)
 
     def _judge(self, run):

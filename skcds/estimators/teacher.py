@@ -14,6 +14,7 @@ from ..train.budget import FEWEST_EVALS, Budget
 from ..train.objectives.specifications import PathLoss
 from ..train.specifications import Training
 from .diffusion import DiffusionSampler
+from .explored import has_own_draws
 
 FEWEST_WITH_TEACHER = 500  # evaluations, for a teacher that is fitted on the way and the student
 TEACHER_SHARE = 0.6  # of the limits, for a teacher that is fitted on the way
@@ -34,9 +35,8 @@ def few_evals(student, budget: Budget) -> bool:
 
 def leaves_own_draws(student, energy, budget: Budget) -> bool:
     """Whether few evaluations are better spent on draws of the student than on its teacher."""
-    likelihood = student._specified("objective").likelihood
-    many = energy.n_features > likelihood.many_features
-    return many and likelihood.reverse_kl > 0 and energy.has_gradient and few_evals(student, budget)
+    many = energy.n_features > student._specified("objective").likelihood.many_features
+    return many and has_own_draws(student) and energy.has_gradient and few_evals(student, budget)
 
 
 def fitted_teacher(student, run):
@@ -56,11 +56,13 @@ def fitted_teacher(student, run):
         teacher.random_state = seed
     teacher.set_params(**_parameters(student, teacher, energy, budget))
     path = budget.checkpoint.path
+    vars(teacher)["_for_own_draws"] = leaves_own_draws(student, energy, budget)
     with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
         teacher.fit(
             energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher"),
             evaluations=energy.known and energy.known.given,
         )  # fmt: skip
+    vars(teacher).pop("_for_own_draws", None)
     energy.n_invalid += vars(teacher)["_energy"].n_invalid
     budget.interrupted |= teacher.interrupted_
     if budget.max_energy_evals is not None:

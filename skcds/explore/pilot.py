@@ -35,7 +35,7 @@ GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate
 
 def run_pilot(
     energy: Energy, n_particles: int, generator, budget: Budget | None = None, start: Start | None = None,
-    store: Store | None = None, pilot: Pilot | None = None,
+    store: Store | None = None, pilot: Pilot | None = None, own_draws: bool = False,
 ) -> tuple[PilotResult, Tensor]:  # fmt: skip
     """Find location, scale and particles of a density from its energy alone.
 
@@ -70,6 +70,8 @@ def run_pilot(
         Allows for an exploration by few evaluations, which it keeps; its ``chosen`` are the rows that particles are of.
     pilot : Pilot, optional
         What the stages go by; its `begin` and `n_particles` are not looked at.
+    own_draws : bool, default=False
+        Whether a map is trained on own draws after it, to which few evaluations in many dimensions are then left.
 
     Returns
     -------
@@ -87,6 +89,7 @@ def run_pilot(
     """
     budget = Budget(None, None, energy) if budget is None else budget
     run = _Pilot(energy, n_particles, generator, budget, start, Pilot() if pilot is None else pilot)
+    run.own_draws = own_draws
     if store is not None and run.is_frugal():
         run.time_share, run.evals_share = run.shares_of_few()
         with budget.part(run.time_share, run.evals_share):
@@ -111,6 +114,7 @@ class _Pilot:
         self.begun, self.clock = energy.n_energy_evals, time.perf_counter()
         self.rate: float | None = None  # measured in the race
         self.modes: list[Mode] = []
+        self.own_draws = False
         self.time_share, self.evals_share = by.time_share, by.evals_share
 
     def left(self) -> float:
@@ -162,7 +166,7 @@ class _Pilot:
 
     def leaves_own_draws(self) -> bool:
         """Whether evaluations are better spent on the draws of a map in training than on an exploration."""
-        return self.energy.has_gradient and self.energy.n_features > self.by.adaptive.many_features
+        return self.own_draws and self.energy.has_gradient and self.energy.n_features > self.by.adaptive.many_features
 
     def shares_of_few(self) -> tuple[float, float]:
         """Shares of the limits for an exploration by few evaluations."""
