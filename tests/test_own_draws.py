@@ -238,7 +238,7 @@ class TestFits:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["scratch", "distiller"])
     def test_they_sharpen_a_fit(self, kind):
-        """A posterior-like density in 24 dimensions: the effective share of short fits, seen at five seeds."""
+        """A posterior-like density in 24 dimensions: the effective share of short fits."""
         mixing = torch.randn(24, 24, generator=seeded(1)).double() / 5
 
         def energy_fn(x):
