@@ -26,6 +26,7 @@ from skcds.models.maps import OneStepModel, coupling_sizes
 from skcds.models.networks import seeded as nets_seeded
 from skcds.specifications import Adaptive, MapFit, Mixture, Survey
 from skcds.train.budget import Budget
+from skcds.train.known_points import KnownPoints
 
 
 def seeded(seed):
@@ -155,6 +156,12 @@ class TestSurvey:
         assert len(survey(energy, seeded(0))) == 1 and energy.n_energy_evals < 1000
 
 
+def known(store, model):
+    """All points of a store, none held out, without scores."""
+    held = torch.zeros(len(store), dtype=torch.bool)
+    return KnownPoints(store.x, store.log_prob, None, store.log_weights(), held, model.standardization)
+
+
 def explored(energy_fn, n_evals, seed=0, d=2, by=None):
     energy, store = Energy(energy_fn, d, generator=seeded(seed)), Store(d)
     modes = survey(energy, seeded(seed), Survey(n_climbs=40)) if energy.has_gradient else []
@@ -219,7 +226,11 @@ class TestExplore:
         x = explorer.first.sample(n, seeded(0))
         store.add(explorer.first, x, explorer.first.log_prob(x), torch.zeros_like(x))  # all weights are one
         explorer.ess = share
+        assert not explorer.is_enough()  # nothing is known of what is still being found
+        explorer.evidence = [(n // 2, 0.0), (n // 2 + 1, 5.0), (n, 0.01)]
         assert explorer.is_enough() == enough
+        explorer.evidence[-1] = (n, 0.03)
+        assert not explorer.is_enough()
 
     @pytest.mark.parametrize("ending", [KeyboardInterrupt, Spent])
     def test_what_ended_it_is_told(self, ending):
@@ -252,9 +263,8 @@ class TestExplore:
         store, x = Store(2), parts.sample(50, seeded(0))
         store.add(parts, x, -wells(x), torch.zeros_like(x))
         model = OneStepModel("coupling", 2, 6.9, True, **coupling_sizes(2, 6.0, n_transforms=1))
-        held = torch.zeros(50, dtype=torch.bool)
         by = MapFit(n_iter=100, batch_size=10, learning_rate=0.01)
-        assert fit_map(model, store, store.log_weights(), held, seeded(0), by=by)
+        assert fit_map(model, known(store, model), seeded(0), by=by)
         assert len(rates) == 100 and np.argmax(rates) == 19
         assert 4e-4 < rates[0] < 6e-4 and 0.008 < max(rates) < 0.01 and 1e-4 <= rates[-1] < 2e-4
 
@@ -292,9 +302,8 @@ def test_regression_uses_what_is_known():
         with nets_seeded(seed):
             model = OneStepModel("coupling", 2, 6.9, True, **coupling_sizes(2, 6.0, bins=16))
         model.standardization = Standardization.from_moments(*moments(x))
-        held = torch.zeros(300, dtype=torch.bool)
         by = MapFit(n_iter=300, regression=regression)
-        assert fit_map(model, store, store.log_weights(), held, seeded(seed), by=by)
+        assert fit_map(model, known(store, model), seeded(seed), by=by)
         proposal = MapProposal(copy.deepcopy(model))
         draws = proposal.sample(4000, seeded(99))
         return n_effective(-wells(draws) - proposal.log_prob(draws)) / 4000

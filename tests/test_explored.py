@@ -1,7 +1,10 @@
-"""The map of an exploration: fitted by its own draws, and what the map of a fit starts from."""
+"""What an exploration leaves to a fit: the map that it starts from, and the points that it is trained on."""
 
+import copy
 import math
+import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +14,16 @@ from sklearn.exceptions import ConvergenceWarning
 import skcds
 from skcds import Control, Coupling, Pilot, Residual
 from skcds.density.energy import Energy
-from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.estimators import control
-from skcds.estimators.explored import as_explored, begin_from
+from skcds.density.standardize import Standardization
+from skcds.estimators import control, distiller, scratch
+from skcds.estimators.explored import as_explored, begin_from, known_points_loss
 from skcds.estimators.networks import shortcut_model, start_map
+from skcds.explore import adaptive
 from skcds.explore import pilot as pilots
-from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal, fit_to_own_draws
+from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal
+from skcds.explore.mixture import TMixture
 from skcds.explore.store import Store
+from skcds.explore.wide import WideLatents
 from skcds.models.maps import OneStepModel, standard_normal_log_prob
 from skcds.models.networks import seeded as nets_seeded
 from skcds.specifications import Adaptive, MapFit, Mixture
@@ -89,49 +95,55 @@ def bent(x):
     return 0.5 * (x[:, 0] ** 2 + (x[:, 1] - 0.7 * x[:, 0] ** 2) ** 2 / 0.25 + (x[:, 2:] ** 2).sum(1))
 
 
-def test_a_map_is_fitted_by_its_own_draws():
-    """From the identity the bound of log Z comes from 4.0 nats below it to within .4 (seen: .14 to .16, six seeds)."""
-    energy = Energy(bent, 8, generator=seeded())
-    model = explored_map(8, 0.0, n_transforms=4, hidden=32, bins=8)
-    target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
-
-    def gap():
-        """Of the bound, whose noise is below .1."""
-        _, log_weights = model.call_and_log_weight(torch.randn(4000, 8, generator=seeded(1)), target)
-        return 4 * math.log(2 * math.pi) + math.log(0.5) - float(log_weights.mean())
-
-    before, n = gap(), energy.n_energy_evals
-    fit_to_own_draws(model, energy, 6400, seeded(3), by=MapFit(n_draws=64, rate_of_draws=5e-3))
-    assert energy.n_energy_evals - n == 6400 and not any(p.requires_grad for p in model.parameters())
-    assert before > 3 and -0.1 < gap() < 0.4
-    n = energy.n_energy_evals
-    fit_to_own_draws(model, energy, 6400, seeded(3), ended=lambda: True)
-    assert energy.n_energy_evals == n
-
-
 class TestExplorer:
     def explorer(self, d=8, energy_fn=bent, modes=(), **fields):
         by = Adaptive(map=MapFit(n_iter=20, **fields), mixture=Mixture(max_components=4, max_fitted=500))
         energy = Energy(energy_fn, d, generator=seeded())
         return _Explorer(energy, Store(d), list(modes), first_proposal(energy, []), seeded(), lambda: False, by)
 
-    def test_where_own_draws_are_wanted(self):
-        assert self.explorer().by_own_draws
-        assert not self.explorer(7).by_own_draws and self.explorer(7, fewest_features=7).by_own_draws
-        assert not self.explorer(n_draws=0).by_own_draws
-        assert not self.explorer(energy_fn=lambda x: bent(torch.as_tensor(np.asarray(x))).numpy()).by_own_draws
-
-    def test_the_map_of_a_good_round_is_left(self):
-        """One of a bad round is not: what starts from it would start wrong."""
-        explorer = self.explorer(begun=0.2)
-        explorer.proposal = MapProposal(explored_map(8))
-        for share, left in ((0.3, True), (0.1, False)):
+    @pytest.mark.parametrize(("d", "modes", "left"), [(8, 0, True), (2, 1, True), (8, 2, False)])
+    def test_the_map_of_a_good_round_is_left(self, d, modes, left):
+        """One of a bad round is not: what starts from it would start wrong. Nor is one of several modes."""
+        explorer = self.explorer(d, modes=[SimpleNamespace(x=torch.zeros(d))] * modes, begun=0.2)
+        explorer.proposal = MapProposal(explored_map(d))
+        explorer._propose = lambda n: None
+        for share, is_good in ((0.1, False), (0.3, True), (0.1, True)):
             weights = torch.zeros(1000).double()
             weights[: int((1 - share) * 1000)] = -torch.inf
             explorer.store.log_weights_of = lambda k, weights=weights: weights
-            explorer._propose = lambda n: None
             explorer.step(100)
-            assert (explorer.store.model is not None) == left
+            assert (explorer.store.model is not None) == (left and is_good)
+
+    @pytest.mark.parametrize(("modes", "share"), [(0, 0.3), (2, 0.0)])
+    def test_some_draws_of_a_map_go_beyond_it(self, modes, share):
+        explorer = self.explorer(modes=[SimpleNamespace(x=torch.zeros(8))] * modes, wide=0.3)
+        explorer.proposal = MapProposal(explored_map(8))
+        explorer._propose = lambda n: None
+        explorer.step(200)
+        wide = [k for k, proposal in enumerate(explorer.store.proposals) if isinstance(proposal, WideLatents)]
+        assert sum(int((explorer.store.origin == k).sum()) for k in wide) == share * 200
+        assert len(explorer.store) == 200 and explorer.evidence[-1][0] == 200
+
+    @pytest.mark.parametrize("modes", [0, 2])
+    def test_scores_are_for_one_mode(self, modes, monkeypatch):
+        """Between modes they tell nothing of the masses."""
+        given = []
+        monkeypatch.setattr(adaptive, "fit_map", lambda model, points, *args: given.append(points))
+        explorer = self.explorer(modes=[SimpleNamespace(x=torch.zeros(8))] * modes)
+        explorer._draw(explorer.first, 500)
+        explorer.proposal = MapProposal(explored_map(8))
+        explorer._propose(100)
+        assert (given[0].score is None) == (modes == 2)
+
+    def test_one_point_does_not_decide_between_proposals(self):
+        """Where a map has hardly any density at a point of a hundred it lacks ten nats there, and no more."""
+        explorer = self.explorer(2, energy_fn=lambda x: 0.5 * (x**2).sum(1))
+        explorer._draw(TMixture.of_widths(torch.zeros(2).double(), [1.0]), 100)
+        far = SimpleNamespace(log_prob=lambda x: torch.where(torch.arange(len(x)) == 0, -1e9, 0.0).double())
+        near = SimpleNamespace(log_prob=lambda x: torch.zeros(len(x)).double())
+        held, log_weights = torch.ones(100, dtype=torch.bool), torch.zeros(100).double()
+        lost = explorer._score_of(near, log_weights, held) - explorer._score_of(far, log_weights, held)
+        assert 0 < lost < 0.2
 
     def test_coordinates_are_chosen_again_once_points_need_no_tempering(self):
         explorer, points = self.explorer(kept=0.1), torch.randn(200, 8, generator=seeded()).double()
@@ -155,33 +167,59 @@ class TestExplorer:
 class TestFits:
     @pytest.fixture
     def few(self):
-        own_draws = MapFit(n_iter=20, n_draws=32, begun=0.0, fewest_features=2)
-        return Pilot(adaptive=Adaptive(rounds=6, map=own_draws, mixture=Mixture(max_fitted=500)))
+        quick, poor = MapFit(n_iter=60, begun=0.0), Mixture(max_fitted=500, max_components=1)
+        return Pilot(adaptive=Adaptive(rounds=6, map=quick, mixture=poor))
 
-    def test_starts_from_the_map(self, few):
+    @pytest.fixture
+    def losses(self, monkeypatch):
+        """What maps are trained on, as it is made: a copy of the map before, and the loss."""
+        made = []
+
+        def noted(sampler, run):
+            before = None if run.explored is None else copy.deepcopy(run.explored.model)
+            made.append((before, known_points_loss(sampler, run)))
+            return made[-1][1]
+
+        for module in (scratch, distiller):
+            monkeypatch.setattr(module, "known_points_loss", noted)
+        return made
+
+    @pytest.mark.parametrize("kind", [skcds.ConsistentSamplerScratch, skcds.ConsistentSamplerDistiller])
+    def test_starts_from_the_map_and_is_trained_on_all_points(self, kind, few, losses):
         """Its density is that of the explored map, but for what two iterations change."""
         options = {"max_energy_evals": 6000, "random_state": 0, "start": few, "max_iter": 2, "learning_rate": 1e-6}
-        sampler = skcds.ConsistentSamplerScratch(3, n_steps=4, **options)
-        student = skcds.ConsistentSamplerDistiller(n_features=3, **options)
-        z = torch.randn(50, 3, generator=seeded())
+        fitted = kind(n_features=3, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            sampler.fit(bent)
-            student.fit(bent)
-        for fitted, explored in ((sampler, sampler._explored), (student, student.teacher_._explored)):
-            expected = explored.log_prob(z)
-            torch.testing.assert_close(fitted._model.log_prob(z), expected, rtol=1e-3, atol=1e-3)
-            assert (expected - standard_normal_log_prob(z)).abs().max() > 0.1
+            fitted.fit(bent)
+        z = torch.randn(50, 3, generator=seeded())
+        ((explored, loss),) = losses
+        expected = explored.log_prob(z)
+        torch.testing.assert_close(fitted._model.log_prob(z), expected, rtol=1e-3, atol=1e-3)
+        assert (expected - standard_normal_log_prob(z)).abs().max() > 0.1
+        assert len(loss.points) > 3000 and loss.points.score is not None
+        assert 0.05 * len(loss.points) < len(loss.points.held) < 0.2 * len(loss.points)
+        assert len(pickle.dumps(fitted)) < 4_000_000  # points are not kept
 
-    def test_goes_on_from_a_checkpoint(self, few, tmp_path):
-        """The map is in it, and gives the sizes of the map that is trained."""
+    def test_more_modes_are_learned_from_particles(self, few, losses):
+        def two(x):
+            return -torch.logsumexp(torch.stack([-0.5 * ((x - c) ** 2).sum(1) for c in (-4.0, 4.0)]), 0)
+
+        options = {"max_energy_evals": 6000, "random_state": 0, "start": few, "max_iter": 2}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            skcds.ConsistentSamplerScratch(2, n_steps=4, **options).fit(two)
+        assert losses == [(None, None)]
+
+    def test_goes_on_from_a_checkpoint(self, few, tmp_path, losses):
+        """Map and points are in it."""
         options = {"max_energy_evals": 6000, "random_state": 0, "start": few, "max_iter": 6, "n_steps": 4}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             once, again = (
                 skcds.ConsistentSamplerScratch(3, **options).fit(bent, checkpoint=tmp_path / "fit") for _ in range(2)
             )
-        assert again._explored is not None
+        assert len(losses) == 2 and torch.equal(losses[0][1].points.z, losses[1][1].points.z)
         np.testing.assert_array_equal(once.sample(5, random_state=1), again.sample(5, random_state=1))
 
 

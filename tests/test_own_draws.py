@@ -153,11 +153,11 @@ class TestPace:
         assert ReverseKLLoss(model, Own(model), 8, seeded()).state_dict() == {"n_made": 0}
 
 
-def run_of(d, has_gradient=True, n_particles=20_000, explored=None):
+def run_of(d, has_gradient=True, n_particles=20_000):
     target = SimpleNamespace(has_gradient=has_gradient)
     energy = SimpleNamespace(n_features=d, n_energy_evals=0, evals_per_second=1e6)
     run = {"energy": energy, "target": target, "model": None, "generator": seeded(), "budget": budget_of()}
-    return SimpleNamespace(**run, population=range(n_particles), explored=explored)
+    return SimpleNamespace(**run, population=range(n_particles))
 
 
 @pytest.mark.parametrize(
@@ -192,10 +192,6 @@ def test_they_take_the_place_of_the_likelihood_where_particles_are_few(d, n_part
     assert (loss is not None) == replaced and (loss is None or loss.of_draws == (d <= 256))
     assert not (replaced and beside_likelihood(run, 10, by))
     assert on_own_draws(run_of(d, False, n_particles), by) is None
-
-
-def test_beside_the_likelihood_where_an_exploration_had_few_evaluations():
-    assert len(beside_likelihood(run_of(3, explored=object()), 10, Likelihood())) == 1
 
 
 def test_summed_where_they_are_few():

@@ -121,7 +121,7 @@ class TestRoundTrip:
         if hasattr(sampler, "pilot_"):
             assert np.array_equal(loaded.pilot_.covariance, sampler.pilot_.covariance)
             assert loaded.particles_.dtype == sampler.particles_.dtype
-        not_saved = {"fit_time_", "_particles_log_prob", "_particles_score", "_explored"}
+        not_saved = {"fit_time_", "_particles_log_prob", "_particles_score"}
         assert vars(loaded).keys() == vars(sampler).keys() - not_saved
 
     def test_twice_is_the_same_bytes_of_content(self, tmp_path):

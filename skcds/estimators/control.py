@@ -18,11 +18,10 @@ from ..density.standardize import Standardization, StandardizedTarget
 from ..explore.pilot import run_pilot
 from ..explore.result import PilotResult
 from ..explore.specifications import Pilot
-from ..explore.store import Store
+from ..explore.store import Explored, Store
 from ..explore.tempered_run import finest_scale
 from ..io.packing import built
 from ..io.registry import key_of
-from ..models.maps import OneStepModel
 from ..models.networks import seeded
 from ..models.specifications import Control
 from ..train.marginals import fit_marginals
@@ -44,7 +43,6 @@ FITTED: dict = {
     "particles_": "particles",
     "_particles_log_prob": "memory",
     "_particles_score": "memory",
-    "_explored": "memory",
 }
 
 
@@ -85,8 +83,7 @@ class ControlStart:
                 "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
                 "bounds": run.energy.bounds and run.energy.bounds.choices,
-                "explored": run.explored
-                and {"config": dict(run.explored.config), "weights": run.explored.state_dict()},
+                "explored": run.explored and run.explored.state_dict(),
             },
         )
 
@@ -99,14 +96,13 @@ class ControlStart:
         run.model.load_state_dict(stored["model"]["weights"])
         run.model.to(energy.device)
         if stored["explored"]:
-            run.explored = OneStepModel(**stored["explored"]["config"]).to(energy.device)
-            run.explored.load_state_dict(stored["explored"]["weights"])
+            run.explored = Explored.restored(stored["explored"], energy.device)
         if energy.bounds is not None:
             energy.bounds = energy.bounds.chosen(stored["bounds"])
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         if stored["population"]:
-            particles = stored["population"]["particles"][0].to(energy.device)
-            run.population = Population(run.target, particles, run.generator)
+            particles, *known = (part.to(energy.device) for part in stored["population"]["particles"])
+            run.population = Population(run.target, particles, run.generator, known=tuple(known))  # not asked again
             run.population.load_state_dict(stored["population"])
         run.checkpoint.rewind("start")
 
@@ -132,7 +128,8 @@ class ControlStart:
         except Exception as error:
             note(error, "This happened in the pilot, before any training.")
             raise
-        run.explored = store.model if store else None
+        if store:
+            run.explored = store.explored(self.start.adaptive.fewest_effective, energy.has_gradient)
         standardization = run.pilot.standardization().to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
@@ -229,7 +226,8 @@ class ControlStart:
         log_snr_max = -2 * math.log(FINAL_NOISE * float(width.min()))
         reads_score = self.reads_score(run.energy, run.budget)
         with seeded(int(randint(run.generator, 0, 2**31 - 1))):
-            model = self.sampler._build_model(standardization, log_snr_max, reads_score, run.explored)
+            explored = run.explored and run.explored.model
+            model = self.sampler._build_model(standardization, log_snr_max, reads_score, explored)
         model.to(run.generator.device)
         model.standardization = standardization
         model.network.width = width
@@ -243,7 +241,6 @@ def found_by(run) -> dict:
         "particles_": to_numpy(run.model.standardization(run.population.x)),
         "_particles_log_prob": to_numpy(run.population.log_prob),
         "_particles_score": to_numpy(run.population.score),
-        "_explored": run.explored,
     }
 
 

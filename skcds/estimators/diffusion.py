@@ -199,8 +199,10 @@ class DiffusionSampler(OfFamilies, BaseSampler):
                 "loss='kl' follows the gradient of the energy: pass grad_fn=, or an energy function on torch tensors, "
                 "or choose loss='log_variance'."
             )
-        own_draws = vars(self).get("_for_own_draws", False)  # set by a student that fits it on the way
-        ControlStart(self, self._specified("network"), path_loss, own_draws).begin(run)
+        student = vars(self).get("_for_student")  # of a student that fits it on the way
+        ControlStart(self, self._specified("network"), path_loss, bool(student and student.own_draws)).begin(run)
+        if student:
+            student.explored = run.explored
         run.untrained = copy.deepcopy(run.model)
         gauge(run, self.n_steps)
 

@@ -26,7 +26,7 @@ from ..train.plateau import plateau_of
 from .base import BaseSampler, positive_integer
 from .control import N_CHECKED
 from .diffusion import DiffusionSampler
-from .explored import as_explored, begin_from
+from .explored import as_explored, begin_from, known_points_loss
 from .given import draws_given, is_given, weighted_given
 from .networks import map_wanted, networks_of_map, start_map
 from .onestep import OneStepSampler
@@ -226,10 +226,9 @@ class ConsistentSamplerDistiller(OneStepSampler):
         x = torch.from_numpy(teacher.particles_).to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * run.budget.energy_evals_left()))])
         run.target = StandardizedTarget(energy, control.standardization, energy.fast_dtype)
-        run.explored = vars(teacher).get("_explored") if "n_energy_evals_before" in run.fitted else None
         run.population = self._particles(run, teacher, run.target.standardization.inverse(x).float())
         run.checkpoint.watch(x)
-        run.model = self._start_model(control, run.generator, run.explored)
+        run.model = self._start_model(control, run.generator, run.explored and run.explored.model)
         fit_marginals(run.model, run.population.x, run.training.marginals, run.budget.seconds_left())
 
     def _particles(self, run, teacher, z):
@@ -296,7 +295,10 @@ class ConsistentSamplerDistiller(OneStepSampler):
                 own = beside_likelihood(run, n_all - n_iter if n_own else n_iter, objective.likelihood)
                 share *= 1 - objective.likelihood.reverse_share if own else 1.0
                 options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
-                likelihood = LikelihoodLoss(model, run.population, batch_size, control, run.target, levels, **options)
+                known = known_points_loss(self, run)
+                likelihood = LikelihoodLoss(
+                    model, run.population, batch_size, control, run.target, levels, known=known, **options
+                )  # fmt: skip
             terms += [(1.0, likelihood), *(own if not n_own else [])]
         weight = objective.weight if calibrate else 1.0
         if weight:

@@ -1,11 +1,16 @@
-"""The map that an exploration by few evaluations has fitted already, from which the map of a fit starts."""
+"""What an exploration by few evaluations has left: a map, from which that of a fit starts, and points to train on."""
 
-__all__ = ["as_explored", "begin_from", "has_own_draws"]
+__all__ = ["as_explored", "begin_from", "has_own_draws", "known_points_loss"]
 
 import torch
 
+from .._support.devices import rand
+from ..explore.few_evaluations import Adaptive
+from ..explore.specifications import Pilot
 from ..models.maps import CouplingMap, OneStepModel
 from ..models.specifications import Map
+from ..train.known_points import KnownPoints
+from ..train.objectives.known_points import KnownPointsLoss
 
 SIZES = {
     "hidden_features": "hidden", "n_layers": "n_layers", "n_transforms": "n_transforms", "bins": "bins",
@@ -48,3 +53,18 @@ def begin_from(step_map, explored: OneStepModel | None) -> bool:
             return False
     step_map.load_state_dict(found)
     return True
+
+
+def known_points_loss(sampler, run) -> KnownPointsLoss | None:
+    """What a run's map is trained on in place of its particles; None where an exploration has left no points."""
+    if run.explored is None:
+        return None
+    found, start = run.explored, sampler._specified("start")
+    adaptive = start.adaptive if isinstance(start, Pilot) else Adaptive()
+    held, by = rand(run.generator, len(found.x)) < adaptive.held_out, adaptive.map
+    score = found.score if found.has_scores else None
+    run.points = KnownPoints(
+        found.x, found.log_prob, score, found.log_weights, held, run.model.standardization, by.exponent
+    )  # fmt: skip
+    order = sampler._specified("objective").likelihood.order
+    return KnownPointsLoss(run.model, run.points, by.batch_size, run.generator, by.regression, by.scores, order)

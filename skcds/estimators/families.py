@@ -196,7 +196,6 @@ def fit_family(sampler, run, density: FamilyDensity) -> dict:
         "teacher_": None,
         "_particles_log_prob": None,
         "_particles_score": None,
-        "_explored": None,
     }
     group = run.population.anchors
     x = run.model.standardization.given(group.contexts)(group.z.flatten(0, 1))

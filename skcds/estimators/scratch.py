@@ -21,7 +21,7 @@ from ..train.objectives.specifications import PathLoss, SelfConsistency
 from ..train.phases import Phase
 from ..train.plateau import plateau_of
 from .control import CONSTRAINTS, FITTED, ControlStart, found_by
-from .explored import as_explored, begin_from, has_own_draws
+from .explored import as_explored, begin_from, has_own_draws, known_points_loss
 from .given import draws_given, is_given, weighted_given
 from .networks import map_wanted, networks_of_shortcut, networks_wanted, shortcut_model
 from .onestep import OneStepSampler
@@ -236,6 +236,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         if likelihood is None:
             levels, share = (levels_of_steps(model.steps, generator), model.partial_levels()), 0.5 * moves_share(run)
             options = options_within(run.budget, run.population, n_iter, share, objective.likelihood)
+            options["known"] = known_points_loss(self, run)
             likelihood = LikelihoodLoss(model, run.population, batch, model, run.target, *levels, **options)
         return Sum([(1.0, likelihood), *own, *([(objective.weight, consistency)] if objective.weight else [])])
 

@@ -1,6 +1,8 @@
 """The teacher of a student: as it was given, or fitted on the way, within a share of the student's limits."""
 
-__all__ = ["FEWEST_WITH_TEACHER", "few_evals", "fitted_teacher", "one_of_several", "unwrapped"]
+__all__ = ["FEWEST_WITH_TEACHER", "ForStudent", "few_evals", "fitted_teacher", "one_of_several", "unwrapped"]
+
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.base import clone
@@ -10,6 +12,7 @@ from .._support.forks import seed_of
 from .._support.warnings import muted
 from ..explore.few_evaluations import Adaptive
 from ..explore.specifications import Pilot
+from ..explore.store import Explored
 from ..train.budget import FEWEST_EVALS, Budget
 from ..train.objectives.specifications import PathLoss
 from ..train.specifications import Training
@@ -24,6 +27,22 @@ FRUGAL_JUDGED = 1000  # paths of such a teacher, each of two evaluations or more
 FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
 MOST_RESERVED = 1.1  # of the draws of the judgement
 SHARE_BEFORE_OWN_DRAWS = 0.4  # of the limits, where few evaluations are left for own draws of the student
+
+
+@dataclass
+class ForStudent:
+    """What a student that fits its teacher on the way tells it, and hears from it.
+
+    Attributes
+    ----------
+    own_draws : bool
+        Whether evaluations are left for draws of the student.
+    explored : Explored or None
+        What the teacher's exploration found.
+    """
+
+    own_draws: bool = False
+    explored: Explored | None = None
 
 
 def few_evals(student, budget: Budget) -> bool:
@@ -56,13 +75,14 @@ def fitted_teacher(student, run):
         teacher.random_state = seed
     teacher.set_params(**_parameters(student, teacher, energy, budget))
     path = budget.checkpoint.path
-    vars(teacher)["_for_own_draws"] = leaves_own_draws(student, energy, budget)
+    vars(teacher)["_for_student"] = wanted = ForStudent(leaves_own_draws(student, energy, budget))
     with muted("interruption", "convergence", *([RuntimeWarning] if energy.n_invalid else [])):  # warned of here
         teacher.fit(
             energy.energy_fn, grad_fn=energy.grad_fn, checkpoint=path and path.with_name(path.name + ".teacher"),
             evaluations=energy.known and energy.known.given,
         )  # fmt: skip
-    vars(teacher).pop("_for_own_draws", None)
+    vars(teacher).pop("_for_student", None)
+    run.explored = wanted.explored
     energy.n_invalid += vars(teacher)["_energy"].n_invalid
     budget.interrupted |= teacher.interrupted_
     if budget.max_energy_evals is not None:

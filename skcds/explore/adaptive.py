@@ -12,18 +12,22 @@ from torch import Tensor
 from .._support.devices import rand, randint, randn
 from .._support.errors import Spent
 from ..density.energy import Energy
-from ..density.standardize import Standardization, StandardizedTarget
+from ..density.standardize import Standardization
 from ..models.maps import OneStepModel, coupling_sizes
 from ..models.networks import in_parts, seeded
-from ..train.objectives.likelihood import spread_of
-from ..train.objectives.reverse_kl import ReverseKLLoss
+from ..train.known_points import KnownPoints
+from ..train.objectives.known_points import KnownPointsLoss
 from ..train.optimizer import AdamW
 from ..train.particles import systematic_index
 from .climb import Mode
 from .few_evaluations import Adaptive, MapFit, Mixture
 from .mixture import TMixture, laplace_mixture
-from .smc import moments
+from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
+from .tempered_run import standardization_of
+from .wide import WideLatents
+
+LARGEST_LACK = 10.0  # nats by which the log density of a proposal may lack at a point, and count for it
 
 
 class MapProposal:
@@ -49,15 +53,14 @@ class MapProposal:
 def explore(
     energy: Energy, store: Store, modes: list[Mode], generator, left: Callable[[], float],
     ended: Callable[[], bool] = lambda: False, progress=None, gaussian: Standardization | None = None,
-    by: Adaptive | None = None,
+    by: Adaptive | None = None, tails: Tails | None = None,
 ) -> BaseException | None:  # fmt: skip
     """Fill a store by draws from proposals, each fitted to all points before it (Cornuet et al. 2012).
 
     The first proposal has Laplace's approximation at every mode and round parts of many widths. The later ones are
     fitted to the weighted points, whose weights are tempered until enough of them are effective: a mixture of t
-    distributions, or a coupling map where that gives held-out points a larger density. A map is trained by likelihood
-    and by regression on the log densities, which are known: the variance of the log weights is to vanish (Richter et
-    al. 2020), at no evaluation of the energy.
+    distributions, or a coupling map where that gives held-out points a larger density (`fit_map`). Where there is no
+    more than one known mode, some draws of a map have one latent coordinate of heavy tails (`WideLatents`).
 
     Parameters
     ----------
@@ -79,6 +82,8 @@ def explore(
         Location and scale to begin from, beside the modes.
     by : Adaptive, optional
         How many draws there are, and from which proposals.
+    tails : Tails, optional
+        What heavy tails are, which the coordinates of maps are to tame.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def explore(
     known = None if energy.known is None else energy.known.mixture(energy, generator, by.mixture)
     if known is not None:
         first = TMixture.joined([(0.5, first), (0.5, known)])
-    explorer = _Explorer(energy, store, modes, first, generator, ended, by)
+    explorer = _Explorer(energy, store, modes, first, generator, ended, by, tails)
     total = left()
     size = int(min(by.most_draws, max(by.fewest_draws, total / by.rounds)))
     try:
@@ -132,23 +137,26 @@ class _Explorer:
 
     def __init__(
         self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, ended: Callable[[], bool],
-        by: Adaptive,
+        by: Adaptive, tails: Tails | None = None,
     ):  # fmt: skip
-        self.by = by
+        self.by, self.tails = by, tails
         self.energy, self.store, self.first, self.generator, self.ended = energy, store, first, generator, ended
         self.proposal: Proposal = first
         self.broad = first
         self.model: OneStepModel | None = None
         self.was_tempered = False
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
-        are_wanted = by.map.n_draws > 0 and energy.n_features >= by.map.fewest_features
-        self.by_own_draws = are_wanted and energy.has_gradient and len(modes) < 2  # they seek modes
+        self.evidence: list[tuple[int, float]] = []  # points in the store after each round, and its log Z
+        self.is_single = len(modes) < 2  # scores tell nothing of the masses of modes
         self.most = 2 * len(modes) + by.mixture.fewest_components  # of a mixture; more where these are used
 
     def is_enough(self) -> bool:
         """Whether another round would tell nothing new."""
-        by = self.by
-        return self.ess > by.enough_ess and n_effective(self.store.log_weights()) > by.enough_effective
+        by, n = self.by, len(self.store)
+        if self.ess <= by.enough_ess or n_effective(self.store.log_weights()) <= by.enough_effective:
+            return False
+        before = [log_z for points, log_z in self.evidence if points <= 0.5 * n]  # what is still found adds to it
+        return bool(before) and abs(self.evidence[-1][1] - before[-1]) < by.settled
 
     def step(self, n: int) -> None:
         """A round of n draws, from a new proposal unless the last is good enough."""
@@ -156,14 +164,19 @@ class _Explorer:
             settled = self.proposal is not self.first and self.ess > self.by.good_proposal
             if not settled or len(self.store) > self.by.growth * self.fitted_at:
                 self._propose(n)
+        is_map = isinstance(self.proposal, MapProposal)
         n_broad = 0 if self.proposal is self.first else int(self.by.defensive * n)
-        k = self._draw(self.proposal, n - n_broad)
+        n_wide = int(self.by.map.wide * n) if is_map and self.is_single else 0
+        k = self._draw(self.proposal, n - n_broad - n_wide)
         own = self.store.log_weights_of(k)
         self.ess = n_effective(own) / max(len(own), 1)
-        if self.by_own_draws and isinstance(self.proposal, MapProposal):
-            self.store.model = self.proposal.model if self.ess > self.by.map.begun else None
+        if self.is_single and is_map and self.ess > self.by.map.begun:
+            self.store.model = self.proposal.model
         if n_broad:
             self._draw(self.broad, n_broad)
+        if n_wide:
+            self._draw(WideLatents(self.proposal.model, self.by.map.wide_scale, self.by.map.wide_freedom), n_wide)
+        self.evidence.append((len(self.store), log_evidence(self.store.log_weights())))
 
     def _draw(self, proposal: Proposal, n: int) -> int:
         x = proposal.sample(n, self.generator)
@@ -191,15 +204,23 @@ class _Explorer:
         if (was_first or (self.ess > by.map.good_mixture and not is_map)) or self.ended():
             return
         model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
-        if fit_map(model, store, hot, held, self.generator, self.ended, by.map):
+        score = store.score if self.energy.has_gradient and self.is_single else None
+        points = KnownPoints(
+            store.x, store.log_prob, score, hot, held, model.standardization, by.map.exponent
+        )  # fmt: skip
+        if fit_map(model, points, self.generator, self.ended, by.map):
             self.model = model
-            if self.by_own_draws:
-                fit_to_own_draws(model, self.energy, n, self.generator, self.ended, by.map)
             candidate = MapProposal(copy.deepcopy(model))
-            weights = torch.softmax(torch.where(held, hot, -torch.inf), 0)[held]
-            scores = [float((weights * q.log_prob(store.x[held]).clamp(min=-1e6)).sum()) for q in (candidate, mixture)]
-            if scores[0] > scores[1] or self.by_own_draws:
+            if self._score_of(candidate, hot, held) > self._score_of(mixture, hot, held):
                 self.proposal = candidate
+
+    def _score_of(self, proposal: Proposal, log_weights: Tensor, held: Tensor) -> float:
+        """Mean log density of a proposal at weighted points held out, one of which does not decide it by itself."""
+        weights = torch.softmax(torch.where(held, log_weights, -torch.inf), 0)[held]
+        log_p = self.store.log_prob[held] - log_evidence(self.store.log_weights())
+        log_ratio = proposal.log_prob(self.store.x[held]) - log_p
+        known = weights > 0
+        return float((weights * log_ratio.clamp(min=-LARGEST_LACK))[known].sum())
 
     def _mixture_of(self, points: Tensor, n_points: float) -> TMixture:
         """A mixture fitted to points (n, d), as many components as so many effective ones allow."""
@@ -217,7 +238,7 @@ class _Explorer:
         return self._new_model(points) if self.model is None or is_new else self.model
 
     def _new_model(self, points: Tensor) -> OneStepModel:
-        d, by, standardization = points.shape[1], self.by.map, Standardization.from_moments(*moments(points))
+        d, by, standardization = points.shape[1], self.by.map, standardization_of(points, self.tails)
         with seeded(int(randint(self.generator, 0, 2**31 - 1))):
             sizes = coupling_sizes(d, by.log_snr_max, n_transforms=by.n_transforms)
             model = OneStepModel("coupling", d, by.log_snr_max, standardization.full, **sizes)
@@ -226,21 +247,17 @@ class _Explorer:
 
 
 def fit_map(
-    model: OneStepModel, store: Store, log_weights: Tensor, held: Tensor, generator,
-    ended: Callable[[], bool] = lambda: False, by: MapFit | None = None,
+    model: OneStepModel, points: KnownPoints, generator, ended: Callable[[], bool] = lambda: False,
+    by: MapFit | None = None,
 ) -> bool:  # fmt: skip
-    """Fit a map to weighted points, by likelihood and regression; whether there was time for it.
+    """Fit a map to weighted points, by likelihood and regressions (`KnownPointsLoss`); whether there was time for it.
 
     Parameters
     ----------
     model : OneStepModel
         Trained in place.
-    store : Store
-        The points, and log densities of the target there.
-    log_weights : Tensor
-        Weights (n,) of the points in the likelihood.
-    held : Tensor of bool
-        (n,), points that are not trained on.
+    points : KnownPoints
+        The points, in its coordinates.
     generator : torch.Generator
         Source of randomness.
     ended : callable, optional
@@ -249,11 +266,7 @@ def fit_map(
         Iterations, batches and weights.
     """
     by = MapFit() if by is None else by
-    z = model.standardization.inverse(store.x)
-    log_p, z = (store.log_prob + model.standardization.log_det(z)).float(), z.float()
-    log_weights = torch.where(held | ~log_p.isfinite(), -torch.inf, log_weights)
-    cumulative = torch.softmax(by.exponent * log_weights, 0).cumsum(0)
-    rest = ((1 - by.exponent) * (log_weights - log_weights.max())).exp().float()
+    objective = KnownPointsLoss(model, points, by.batch_size, generator, by.regression, by.scores)
     model.requires_grad_(True)
     optimizer = AdamW(model.map.parameters(), by.learning_rate, by.weight_decay)
     for i in range(by.n_iter):
@@ -261,52 +274,9 @@ def fit_map(
             return False
         annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / by.n_iter))
         optimizer.learning_rate = by.learning_rate * min(1.0, (i + 1) / 20) * annealed
-        uniform = rand(generator, by.batch_size, dtype=torch.float64) * cumulative[-1]
-        rows = torch.searchsorted(cumulative, uniform).clamp(max=len(z) - 1)
-        optimizer.zero_grad()
-        log_q = model.log_prob(z[rows])
-        loss = -(rest[rows] / rest[rows].mean() * log_q).mean() + by.regression * spread_of(log_p[rows] - log_q)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.map.parameters(), 1.0)
-        optimizer.step()
-    model.requires_grad_(False)
-    return True
-
-
-def fit_to_own_draws(
-    model: OneStepModel, energy: Energy, n_evals: int, generator, ended: Callable[[], bool] = lambda: False,
-    by: MapFit | None = None,
-) -> None:  # fmt: skip
-    """Fit a map to the density by its own draws, with their gradients (reverse divergence): it reaches beyond points.
-
-    Parameters
-    ----------
-    model : OneStepModel
-        Trained in place.
-    energy : Energy
-        The density, with a gradient.
-    n_evals : int
-        Evaluations that may be made.
-    generator : torch.Generator
-        Source of randomness.
-    ended : callable, optional
-        Whether the time is over.
-    by : MapFit, optional
-        Batches and rates.
-    """
-    by = MapFit() if by is None else by
-    n_iter = n_evals // by.n_draws
-    target = StandardizedTarget(energy, model.standardization, energy.fast_dtype)
-    objective = ReverseKLLoss(model, target, by.n_draws, generator, mirrored=True, of_draws=True)
-    optimizer = AdamW(model.map.parameters(), by.rate_of_draws)
-    model.requires_grad_(True)
-    for i in range(n_iter):
-        if ended():
-            break
-        annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / n_iter))
-        optimizer.learning_rate = by.rate_of_draws * min(1.0, (i + 1) / 10) * annealed
         optimizer.zero_grad()
         objective(i).backward()
         torch.nn.utils.clip_grad_norm_(model.map.parameters(), 1.0)
         optimizer.step()
     model.requires_grad_(False)
+    return True

@@ -133,14 +133,15 @@ class MapFit(Part):
         Last level of the map, which decides its sizes.
     n_transforms : int, default=4
         Couplings.
-    n_draws : int, default=64
-        Own draws in a batch by which a map is then fitted to a density with a gradient and no more than one known mode,
-        for as many evaluations as the round has draws, and then taken; 0 for none. Unmeasured but
-        for trials.
-    fewest_features : int, default=8
-        In fewer features there are no own draws: a twisted Gaussian in five gained nothing.
-    rate_of_draws : float, default=2e-3
-        Learning rate then.
+    scores : float, default=1.0
+        Weight of the regression on scores, where there is a gradient and no more than one known mode. A twisted
+        Gaussian in five dimensions, explored by 17 000 evaluations, had an ESS of .11 and .27 without it and .51 and
+        .38 with it (two seeds). Between separate modes it harms: it tells nothing of their masses.
+    wide : float, default=0.3
+        Of a round's draws from a map, those one latent coordinate of which has a t distribution; where no more than
+        one mode is known.
+    wide_scale, wide_freedom : float, default=1.5 and 2.0
+        Of that distribution; the freedom is a whole number.
     kept : float, default=0.1
         Normalised ESS of a round, above which the map is fitted further, and not anew.
     begun : float, default=0.2
@@ -157,9 +158,10 @@ class MapFit(Part):
         "regression": [not_negative],
         "log_snr_max": [positive],
         "n_transforms": [at_least_one],
-        "n_draws": [not_negative],
-        "fewest_features": [not_negative],
-        "rate_of_draws": [positive],
+        "scores": [not_negative],
+        "wide": [share],
+        "wide_scale": [positive],
+        "wide_freedom": [positive],
         "kept": [share],
         "begun": [share],
     }
@@ -173,9 +175,10 @@ class MapFit(Part):
     regression: float = 1.0
     log_snr_max: float = 6.0
     n_transforms: int = 4
-    n_draws: int = 64
-    fewest_features: int = 8
-    rate_of_draws: float = 2e-3
+    scores: float = 1.0
+    wide: float = 0.3
+    wide_scale: float = 1.5
+    wide_freedom: float = 2.0
     kept: float = 0.1
     begun: float = 0.2
 
@@ -231,6 +234,9 @@ class Adaptive(Part):
         Normalised ESS of a round, with which no more is explored if `enough_effective` points are effective.
     enough_effective : int, default=5000
         See `enough_ess`.
+    settled : float, default=0.02
+        And if log Z has changed by less since there were half as many points: a neck or a tail that is still being
+        reached adds to it.
     held_out : float, default=0.12
         Share of the points, by which proposals are compared.
     survey : Survey, default=Survey()
@@ -265,6 +271,7 @@ class Adaptive(Part):
         "growth": [positive],
         "enough_ess": [share],
         "enough_effective": [not_negative],
+        "settled": [not_negative],
         "held_out": [share],
         "survey": [Survey],
         "mixture": [Mixture],
@@ -294,6 +301,7 @@ class Adaptive(Part):
     growth: float = 1.5
     enough_ess: float = 0.9
     enough_effective: int = 5000
+    settled: float = 0.02
     held_out: float = 0.12
     survey: Survey = Survey()
     mixture: Mixture = Mixture()

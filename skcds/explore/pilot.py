@@ -27,7 +27,7 @@ from .smc import moments
 from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
-from .tempered_run import TemperedRun, better_fit, heavy_tails, newly_heavy, standardize
+from .tempered_run import TemperedRun, better_fit, heavy_tails, newly_heavy, standardization_of, standardize
 
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
@@ -191,7 +191,9 @@ class _Pilot:
         kept = by.checked_share * self.left()
         left, ended = lambda: self.left() - kept, lambda: budget.seconds_left(self.time_share) <= 0
         gaussian = None if self.start is None else self.start.gaussian
-        stopped = explore(energy, store, self.modes, generator, left, ended, budget.progress, gaussian, by)
+        stopped = explore(
+            energy, store, self.modes, generator, left, ended, budget.progress, gaussian, by, self.by.tails
+        )  # fmt: skip
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
             if isinstance(stopped, KeyboardInterrupt):
@@ -206,10 +208,7 @@ class _Pilot:
     def _result_of(self, store: Store, kept: float) -> tuple[PilotResult, Tensor]:
         """What the chosen points of a store say of the density, after a look at whether it is one."""
         x, energy = store.x[store.chosen], self.energy
-        tails, light = heavy_tails(x, self.by.tails), (x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf))
-        if tails is None or better_fit(x, tails, light) < self.by.tails.better_fit:
-            tails = light
-        found = standardize(x, tails, self.by.tempering.full_covariance)
+        found = standardization_of(x, self.by.tails, self.by.tempering.full_covariance)
         if store.model is not None:  # what starts from the map is in its coordinates
             found = store.model.standardization
         check_mass(x, found, energy.bounds)

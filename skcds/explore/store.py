@@ -1,8 +1,9 @@
 """The points that an exploration has drawn and evaluated, with the proposals that they came from."""
 
-__all__ = ["Proposal", "Store", "log_evidence", "n_effective", "tempered"]
+__all__ = ["Explored", "Proposal", "Store", "log_evidence", "n_effective", "tempered"]
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,6 +25,43 @@ class Proposal(Protocol):
         """Log density (n,) float64 at points (n, d)."""
 
 
+@dataclass
+class Explored:
+    """What an exploration leaves to the map of a fit: its own last map, and all of its points.
+
+    Attributes
+    ----------
+    model : OneStepModel
+        The map.
+    x, log_prob, score : Tensor
+        Points (n, d) float64, the log density (n,) of the target there and its gradient (n, d).
+    log_weights : Tensor
+        Weights (n,) of the points, truncated.
+    has_scores : bool
+        Whether the energy has a gradient.
+    """
+
+    model: OneStepModel
+    x: Tensor
+    log_prob: Tensor
+    score: Tensor
+    log_weights: Tensor
+    has_scores: bool
+
+    def state_dict(self) -> dict:
+        """What `restored` makes it of again."""
+        config, weights = dict(self.model.config), self.model.state_dict()
+        return {**vars(self), "model": {"config": config, "weights": weights}}
+
+    @classmethod
+    def restored(cls, state: dict, device) -> "Explored":
+        """From its `state_dict`."""
+        model = OneStepModel(**state["model"]["config"])
+        model.load_state_dict(state["model"]["weights"])
+        rest = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
+        return cls(**rest | {"model": model.requires_grad_(False).to(device)})
+
+
 class Store:
     """Points with their log densities under the target and under every proposal that any of them came from.
 
@@ -43,7 +81,7 @@ class Store:
     chosen : Tensor
         Rows (m,) that particles were taken from.
     model : OneStepModel or None
-        A map that was fitted to the density by its own draws, too.
+        A good map, where there is no more than one known mode.
     """
 
     def __init__(self, n_features: int, device=None):
@@ -98,10 +136,20 @@ class Store:
 
         Where fewer than `fewest` points are effective, by a power of the weights that leaves so many.
         """
+        return systematic_index(self.truncated_weights(fewest), n, generator)
+
+    def truncated_weights(self, fewest: int = 0) -> Tensor:
+        """Log weights (n,) of `particles`."""
         log_weights = self.log_weights()
         log_weights = log_weights * tempered(log_weights, fewest)
         bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
-        return systematic_index(log_weights.clamp(max=bound), n, generator)
+        return log_weights.clamp(max=bound)
+
+    def explored(self, fewest: int, has_scores: bool) -> Explored | None:
+        """What is left to a map; None where there was no good one."""
+        if self.model is None:
+            return None
+        return Explored(self.model, self.x, self.log_prob, self.score, self.truncated_weights(fewest), has_scores)
 
 
 def n_effective(log_weights: Tensor) -> float:

@@ -96,6 +96,16 @@ def standardize(
     return Standardization.from_moments(*moments(tame, full_covariance), tails)
 
 
+def standardization_of(
+    x: Tensor, by: Tails | None = None, full_covariance: int = Tempering.full_covariance
+) -> Standardization:
+    """Standardisation of particles (n, d) whose tails are tamed where a Gaussian fits them better so."""
+    by = Tails() if by is None else by
+    tails, light = heavy_tails(x, by), (x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf))
+    is_better = tails is not None and better_fit(x, tails, light) >= by.better_fit
+    return standardize(x, tails if is_better else light, full_covariance)
+
+
 def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> float:
     """Nats by which a Gaussian fits particles (n, d) better in coordinates with these tails than with those before."""
     fits = []

@@ -28,7 +28,9 @@ def plateau_of(run, n_iter: int) -> "Plateau | None":
         return None
 
     def look(averaged) -> float:
-        """At the particles, for no evaluation."""
+        """At points that are held out, or at the particles, for no evaluation."""
+        if run.points is not None:
+            return run.points.share(averaged)
         n = min(len(run.population), stopping.n_particles)
         z, log_p = run.population.x[:n], run.population.log_prob[:n]
         return share_at_particles(log_p - averaged.log_prob(z).double())

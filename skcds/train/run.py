@@ -43,8 +43,10 @@ class Run:
         That a path of the chain takes; 0 without a limit of time.
     untrained : nn.Module or None
         The model before training, where it is to be compared.
-    explored : OneStepModel or None
-        A map that the exploration has fitted.
+    explored : Explored or None
+        What an exploration by few evaluations has left: a map, and points.
+    points : KnownPoints or None
+        Of these, in the coordinates of the model.
     fitted : dict
         Fitted attributes that are known already.
     """
@@ -61,6 +63,7 @@ class Run:
     seconds_a_path: float = 0.0
     untrained: Any = None
     explored: Any = None
+    points: Any = None
     fitted: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -264,7 +264,7 @@ class Likelihood(Part):
         Of these at an iteration, half of them mirror images.
     reverse_kl : float, default=1.0
         Weight of the reverse divergence of own draws beside the likelihood, where there is a gradient, and there are
-        many features or few evaluations.
+        many features.
     reverse_share : float, default=0.6
         Of the evaluations left, for it.
     turns, many_features : int, default=7 and 20

@@ -6,8 +6,6 @@ __all__ = [
     "levels_of_steps",
     "levels_to_target",
     "options_within",
-    "spread_of",
-    "truncated_weights",
 ]
 
 from typing import Any
@@ -21,6 +19,7 @@ from ...models.process import LOG_SNR_MIN, noise_levels
 from ..particles import Population
 from ..specifications import Likelihood
 from .base import Objective
+from .known_points import KnownPointsLoss, spread_of, truncated_weights
 
 
 class LikelihoodLoss(Objective):
@@ -62,6 +61,9 @@ class LikelihoodLoss(Objective):
         which makes up for particles that are few and hardly move.
     largest_count : float, default=10.0
         Largest weight of a particle, in units of the median.
+    known : KnownPointsLoss, optional
+        Takes the place of the particles at the prior end: few evaluations leave few of these, and the weighted points
+        that they were taken from tell more.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class LikelihoodLoss(Objective):
         exchange_every: int = Likelihood.exchange_every,
         regression: float = 0.0,
         largest_count: float = Likelihood.largest_count,
+        known: KnownPointsLoss | None = None,
     ):
-        self.largest_count = largest_count
+        self.largest_count, self.known = largest_count, known
         self.regression = regression
         self.model, self.population, self.batch_size = model, population, batch_size
         self.move_every, self.exchange_every = move_every, exchange_every
@@ -92,10 +95,10 @@ class LikelihoodLoss(Objective):
             self.population.move()
         if iteration % self.exchange_every == self.exchange_every - 1:
             exchange_images(self.population, self.model, len(self.population) // 2)
-        n, half = self.batch_size, max(1, self.batch_size // 2)
-        population, start = self.population, self.model.start().expand(n)
+        n, half = 0 if self.known else self.batch_size, max(1, self.batch_size // 2)
+        population, start = self.population, self.model.start().expand(max(n, half))
         particles, log_p = population.draw_with_log_prob(n)
-        parts = [(particles, start, torch.full_like(start, torch.inf))]  # states at `to`, from, to
+        parts = [(particles, start[:n], torch.full_like(start[:n], torch.inf))]  # states at `to`, from, to
         if self.partial_levels is not None:
             to = self.partial_levels[randint(population.generator, 0, len(self.partial_levels), (half,))]
             parts.append((population.noised(half, to), start[:half], to))
@@ -103,14 +106,17 @@ class LikelihoodLoss(Objective):
         parts.append((population.noised(half, to), level, to))
         x, log_det = self.model.map.inverse_and_log_det(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         log_prob = log_det[:-half] + standard_normal_log_prob(x[:-half])
-        count: Tensor | float = 1.0
-        if self.order > 1:
-            count = truncated_weights((self.order - 1) * (log_p - log_prob[:n].detach()), self.largest_count)
-        fit = -(count * log_prob[:n]).mean()
-        if self.regression:
-            fit = fit + self.regression * spread_of((log_p - log_p.mean()).float() - log_prob[:n])
+        fit = self.known(iteration) if self.known else self._fit_of(log_p, log_prob[:n])
         loss = fit + self._with_gradient_of_the_score(x[-half:], log_det[-half:], level)
         return loss if self.partial_levels is None else loss - 0.5 * log_prob[n:].mean()
+
+    def _fit_of(self, log_p, log_prob):
+        """Of the log density (n,) of one-step draws at particles, where that of the target is known."""
+        count: Tensor | float = 1.0
+        if self.order > 1:
+            count = truncated_weights((self.order - 1) * (log_p - log_prob.detach()), self.largest_count)
+        fit = -(count * log_prob).mean()
+        return fit + self.regression * spread_of((log_p - log_p.mean()).float() - log_prob) if self.regression else fit
 
     def _with_gradient_of_the_score(self, x, log_det, level):
         """A scalar of value zero with the gradient of minus the mean of ``log p_t(x) + log_det``."""
@@ -132,21 +138,6 @@ def options_within(budget, population: Population, n_iter: int, share: float, by
         "order": by.order,
         "largest_count": by.largest_count,
     }
-
-
-def truncated_weights(log_weights: Tensor, largest: float = Likelihood.largest_count) -> Tensor:
-    """Weights (n,) float32 of mean 1, truncated at so many times their median; ``-inf`` is a weight of zero."""
-    finite = log_weights > -torch.inf
-    if not finite.any():
-        return torch.ones_like(log_weights, dtype=torch.float32)
-    weights = (log_weights - log_weights[finite].median()).exp().clamp(max=largest)
-    return (weights / weights.mean()).float()
-
-
-def spread_of(log_ratio: Tensor) -> Tensor:
-    """Variance of log ratios (n,) where they are small, and their mean distance from the mean where they are large."""
-    gap = log_ratio - log_ratio.mean()
-    return 2 * ((1 + gap**2).sqrt() - 1).mean()
 
 
 def exchange_images(population: Population, model, n: int) -> float:

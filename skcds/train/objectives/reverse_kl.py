@@ -88,7 +88,7 @@ def on_own_draws(run, by: Likelihood) -> Objective | None:
 def beside_likelihood(run, n_iter: int, by: Likelihood) -> list[tuple[float, Objective]]:
     """The weighted loss of own draws that goes beside the likelihood; none for an energy without a gradient.
 
-    In few dimensions particles are enough, unless few evaluations leave few of them.
+    In few dimensions particles are enough.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def beside_likelihood(run, n_iter: int, by: Likelihood) -> list[tuple[float, Obj
     by : Likelihood
         Its weight, and evaluations.
     """
-    are_wanted = run.energy.n_features > by.many_features or run.explored is not None
+    are_wanted = run.energy.n_features > by.many_features
     if not (are_wanted and by.reverse_kl and run.target.has_gradient) or on_own_draws(run, by) is not None:
         return []
     pace = Pace(run.budget, by.n_draws, n_iter, by.reverse_share)
