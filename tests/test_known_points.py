@@ -93,9 +93,7 @@ class TestPoints:
         found = torch.tensor(means)
         assert not held[torch.cat(drawn)].any()
         exact = float((weights * points.z[~held, 0]).sum())
-        assert (
-            abs(found.mean() - exact) < 5 * found.std() / math.sqrt(200) + 0.02
-        )  # ratios are biased a little
+        assert abs(found.mean() - exact) < 5 * found.std() / math.sqrt(200) + 0.02  # ratios are biased a little
         assert abs(float(points.z[~held].mean()) - exact) > 0.5  # what it would be without counts
 
     def test_points_where_nothing_is_known_are_left_out(self):

@@ -164,18 +164,18 @@ class _Explorer:
             settled = self.proposal is not self.first and self.ess > self.by.good_proposal
             if not settled or len(self.store) > self.by.growth * self.fitted_at:
                 self._propose(n)
-        is_map = isinstance(self.proposal, MapProposal)
+        model = self.proposal.model if isinstance(self.proposal, MapProposal) and self.is_single else None
         n_broad = 0 if self.proposal is self.first else int(self.by.defensive * n)
-        n_wide = int(self.by.map.wide * n) if is_map and self.is_single else 0
+        n_wide = int(self.by.map.wide * n) if model else 0
         k = self._draw(self.proposal, n - n_broad - n_wide)
         own = self.store.log_weights_of(k)
         self.ess = n_effective(own) / max(len(own), 1)
-        if self.is_single and is_map and self.ess > self.by.map.begun:
-            self.store.model = self.proposal.model
+        if model and self.ess > self.by.map.begun:
+            self.store.model = model
         if n_broad:
             self._draw(self.broad, n_broad)
-        if n_wide:
-            self._draw(WideLatents(self.proposal.model, self.by.map.wide_scale, self.by.map.wide_freedom), n_wide)
+        if model and n_wide:
+            self._draw(WideLatents(model, self.by.map.wide_scale, self.by.map.wide_freedom), n_wide)
         self.evidence.append((len(self.store), log_evidence(self.store.log_weights())))
 
     def _draw(self, proposal: Proposal, n: int) -> int:
@@ -205,10 +205,8 @@ class _Explorer:
             return
         model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
         score = store.score if self.energy.has_gradient and self.is_single else None
-        points = KnownPoints(
-            store.x, store.log_prob, score, hot, held, model.standardization, by.map.exponent
-        )  # fmt: skip
-        if fit_map(model, points, self.generator, self.ended, by.map):
+        known = KnownPoints(store.x, store.log_prob, score, hot, held, model.standardization, by.map.exponent)
+        if fit_map(model, known, self.generator, self.ended, by.map):
             self.model = model
             candidate = MapProposal(copy.deepcopy(model))
             if self._score_of(candidate, hot, held) > self._score_of(mixture, hot, held):

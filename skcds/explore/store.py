@@ -58,8 +58,8 @@ class Explored:
         """From its `state_dict`."""
         model = OneStepModel(**state["model"]["config"])
         model.load_state_dict(state["model"]["weights"])
-        rest = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
-        return cls(**rest | {"model": model.requires_grad_(False).to(device)})
+        x, log_prob, score, weights = (state[name].to(device) for name in ("x", "log_prob", "score", "log_weights"))
+        return cls(model.requires_grad_(False).to(device), x, log_prob, score, weights, state["has_scores"])
 
 
 class Store:

@@ -102,8 +102,9 @@ def standardization_of(
     """Standardisation of particles (n, d) whose tails are tamed where a Gaussian fits them better so."""
     by = Tails() if by is None else by
     tails, light = heavy_tails(x, by), (x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf))
-    is_better = tails is not None and better_fit(x, tails, light) >= by.better_fit
-    return standardize(x, tails if is_better else light, full_covariance)
+    if tails is None or better_fit(x, tails, light) < by.better_fit:
+        tails = light
+    return standardize(x, tails, full_covariance)
 
 
 def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> float:
