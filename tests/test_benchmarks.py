@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, no
 paper_tables = importlib.import_module("paper_tables")
 sizes = importlib.import_module("sizes")
 few_evaluations = importlib.import_module("few_evaluations")
+points = importlib.import_module("points")
 scattered = importlib.import_module("scattered")
 missed = importlib.import_module("missed")
 edges = importlib.import_module("edges")
@@ -555,6 +556,13 @@ def test_fits_are_judged(monkeypatch, capsys):
     verdicts.fits(1, 1.0)
     rows = capsys.readouterr().out.splitlines()[2:]
     assert len(rows) == 12 and all("| ok |" in row and float(row.split("|")[5]) < 0.04 for row in rows)
+
+
+def test_points_has_a_row_for_each_exploration(capsys):
+    points.main(["--seeds", "0", "--evals", "600"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in rows] == list(points.VARIANTS)
+    assert all(0 <= float(line.split("|")[6]) <= 1 for line in rows)
 
 
 def test_few_evaluations_are_counted_around_the_energy(capsys):

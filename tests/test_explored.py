@@ -135,6 +135,12 @@ class TestExplorer:
         explorer._propose(100)
         assert (given[0].score is None) == (modes == 2)
 
+    def test_coordinates_of_a_map_tame_heavy_tails(self):
+        explorer, normal = self.explorer(3), torch.randn(2000, 3, generator=seeded()).double()
+        heavy = normal / torch.randn(2, 2000, 1, generator=seeded(1)).double().square().sum(0).sqrt()
+        assert explorer._new_model(heavy).standardization.width.isfinite().all()
+        assert explorer._new_model(normal).standardization.width.isinf().all()
+
     def test_one_point_does_not_decide_between_proposals(self):
         """Where a map has hardly any density at a point of a hundred it lacks ten nats there, and no more."""
         explorer = self.explorer(2, energy_fn=lambda x: 0.5 * (x**2).sum(1))

@@ -1,6 +1,7 @@
 """What a map learns from points where a density and its score are known, and draws that go beyond them."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from skcds.explore.store import n_effective
 from skcds.explore.wide import WideLatents
 from skcds.models.maps import OneStepModel, coupling_sizes
 from skcds.models.networks import seeded as nets_seeded
-from skcds.specifications import MapFit
+from skcds.specifications import MapFit, Training
 from skcds.train.known_points import KnownPoints
 from skcds.train.objectives.known_points import KnownPointsLoss, spread_of
+from skcds.train.objectives.likelihood import LikelihoodLoss
+from skcds.train.plateau import plateau_of
 
 
 def seeded(seed=0):
@@ -75,6 +78,63 @@ class TestSlopes:
         loss = KnownPointsLoss(model, points_of(model, x, -x.square().sum(1), None), 10, seeded())
         loss._slopes = lambda *args: pytest.fail("there are no scores")
         assert loss(0).isfinite() and loss.scores == 0
+
+
+class TestLoss:
+    def test_order_counts_points_where_the_map_lacks_density(self):
+        """By the identity N(0, 4 I) is twice too narrow: points further out count more, less so if truncated."""
+        model = map_of(scale=0.0)
+        points = gaussian_points(model, 400, 2.0)
+
+        def value(*options):
+            return float(KnownPointsLoss(model, points, 4000, seeded(5), 0.0, 0.0, *options)(0))
+
+        assert value() == value(1.0) and value(1.0) + 0.2 < value(3.0, 1.0) < value(3.0, 1e9) - 0.2
+
+    def test_takes_the_place_of_particles_at_the_prior_end(self):
+        """The loss has its value, and no particle is drawn for that end: the rest has none but a gradient."""
+        asked = []
+
+        def levels(n):
+            return torch.zeros(n), torch.full((n,), torch.inf)
+
+        def draw(n):
+            asked.append(n)
+            return torch.zeros(n, 3), torch.zeros(n)
+
+        population = SimpleNamespace(draw_with_log_prob=draw, noised=lambda n, to: torch.zeros(n, 3))
+        control = SimpleNamespace(noise=lambda x, level, target: (torch.zeros_like(x), None))
+        model = map_of()
+        loss = LikelihoodLoss(model, population, 8, control, None, levels, known=lambda i: torch.tensor(7.0 + i))
+        assert float(loss(0)) == 7.0 and float(loss(1)) == 8.0 and asked == [0, 0]
+        assert float(LikelihoodLoss(model, population, 8, control, None, levels)(0)) != 7.0 and asked[-1] == 8
+
+    def test_points_held_out_end_a_training(self):
+        """In place of the particles, at which the map is poor."""
+        model = map_of(2, scale=0.0)
+        x = torch.randn(500, 2, generator=seeded()).double()
+        points = points_of(model, x, -0.5 * x.square().sum(1), None, held=torch.ones(500, dtype=torch.bool))
+        particles = SimpleNamespace(x=x.float(), log_prob=100 * x[:, 0])
+        run = SimpleNamespace(
+            training=Training(),
+            model=model,
+            points=points,
+            population=Sized(particles),
+            budget=SimpleNamespace(progress=None),
+        )
+        assert plateau_of(run, 1000).look(model) > 0.999
+        run.points = None
+        assert plateau_of(run, 1000).look(model) < 0.01
+
+
+class Sized:
+    """Particles of which there are so many."""
+
+    def __init__(self, particles):
+        self.x, self.log_prob = particles.x, particles.log_prob
+
+    def __len__(self):
+        return len(self.x)
 
 
 class TestPoints:

@@ -66,5 +66,8 @@ def known_points_loss(sampler, run) -> KnownPointsLoss | None:
     run.points = KnownPoints(
         found.x, found.log_prob, score, found.log_weights, held, run.model.standardization, by.exponent
     )  # fmt: skip
-    order = sampler._specified("objective").likelihood.order
-    return KnownPointsLoss(run.model, run.points, by.batch_size, run.generator, by.regression, by.scores, order)
+    likelihood = sampler._specified("objective").likelihood
+    return KnownPointsLoss(
+        run.model, run.points, by.batch_size, run.generator, by.regression, by.scores, likelihood.order,
+        likelihood.largest_count,
+    )  # fmt: skip

@@ -134,9 +134,8 @@ class MapFit(Part):
     n_transforms : int, default=4
         Couplings.
     scores : float, default=1.0
-        Weight of the regression on scores, where there is a gradient and no more than one known mode. A twisted
-        Gaussian in five dimensions, explored by 17 000 evaluations, had an ESS of .11 and .27 without it and .51 and
-        .38 with it (two seeds). Between separate modes it harms: it tells nothing of their masses.
+        Weight of the regression on scores, where there is a gradient and no more than one known mode; see
+        ``benchmarks/points.py``. Between separate modes it harms: it tells nothing of their masses.
     wide : float, default=0.3
         Of a round's draws from a map, those one latent coordinate of which has a t distribution; where no more than
         one mode is known.

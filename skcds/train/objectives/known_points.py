@@ -37,16 +37,16 @@ class KnownPointsLoss(Objective):
         Source of randomness.
     regression, scores : float, default=1.0
         Weights of the two regressions beside the likelihood. Without scores of the points there is the first alone.
-    order : float, default=1.0
+    order, largest_count : float, default=1.0 and 10.0
         Of Renyi's divergence, in the likelihood (see `LikelihoodLoss`).
     """
 
     def __init__(
         self, model, points: KnownPoints, batch_size: int, generator, regression: float = 1.0, scores: float = 1.0,
-        order: float = 1.0,
+        order: float = 1.0, largest_count: float = Likelihood.largest_count,
     ):  # fmt: skip
         self.model, self.points, self.batch_size, self.generator = model, points, batch_size, generator
-        self.order = order
+        self.order, self.largest_count = order, largest_count
         self.regression, self.scores = regression, 0.0 if points.score is None else scores
 
     def __call__(self, iteration: int) -> Tensor:
@@ -56,7 +56,7 @@ class KnownPointsLoss(Objective):
         log_prob = log_det + standard_normal_log_prob(latent)
         if self.order > 1:
             log_ratio = (self.points.log_prob[rows] - log_prob.detach()).double()
-            counts = counts * truncated_weights((self.order - 1) * log_ratio)
+            counts = counts * truncated_weights((self.order - 1) * log_ratio, self.largest_count)
             counts = counts / counts.mean()
         loss = -(counts * log_prob).mean()
         if self.regression:
