@@ -22,6 +22,7 @@ from ..train.particles import systematic_index
 from .climb import Mode
 from .few_evaluations import Adaptive, MapFit, Mixture
 from .mixture import TMixture, laplace_mixture
+from .nested_laplace import Along
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
 from .tempered_run import standardization_of
@@ -95,7 +96,7 @@ def explore(
     known = None if energy.known is None else energy.known.mixture(energy, generator, by.mixture)
     if known is not None:
         first = TMixture.joined([(0.5, first), (0.5, known)])
-    explorer = _Explorer(energy, store, modes, first, generator, ended, by, tails)
+    explorer = _Explorer(energy, store, modes, first, generator, left, ended, by, tails)
     total = left()
     size = int(min(by.most_draws, max(by.fewest_draws, total / by.rounds)))
     try:
@@ -136,11 +137,11 @@ class _Explorer:
     """The proposals of an exploration, and how well the last of them did."""
 
     def __init__(
-        self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, ended: Callable[[], bool],
-        by: Adaptive, tails: Tails | None = None,
+        self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, left: Callable[[], float],
+        ended: Callable[[], bool], by: Adaptive, tails: Tails | None = None,
     ):  # fmt: skip
-        self.by, self.tails = by, tails
-        self.energy, self.store, self.first, self.generator, self.ended = energy, store, first, generator, ended
+        self.by, self.tails, self.left, self.ended = by, tails, left, ended
+        self.energy, self.store, self.first, self.generator = energy, store, first, generator
         self.proposal: Proposal = first
         self.broad = first
         self.model: OneStepModel | None = None
@@ -148,6 +149,7 @@ class _Explorer:
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
         self.evidence: list[tuple[int, float]] = []  # points in the store after each round, and its log Z
         self.is_single = len(modes) < 2  # scores tell nothing of the masses of modes
+        self.along = Along(energy, by.nested)
         self.most = 2 * len(modes) + by.mixture.fewest_components  # of a mixture; more where these are used
 
     def is_enough(self) -> bool:
@@ -162,11 +164,13 @@ class _Explorer:
         """A round of n draws, from a new proposal unless the last is good enough."""
         if len(self.store):
             settled = self.proposal is not self.first and self.ess > self.by.good_proposal
+            if not settled:
+                n = max(n - self._look_along(n), 1)
             if not settled or len(self.store) > self.by.growth * self.fitted_at:
                 self._propose(n)
         model = self.proposal.model if isinstance(self.proposal, MapProposal) and self.is_single else None
         n_broad = 0 if self.proposal is self.first else int(self.by.defensive * n)
-        n_wide = int(self.by.map.wide * n) if model else 0
+        n_wide = int(self.by.map.wide * n) if model or self.along.mixture not in (None, self.proposal) else 0
         k = self._draw(self.proposal, n - n_broad - n_wide)
         own = self.store.log_weights_of(k)
         self.ess = n_effective(own) / max(len(own), 1)
@@ -174,8 +178,11 @@ class _Explorer:
             self.store.model = model
         if n_broad:
             self._draw(self.broad, n_broad)
-        if model and n_wide:
-            self._draw(WideLatents(model, self.by.map.wide_scale, self.by.map.wide_freedom), n_wide)
+        if n_wide:
+            wide: Proposal | None = self.along.mixture
+            if wide is None:
+                wide = WideLatents(model, self.by.map.wide_scale, self.by.map.wide_freedom)
+            self._draw(wide, n_wide)
         self.evidence.append((len(self.store), log_evidence(self.store.log_weights())))
 
     def _draw(self, proposal: Proposal, n: int) -> int:
@@ -184,6 +191,20 @@ class _Explorer:
         if not self.energy.has_gradient:
             return self.store.add(proposal, x, self.energy.log_prob(x), torch.zeros_like(x))
         return self.store.add(proposal, x, *self.energy.log_prob_and_score(x))
+
+    def _look_along(self, n: int) -> int:
+        """Draw from approximations along coordinates that were not tried yet; how many draws that were."""
+        store, by = self.store, self.by
+        log_weights = store.log_weights()
+        if not (self.is_single and self.energy.has_gradient) or n_effective(log_weights) == 0:
+            return 0
+        before = len(store)
+        hot = log_weights * tempered(log_weights, max(by.effective_a_feature * self.energy.n_features, by.effective * n))
+        points = store.x[systematic_index(hot, min(by.mixture.max_fitted, 2 * len(store)), self.generator)]
+        for k, mixture in self.along.tried(points, self.left):
+            own = store.log_weights_of(self._draw(mixture, int(by.nested.draws * n)))
+            self.along.take(k, mixture, n_effective(own) / max(len(own), 1))
+        return len(store) - before
 
     def _propose(self, n: int) -> None:
         """Take the proposal that gives held-out points the larger weighted log density: a mixture, or a map."""
@@ -198,10 +219,13 @@ class _Explorer:
             return
         points = store.x[systematic_index(training, min(by.mixture.max_fitted, 2 * len(store)), self.generator)]
         mixture = self._mixture_of(points, n_effective(training))
-        is_map = isinstance(self.proposal, MapProposal)
+        needs_map = isinstance(self.proposal, MapProposal) or self.proposal is self.along.mixture
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
+        nested = self.along.mixture
+        if nested is not None and self._score_of(nested, hot, held) > self._score_of(mixture, hot, held):
+            self.proposal = nested
         self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
-        if (was_first or (self.ess > by.map.good_mixture and not is_map)) or self.ended():
+        if (was_first or (self.ess > by.map.good_mixture and not needs_map)) or self.ended():
             return
         model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
         score = store.score if self.energy.has_gradient and self.is_single else None
@@ -209,7 +233,7 @@ class _Explorer:
         if fit_map(model, known, self.generator, self.ended, by.map):
             self.model = model
             candidate = MapProposal(copy.deepcopy(model))
-            if self._score_of(candidate, hot, held) > self._score_of(mixture, hot, held):
+            if self._score_of(candidate, hot, held) > self._score_of(self.proposal, hot, held):
                 self.proposal = candidate
 
     def _score_of(self, proposal: Proposal, log_weights: Tensor, held: Tensor) -> float:

@@ -1,6 +1,6 @@
 """What an exploration by few evaluations goes by: adaptive importance sampling, with mixtures and maps as proposals."""
 
-__all__ = ["Adaptive", "MapFit", "Mixture", "Survey"]
+__all__ = ["Adaptive", "MapFit", "Mixture", "Nested", "Survey"]
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -105,6 +105,70 @@ class Mixture(Part):
     scales: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
     laplace_spread: float = 1.2
     broad: float = 1.6
+
+
+@register_specification
+@dataclass(frozen=True, repr=False)
+class Nested(Part):
+    """Laplace's approximations along a coordinate on which location or scale of the others depends.
+
+    Parameters
+    ----------
+    share : float, default=0.1
+        Of the evaluations left, for the approximations of one coordinate; their draws are beside it. With 0 there are
+        none.
+    least_correlation : float, default=0.25
+        Between the coordinate, or its square, and the log squares, or the values, of what linear regression leaves of
+        another one, from which there are such approximations.
+    most_coordinates, most_tries : int, default=2 and 2
+        That there are approximations along, and how often each is tried, by more points.
+    draws : float, default=0.3
+        Of a round's draws, from a new approximation.
+    least_ess, kept : float, default=0.05 and 0.3
+        Normalised ESS of these, above which it is kept; and relative to that of the best one.
+    most_knots : int, default=60
+        Along a coordinate.
+    step, width : float, default=0.5 and 0.6
+        Between knots, in standard deviations of the coordinate; and of a component along it, in units of this.
+    depth : float, default=12.0
+        Nats of mass below the largest, at which the approximations end.
+    power : float, default=0.7
+        Of the masses, which are the components' weights.
+    spread, freedom : float, default=1.1 and 5.0
+        Of the components, in units of the approximations, and their degrees of freedom, a whole number.
+    """
+
+    constraints: ClassVar[dict] = {
+        "share": [share],
+        "least_correlation": [share],
+        "most_coordinates": [not_negative],
+        "most_tries": [at_least_one],
+        "draws": [share],
+        "least_ess": [share],
+        "kept": [share],
+        "most_knots": [at_least_two],
+        "step": [positive],
+        "width": [positive],
+        "depth": [positive],
+        "power": [positive],
+        "spread": [positive],
+        "freedom": [positive],
+    }
+
+    share: float = 0.1
+    least_correlation: float = 0.25
+    most_coordinates: int = 2
+    most_tries: int = 2
+    draws: float = 0.3
+    least_ess: float = 0.05
+    kept: float = 0.3
+    most_knots: int = 60
+    step: float = 0.5
+    width: float = 0.6
+    depth: float = 12.0
+    power: float = 0.7
+    spread: float = 1.1
+    freedom: float = 5.0
 
 
 @register_specification
@@ -244,6 +308,8 @@ class Adaptive(Part):
         Proposals that are mixtures.
     map : MapFit, default=MapFit()
         Proposals that are maps.
+    nested : Nested, default=Nested()
+        Proposals along a coordinate.
     """
 
     constraints: ClassVar[dict] = {
@@ -275,6 +341,7 @@ class Adaptive(Part):
         "survey": [Survey],
         "mixture": [Mixture],
         "map": [MapFit],
+        "nested": [Nested],
     }
 
     max_evals: int = 300_000
@@ -305,3 +372,4 @@ class Adaptive(Part):
     survey: Survey = Survey()
     mixture: Mixture = Mixture()
     map: MapFit = MapFit()
+    nested: Nested = Nested()

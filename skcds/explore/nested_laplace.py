@@ -1,0 +1,238 @@
+"""Laplace's approximations along a coordinate on which location or scale of the others depends: funnels and ridges."""
+
+__all__ = ["Along", "leading_coordinates", "nested_laplace"]
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..density.energy import Energy
+from .few_evaluations import Nested
+from .mixture import TMixture
+
+DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional scale
+STEPS = (1.0, 0.5, 0.2, 0.05, 0.01)  # of a Newton step, all tried at once
+REFINED = 5  # times at most that knots are taken anew, at distances by what they told of the width
+CONVERGED = 0.1  # nats that another Newton step would gain
+LEAST_CURVATURE = 1e-10  # eigenvalue of a Hessian relative to the largest, in units of the conditional scales
+
+
+class Along:
+    """The approximations along coordinates that an exploration has tried, and the best of them.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density.
+    by : Nested
+        How often they are tried, and which are kept.
+
+    Attributes
+    ----------
+    mixture : TMixture or None
+        Those that are kept, by the ESS of their draws.
+    """
+
+    def __init__(self, energy: Energy, by: Nested):
+        self.energy, self.by = energy, by
+        self.mixture: TMixture | None = None
+        self._tries: dict[int, int] = {}
+        self._known: dict[int, tuple[float, TMixture]] = {}
+
+    def tried(self, x: Tensor, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
+        """Coordinates and approximations along them, for points (n, d); `left` says how many evaluations there are."""
+        by = self.by
+        for k in leading_coordinates(x, by) if by.share else []:
+            if self._tries.get(k, 0) < by.most_tries and sum(self._tries.values()) < by.most_tries * by.most_coordinates:
+                self._tries[k] = self._tries.get(k, 0) + 1
+                mixture = nested_laplace(self.energy, x, k, by, by.share * left())
+                if mixture is not None:
+                    yield k, mixture
+
+    def take(self, k: int, mixture: TMixture, ess: float) -> None:
+        """Keep approximations whose draws have such a normalised ESS, if it is good enough."""
+        if ess > max(self.by.least_ess, self._known.get(k, (0.0,))[0]):
+            self._known[k] = ess, mixture
+            best = max(one for one, _ in self._known.values())
+            self.mixture = TMixture.joined([part for part in self._known.values() if part[0] >= self.by.kept * best])
+
+
+def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
+    """Coordinates that location or scale of others depend on beyond a Gaussian, the strongest first.
+
+    What linear regression on all the others leaves of a coordinate tells: its squares' logarithm is correlated with a
+    coordinate that its scale depends on, and itself with the square of one that its location depends on.
+
+    Parameters
+    ----------
+    x : Tensor
+        Points (n, d).
+    by : Nested, optional
+        How strong the dependence has to be, and how many there are at most.
+    """
+    by = Nested() if by is None else by
+    if x.shape[1] < 2 or len(x) < 2 * x.shape[1]:
+        return []
+    z = _standardized(x.double())
+    covariance = z.T @ z / len(z) + 1e-6 * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    precision = torch.linalg.inv(covariance)
+    rest = z @ precision / precision.diagonal()
+    of_scale = _squared_correlations((rest.square() + 1e-8).log(), z)
+    of_location = _squared_correlations(rest, z.square())
+    strength = torch.maximum(of_scale, of_location).fill_diagonal_(0.0)  # (others, leading)
+    largest, total = strength.amax(0), strength.sum(0)
+    order = total.argsort(descending=True).tolist()
+    return [k for k in order if largest[k] > by.least_correlation**2][: by.most_coordinates]
+
+
+def nested_laplace(energy: Energy, x: Tensor, k: int, by: Nested | None = None, most=math.inf) -> TMixture | None:
+    """A mixture along coordinate k: at every knot, Laplace's approximation to the density of the others given it.
+
+    From the points' mean, conditional modes are followed in both directions by Newton steps, with Hessians by
+    differences of scores, until the masses at the knots have become small. It is the approximation of Rue, Martino &
+    Chopin 2009 as a proposal, whose draws have weights. Where the others are Gaussian given the coordinate, as in the
+    funnels of hierarchical models, it reaches the neck however narrow that is.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density; its gradient is needed.
+    x : Tensor
+        Points (n, d) of it, for location and scale to begin from.
+    k : int
+        The coordinate.
+    by : Nested, optional
+        Knots and components.
+    most : float, default=inf
+        Evaluations after which no further knot is begun.
+
+    Returns
+    -------
+    TMixture or None
+        None where no conditional mode is found to begin from.
+    """
+    by = Nested() if by is None else by
+    begun, width = energy.n_energy_evals, float(x[:, k].std())
+    start = _knot(energy, x.mean(0), x.std(0).clamp(min=1e-150), k)
+    knots: list[_Knot] = []
+    for _ in range(REFINED):
+        if start is None or energy.n_energy_evals - begun >= most:
+            break
+        knots = _line(energy, start, k, by.step * width, by, begun + most)
+        at = torch.stack([knot.x[k] for knot in knots])
+        log_mass = torch.tensor([knot.log_mass for knot in knots], dtype=at.dtype, device=at.device)
+        mass = torch.softmax(log_mass, 0)
+        found = max(float((mass * (at - (mass * at).sum()).square()).sum().sqrt()), 0.25 * width)
+        if 0.7 < found / width < 1.5:
+            break
+        start, width = knots[int(mass.argmax())], found
+    return _mixture(knots, by) if len(knots) > 1 else None
+
+
+def _line(energy: Energy, start: "_Knot", k: int, step: float, by: Nested, most: float) -> "list[_Knot]":
+    """Knots in both directions from one of them, in the order of the coordinate."""
+    knots, best = [start], start.log_mass
+    for side in (-1, 1):
+        last, move = start, torch.zeros_like(start.x)
+        for _ in range(by.most_knots // 2):
+            if energy.n_energy_evals >= most or last.log_mass < best - by.depth:
+                break
+            guess = last.x + move
+            guess[k] = last.x[k] + side * step
+            found = _knot(energy, guess, last.scales, k)
+            if found is None:
+                break
+            knots.insert(0 if side < 0 else len(knots), found)
+            last, move, best = found, found.x - last.x, max(best, found.log_mass)
+    return knots
+
+
+@dataclass(frozen=True)
+class _Knot:
+    """Laplace's approximation with one coordinate given.
+
+    Attributes
+    ----------
+    x : Tensor
+        (d,), the conditional mode.
+    covariance : Tensor
+        (d, d), of the others; zero in the row and column of the coordinate.
+    scales : Tensor
+        (d,), conditional standard deviations.
+    log_mass : float
+        Log of the integral over the others.
+    """
+
+    x: Tensor
+    covariance: Tensor
+    scales: Tensor
+    log_mass: float
+
+
+def _knot(energy: Energy, x: Tensor, scales: Tensor, k: int, max_steps: int = 12) -> _Knot | None:
+    """Newton's method for the others from x (d,), with their scales (d,) as they are supposed to be."""
+    d = len(x)
+    others = torch.arange(d, device=x.device) != k
+    for step in range(max_steps):
+        shifts = torch.diag(DIFFERENCE * scales)
+        value, score = energy.log_prob_and_score(torch.cat([x[None], x + shifts]))
+        if not (value.isfinite().all() and score.isfinite().all()):
+            return None
+        hessian = (score[0] - score[1:]) / (DIFFERENCE * scales)[:, None]  # (d, d) of the energy, by rows
+        inner = 0.5 * (hessian + hessian.T)[others][:, others]
+        unit = scales[others]
+        values, vectors = torch.linalg.eigh(inner * unit[:, None] * unit)
+        is_convex = bool(values[0] > 0)
+        values = values.abs().clamp(min=LEAST_CURVATURE * float(values.abs().max()))
+        root = unit[:, None] * vectors / values.sqrt()
+        covariance = root @ root.T
+        move = covariance @ score[0, others]
+        found = covariance.diagonal().sqrt()
+        scales = scales.clone()
+        scales[others] = found
+        gain = 0.5 * float(move @ score[0, others])
+        if gain < CONVERGED and is_convex:
+            break
+        lengths = torch.tensor(STEPS, dtype=x.dtype, device=x.device)
+        tried = x.repeat(len(lengths), 1)
+        tried[:, others] += lengths[:, None] * move
+        values_there = energy.log_prob(tried).nan_to_num(nan=-torch.inf)
+        best = int(values_there.argmax())
+        if values_there[best] <= value[0]:
+            break
+        x = tried[best]
+    if not is_convex:
+        return None
+    whole = torch.zeros(d, d, dtype=x.dtype, device=x.device)
+    whole[torch.outer(others, others)] = covariance.flatten()
+    log_det = float(2 * unit.log().sum() - values.log().sum())
+    x = x.clone()
+    x[others] += move  # the last step costs nothing
+    log_mass = float(value[0]) + gain + 0.5 * log_det + 0.5 * (d - 1) * math.log(2 * math.pi)
+    return _Knot(x, whole, scales, log_mass) if math.isfinite(log_mass) else None
+
+
+def _mixture(knots: list[_Knot], by: Nested) -> TMixture:
+    x = torch.stack([knot.x for knot in knots])
+    (tangent,) = torch.gradient(x, dim=0)  # of the line of modes, from knot to knot
+    log_mass = torch.tensor([knot.log_mass for knot in knots], dtype=torch.float64, device=x.device)
+    weights = torch.softmax(by.power * log_mass, 0)
+    across = by.width * tangent
+    covariance = torch.stack([knot.covariance for knot in knots]) * by.spread**2 + across[:, :, None] * across[:, None]
+    unit = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    correlation = covariance / (unit[:, :, None] * unit[:, None])
+    jitter = 1e-10 * torch.eye(len(unit[0]), dtype=unit.dtype, device=unit.device)
+    scale = unit[:, :, None] * torch.linalg.cholesky(correlation + jitter)
+    return TMixture(weights, x, scale, by.freedom)
+
+
+def _standardized(x: Tensor) -> Tensor:
+    return (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-150)
+
+
+def _squared_correlations(x: Tensor, y: Tensor) -> Tensor:
+    """(d, e) of the columns of x (n, d) with those of y (n, e)."""
+    return (_standardized(x).T @ _standardized(y) / len(x)).square()
