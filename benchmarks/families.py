@@ -158,9 +158,13 @@ def opponents(name, sampler, new, fit_seconds, n_simulations, n_compared=20):
         share = row.n_effective / row.x.shape[1]
         raw, again = row.spread(n), row.resampled(n, n_compared, rng)
         judged = [np.mean([c2st(draws[j], long[0][j]) for j in range(n_compared)]) for draws in (raw, again)]
-        print(f"| {label} | {row.fit_seconds:.0f} | {row.n_fit_evals:.2g} | {row.n_simulations:.2g} "
-              f"| {row.seconds / m * (n / row.n_effective).mean():.4f} | {row.n_evals / m * (n / row.n_effective).mean():.0f} "
-              f"| {share.mean():.3f} | {np.quantile(share, 0.05):.3f} | {judged[0]:.3f} | {judged[1]:.3f} |", flush=True)  # fmt: skip
+        seconds, n_evals = (
+            row.seconds / m * (n / row.n_effective).mean(),
+            row.n_evals / m * (n / row.n_effective).mean(),
+        )
+        print(f"| {label} | {row.fit_seconds:.0f} | {row.n_fit_evals:.2g} | {row.n_simulations:.2g} | {seconds:.4f} "
+              f"| {n_evals:.0f} | {share.mean():.3f} | {np.quantile(share, 0.05):.3f} "
+              f"| {judged[0]:.3f} | {judged[1]:.3f} |", flush=True)  # fmt: skip
     exact = np.mean([c2st(long[1][j], long[0][j]) for j in range(n_compared)])
     print(f"| a second long chain | | | | | | | | {exact:.3f} | |")
     one, chain = (np.array([(r.seconds, r.n_evals)]) / m * (n / r.n_effective).mean() for r in (ours, rows["NUTS"]))

@@ -117,6 +117,7 @@ TESTS = {
     "explore/mixture": ["adaptive"],
     "explore/mode_stages": ["modes", "pilot"],
     "explore/modes": ["modes", "adaptive", "pilot::TestLimit"],
+    "explore/nested_laplace": ["nested_laplace"],
     "explore/pilot": ["start", "laplace", "pilot", "limits::TestFits", "devices"],
     "explore/propriety": ["propriety", "pilot::TestFlatDirections", "start"],
     "explore/race": ["race", "start", "rounding", "pilot", "limits::TestFits", "devices"],

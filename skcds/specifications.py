@@ -16,6 +16,7 @@ __all__ = [
     "MapFit",
     "Marginals",
     "Mixture",
+    "Nested",
     "Particles",
     "Race",
     "Stopping",
@@ -25,7 +26,7 @@ __all__ = [
     "Training",
 ]
 
-from .explore.few_evaluations import Adaptive, MapFit, Mixture, Survey
+from .explore.few_evaluations import Adaptive, MapFit, Mixture, Nested, Survey
 from .explore.mode_stages import Balance, Climbs, LostModes
 from .explore.stages import FamilyTempering, HighDimension, Race, Tails, Tempering
 from .train.specifications import FamilyTraining, Likelihood, Marginals, Particles, Stopping, Training

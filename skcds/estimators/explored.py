@@ -4,7 +4,6 @@ __all__ = ["as_explored", "begin_from", "has_own_draws", "known_points_loss"]
 
 import torch
 
-from .._support.devices import rand
 from ..explore.few_evaluations import Adaptive
 from ..explore.specifications import Pilot
 from ..models.maps import CouplingMap, OneStepModel
@@ -61,10 +60,9 @@ def known_points_loss(sampler, run) -> KnownPointsLoss | None:
         return None
     found, start = run.explored, sampler._specified("start")
     adaptive = start.adaptive if isinstance(start, Pilot) else Adaptive()
-    held, by = rand(run.generator, len(found.x)) < adaptive.held_out, adaptive.map
-    score = found.score if found.has_scores else None
+    by, score = adaptive.map, found.score if found.has_scores else None
     run.points = KnownPoints(
-        found.x, found.log_prob, score, found.log_weights, held, run.model.standardization, by.exponent
+        found.x, found.log_prob, score, found.log_weights, found.held, run.model.standardization, by.exponent
     )  # fmt: skip
     likelihood = sampler._specified("objective").likelihood
     return KnownPointsLoss(

@@ -15,7 +15,7 @@ from ..density.energy import Energy
 from ..density.standardize import Standardization
 from ..models.maps import OneStepModel, coupling_sizes
 from ..models.networks import in_parts, seeded
-from ..train.known_points import KnownPoints
+from ..train.known_points import LARGEST_LACK, KnownPoints
 from ..train.objectives.known_points import KnownPointsLoss
 from ..train.optimizer import AdamW
 from ..train.particles import systematic_index
@@ -28,7 +28,7 @@ from .store import Proposal, Store, log_evidence, n_effective, tempered
 from .tempered_run import standardization_of
 from .wide import WideLatents
 
-LARGEST_LACK = 10.0  # nats by which the log density of a proposal may lack at a point, and count for it
+CHECKED = 25  # iterations between two looks at the points that are held out
 
 
 class MapProposal:
@@ -178,19 +178,19 @@ class _Explorer:
             self.store.model = model
         if n_broad:
             self._draw(self.broad, n_broad)
-        if n_wide:
-            wide: Proposal | None = self.along.mixture
-            if wide is None:
-                wide = WideLatents(model, self.by.map.wide_scale, self.by.map.wide_freedom)
-            self._draw(wide, n_wide)
+        if n_wide and self.along.mixture is not None:
+            self._draw(self.along.mixture, n_wide)
+        elif n_wide and model is not None:
+            self._draw(WideLatents(model, self.by.map.wide_scale, self.by.map.wide_freedom), n_wide)
         self.evidence.append((len(self.store), log_evidence(self.store.log_weights())))
 
     def _draw(self, proposal: Proposal, n: int) -> int:
         x = proposal.sample(n, self.generator)
         x = x[x.isfinite().all(1)]
+        held = rand(self.generator, len(x)) < self.by.held_out
         if not self.energy.has_gradient:
-            return self.store.add(proposal, x, self.energy.log_prob(x), torch.zeros_like(x))
-        return self.store.add(proposal, x, *self.energy.log_prob_and_score(x))
+            return self.store.add(proposal, x, self.energy.log_prob(x), torch.zeros_like(x), held)
+        return self.store.add(proposal, x, *self.energy.log_prob_and_score(x), held)
 
     def _look_along(self, n: int) -> int:
         """Draw from approximations along coordinates that were not tried yet; how many draws that were."""
@@ -199,8 +199,7 @@ class _Explorer:
         if not (self.is_single and self.energy.has_gradient) or n_effective(log_weights) == 0:
             return 0
         before = len(store)
-        hot = log_weights * tempered(log_weights, max(by.effective_a_feature * self.energy.n_features, by.effective * n))
-        points = store.x[systematic_index(hot, min(by.mixture.max_fitted, 2 * len(store)), self.generator)]
+        points = self._points(self._hot(log_weights, n))
         for k, mixture in self.along.tried(points, self.left):
             own = store.log_weights_of(self._draw(mixture, int(by.nested.draws * n)))
             self.along.take(k, mixture, n_effective(own) / max(len(own), 1))
@@ -208,36 +207,46 @@ class _Explorer:
 
     def _propose(self, n: int) -> None:
         """Take the proposal that gives held-out points the larger weighted log density: a mixture, or a map."""
-        store, d, by = self.store, self.energy.n_features, self.by
+        store, by = self.store, self.by
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
             return
-        hot = log_weights * tempered(log_weights, max(by.effective_a_feature * d, by.effective * n))
-        held = rand(self.generator, len(store)) < by.held_out
-        training = torch.where(held, -torch.inf, hot)
-        if n_effective(training) == 0 or not (hot[held] > -torch.inf).any():
+        hot = self._hot(log_weights, n)
+        training = torch.where(store.held, -torch.inf, hot)
+        if n_effective(training) == 0 or not (hot[store.held] > -torch.inf).any():
             return
-        points = store.x[systematic_index(training, min(by.mixture.max_fitted, 2 * len(store)), self.generator)]
-        mixture = self._mixture_of(points, n_effective(training))
-        needs_map = isinstance(self.proposal, MapProposal) or self.proposal is self.along.mixture
+        points, mixture = self._points(training), self.along.mixture
+        needs_map = isinstance(self.proposal, MapProposal) or mixture is not None
+        if mixture is None:
+            mixture = self._mixture_of(points, n_effective(training))
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
-        nested = self.along.mixture
-        if nested is not None and self._score_of(nested, hot, held) > self._score_of(mixture, hot, held):
-            self.proposal = nested
         self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
         if (was_first or (self.ess > by.map.good_mixture and not needs_map)) or self.ended():
             return
         model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
         score = store.score if self.energy.has_gradient and self.is_single else None
-        known = KnownPoints(store.x, store.log_prob, score, hot, held, model.standardization, by.map.exponent)
+        known = KnownPoints(store.x, store.log_prob, score, hot, store.held, model.standardization, by.map.exponent)
         if fit_map(model, known, self.generator, self.ended, by.map):
             self.model = model
             candidate = MapProposal(copy.deepcopy(model))
-            if self._score_of(candidate, hot, held) > self._score_of(self.proposal, hot, held):
+            if self._score_of(candidate, hot) > self._score_of(mixture, hot):
                 self.proposal = candidate
 
-    def _score_of(self, proposal: Proposal, log_weights: Tensor, held: Tensor) -> float:
+    def _hot(self, log_weights: Tensor, n: int) -> Tensor:
+        """The log weights, by a power that leaves enough points effective to fit a proposal for n draws to."""
+        by = self.by
+        return log_weights * tempered(
+            log_weights, max(by.effective_a_feature * self.energy.n_features, by.effective * n)
+        )
+
+    def _points(self, log_weights: Tensor) -> Tensor:
+        """Points (n, d) by their weights, some of them several times."""
+        n = min(self.by.mixture.max_fitted, 2 * len(self.store))
+        return self.store.x[systematic_index(log_weights, n, self.generator)]
+
+    def _score_of(self, proposal: Proposal, log_weights: Tensor) -> float:
         """Mean log density of a proposal at weighted points held out, one of which does not decide it by itself."""
+        held = self.store.held
         weights = torch.softmax(torch.where(held, log_weights, -torch.inf), 0)[held]
         log_p = self.store.log_prob[held] - log_evidence(self.store.log_weights())
         log_ratio = proposal.log_prob(self.store.x[held]) - log_p
@@ -274,6 +283,8 @@ def fit_map(
 ) -> bool:  # fmt: skip
     """Fit a map to weighted points, by likelihood and regressions (`KnownPointsLoss`); whether there was time for it.
 
+    It is left as it was when it fitted the points that are held out best, which may be before the fit.
+
     Parameters
     ----------
     model : OneStepModel
@@ -288,11 +299,12 @@ def fit_map(
         Iterations, batches and weights.
     """
     by = MapFit() if by is None else by
+    best, kept = points.fit_of(model), copy.deepcopy(model.map.state_dict())
     objective = KnownPointsLoss(model, points, by.batch_size, generator, by.regression, by.scores)
     model.requires_grad_(True)
     optimizer = AdamW(model.map.parameters(), by.learning_rate, by.weight_decay)
     for i in range(by.n_iter):
-        if i % 25 == 0 and ended():
+        if i % CHECKED == 0 and ended():
             return False
         annealed = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / by.n_iter))
         optimizer.learning_rate = by.learning_rate * min(1.0, (i + 1) / 20) * annealed
@@ -300,5 +312,8 @@ def fit_map(
         objective(i).backward()
         torch.nn.utils.clip_grad_norm_(model.map.parameters(), 1.0)
         optimizer.step()
+        if (i + 1) % CHECKED == 0 and not (fit := points.fit_of(model)) <= best:
+            best, kept = fit, copy.deepcopy(model.map.state_dict())
+    model.map.load_state_dict(kept)
     model.requires_grad_(False)
     return True

@@ -46,7 +46,10 @@ class Along:
         """Coordinates and approximations along them, for points (n, d); `left` says how many evaluations there are."""
         by = self.by
         for k in leading_coordinates(x, by) if by.share else []:
-            if self._tries.get(k, 0) < by.most_tries and sum(self._tries.values()) < by.most_tries * by.most_coordinates:
+            if (
+                self._tries.get(k, 0) < by.most_tries
+                and sum(self._tries.values()) < by.most_tries * by.most_coordinates
+            ):
                 self._tries[k] = self._tries.get(k, 0) + 1
                 mixture = nested_laplace(self.energy, x, k, by, by.share * left())
                 if mixture is not None:
@@ -176,7 +179,7 @@ def _knot(energy: Energy, x: Tensor, scales: Tensor, k: int, max_steps: int = 12
     """Newton's method for the others from x (d,), with their scales (d,) as they are supposed to be."""
     d = len(x)
     others = torch.arange(d, device=x.device) != k
-    for step in range(max_steps):
+    for _ in range(max_steps):
         shifts = torch.diag(DIFFERENCE * scales)
         value, score = energy.log_prob_and_score(torch.cat([x[None], x + shifts]))
         if not (value.isfinite().all() and score.isfinite().all()):

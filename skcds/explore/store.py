@@ -37,6 +37,8 @@ class Explored:
         Points (n, d) float64, the log density (n,) of the target there and its gradient (n, d).
     log_weights : Tensor
         Weights (n,) of the points, truncated.
+    held : Tensor of bool
+        (n,), points that the map has not been fitted to.
     has_scores : bool
         Whether the energy has a gradient.
     """
@@ -46,6 +48,7 @@ class Explored:
     log_prob: Tensor
     score: Tensor
     log_weights: Tensor
+    held: Tensor
     has_scores: bool
 
     def state_dict(self) -> dict:
@@ -58,8 +61,8 @@ class Explored:
         """From its `state_dict`."""
         model = OneStepModel(**state["model"]["config"])
         model.load_state_dict(state["model"]["weights"])
-        x, log_prob, score, weights = (state[name].to(device) for name in ("x", "log_prob", "score", "log_weights"))
-        return cls(model.requires_grad_(False).to(device), x, log_prob, score, weights, state["has_scores"])
+        tensors = {name: state[name].to(device) for name in ("x", "log_prob", "score", "log_weights", "held")}
+        return cls(model.requires_grad_(False).to(device), has_scores=state["has_scores"], **tensors)
 
 
 class Store:
@@ -76,6 +79,8 @@ class Store:
         Log density (n,) of the target there, ``-inf`` outside of its support, and its gradient (n, d).
     origin : Tensor
         Number (n,) of the proposal that each came from.
+    held : Tensor of bool
+        (n,), points that no proposal is fitted to, by which proposals are compared.
     proposals : list of Proposal
         What they came from.
     chosen : Tensor
@@ -94,6 +99,7 @@ class Store:
         self.x = torch.zeros(0, n_features, dtype=torch.float64, device=device)
         self.log_prob, self.score = self.x.new_zeros(0), self.x.clone()
         self.origin = torch.zeros(0, dtype=torch.int64, device=device)
+        self.held = torch.zeros(0, dtype=torch.bool, device=device)
         self.proposals: list[Proposal] = []
         self.chosen = self.origin
         self.model: OneStepModel | None = None
@@ -102,8 +108,15 @@ class Store:
     def __len__(self) -> int:
         return len(self.x)
 
-    def add(self, proposal: Proposal, x: Tensor, log_prob: Tensor, score: Tensor) -> int:
-        """Take draws (m, d) of a new proposal, with log density (m,) and score (m, d); the number of the proposal."""
+    def add(
+        self, proposal: Proposal, x: Tensor, log_prob: Tensor, score: Tensor, held: Tensor | None = None
+    ) -> int:  # fmt: skip
+        """Take draws (m, d) of a new proposal, with log density (m,) and score (m, d); the number of the proposal.
+
+        Those that are held (m,) are for comparisons; by default none are.
+        """
+        held = self.held.new_zeros(len(x)) if held is None else held
+        self.held = torch.cat([self.held, held])
         rows = [torch.cat([row, q.log_prob(x)]) for row, q in zip(self._log_q, self.proposals, strict=True)]
         self.origin = torch.cat([self.origin, self.origin.new_full((len(x),), len(self.proposals))])
         self.x, self.log_prob = torch.cat([self.x, x]), torch.cat([self.log_prob, log_prob.double()])
@@ -149,7 +162,8 @@ class Store:
         """What is left to a map; None where there was no good one."""
         if self.model is None:
             return None
-        return Explored(self.model, self.x, self.log_prob, self.score, self.truncated_weights(fewest), has_scores)
+        weights = self.truncated_weights(fewest)
+        return Explored(self.model, self.x, self.log_prob, self.score, weights, self.held, has_scores)
 
 
 def n_effective(log_weights: Tensor) -> float:

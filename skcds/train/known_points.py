@@ -1,6 +1,6 @@
 """Weighted points where a density is known, some of them held out: what a map can be trained on and looked at."""
 
-__all__ = ["KnownPoints"]
+__all__ = ["LARGEST_LACK", "KnownPoints"]
 
 import math
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from .._support.devices import rand
 from ..models.maps import standard_normal_log_prob
 
+LARGEST_LACK = 10.0  # nats by which the log density of a proposal may lack at a point, and count for it
 FURTHEST = 1000.0  # nats of log weight: of points further out the log density is too coarse in single precision
 
 
@@ -61,6 +62,20 @@ class KnownPoints:
         uniform = rand(generator, n, dtype=torch.float64) * self.cumulative[-1]
         rows = torch.searchsorted(self.cumulative, uniform).clamp(max=len(self) - 1)
         return rows, self.rest[rows] / self.rest[rows].mean()
+
+    @torch.no_grad()
+    def fit_of(self, model) -> float:
+        """Weighted mean log density of the draws of a map at the points that are held out, up to a constant.
+
+        Where it lacks more than `LARGEST_LACK` nats beyond the median, it counts as if it lacked these: one point does
+        not decide. NaN where none is held out.
+        """
+        if not len(self.held):
+            return math.nan
+        latent, log_det = model.map.inverse_and_log_det(self.z[self.held], model.start())
+        log_ratio = (log_det + standard_normal_log_prob(latent) - self.log_prob[self.held]).double()
+        bounded = log_ratio.clamp(min=float(log_ratio.median()) - LARGEST_LACK)
+        return float((torch.softmax(self.log_weights_held, 0) * bounded.nan_to_num()).sum())
 
     @torch.no_grad()
     def share(self, model) -> float:
