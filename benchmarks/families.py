@@ -78,6 +78,7 @@ def logistic():
 FAMILIES = {"linear": linear, "logistic": logistic}
 EFFECTIVE = 1000  # draws for each context that costs are for
 SPARE = 10  # times as many weighted draws, to resample from
+LONG = 10  # times as many steps of the chains that draws are compared with
 MANY, EACH, BLOCK = 1000, 1000, 8  # contexts, draws of each, contexts of a forward pass
 
 
@@ -136,7 +137,7 @@ def singles(family, sampler, new, seconds, single_time):
     print(f"the family is cheaper from {math.ceil(by_time)} contexts by time, {math.ceil(by_evals)} by evaluations")
 
 
-def opponents(name, sampler, new, fit_seconds, n_simulations, n_compared=20):
+def opponents(name, sampler, new, fit_seconds, n_simulations, n_compared=10):
     """A table of the family, NUTS and neural posterior estimation, a line each."""
     from family_opponents import LOG_DENSITIES, Drawn, c2st, npe, nuts
 
@@ -149,7 +150,7 @@ def opponents(name, sampler, new, fit_seconds, n_simulations, n_compared=20):
     ours = Drawn(x, log_weights, sizes, fit_seconds, seconds, m * SPARE * n, n_fit_evals=sampler.n_energy_evals_)
     rows = {"skcds": ours, "NUTS": nuts(density, new, family.d, n)}
     rows["NPE"] = npe(family.simulate, family.energy, new, SPARE * n, n_simulations, fit_seconds)
-    long = [nuts(density, new[:n_compared], family.d, 20 * n, seed).spread(n) for seed in (1, 2)]
+    long = [nuts(density, new[:n_compared], family.d, LONG * n, seed).spread(n) for seed in (1, 2)]
     rng = np.random.default_rng(0)
     print("| draws | fit or compilation, s | fit, evaluations | simulations | s a context | evaluations a context "
           "| ESS / n, mean | worst twentieth | C2ST raw | C2ST resampled |", flush=True)  # fmt: skip

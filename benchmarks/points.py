@@ -15,13 +15,14 @@ import torch
 from skcds.density.energy import Energy
 from skcds.explore.adaptive import MapProposal, explore
 from skcds.explore.store import Store, log_evidence, n_effective
-from skcds.specifications import Adaptive, MapFit
+from skcds.specifications import Adaptive, MapFit, Nested
 
 VARIANTS = {
     "neither": {"scores": 0.0, "wide": 0.0},
     "scores": {"wide": 0.0},
     "wide draws": {"scores": 0.0},
-    "both (default)": {},
+    "both": {},
+    "both, and approximations along a coordinate (default)": {},
 }
 N, N_FEATURES = 20_000, 5
 
@@ -33,12 +34,12 @@ def twisted(x):
     return 0.5 * square + math.log(10) + 0.5 * N_FEATURES * math.log(2 * math.pi)
 
 
-def row(fields: dict, n_evals: int, seed: int) -> str:
+def row(by: Adaptive, n_evals: int, seed: int) -> str:
     """One exploration, and its figures."""
     generator, store = torch.Generator().manual_seed(seed), Store(N_FEATURES)
     energy = Energy(twisted, N_FEATURES, generator=generator)
     end, start = energy.n_energy_evals + n_evals, time.process_time()
-    explore(energy, store, [], generator, lambda: end - energy.n_energy_evals, by=Adaptive(map=MapFit(**fields)))
+    explore(energy, store, [], generator, lambda: end - energy.n_energy_evals, by=by)
     seconds = time.process_time() - start
     proposal = store.proposals[0] if store.model is None else MapProposal(store.model)  # no good map: where it began
     x = proposal.sample(N, generator)
@@ -56,8 +57,9 @@ def main(arguments=None):
     arguments = parser.parse_args(arguments)
     print("| maps | seed | s | effective points | log Z | ESS |\n|---|---|---|---|---|---|")
     for name, fields in VARIANTS.items():
+        by = Adaptive(map=MapFit(**fields), nested=Nested() if "along" in name else Nested(share=0.0))
         for seed in arguments.seeds:
-            print(f"| {name} | {seed} | {row(fields, arguments.evals, seed)} |", flush=True)
+            print(f"| {name} | {seed} | {row(by, arguments.evals, seed)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,9 @@ class TestExplore:
         monkeypatch.setattr(adaptive, "MapProposal", Known)
         monkeypatch.setattr(adaptive, "fit_map", lambda *args: True)
         energy, store = Energy(wells, 2, generator=seeded(0)), Store(2)
-        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False, Adaptive())
+        explorer = _Explorer(
+            energy, store, [], first_proposal(energy, []), seeded(0), lambda: 1e9, lambda: False, Adaptive()
+        )
         explorer._draw(explorer.first, 2000)
         explorer._propose(100)
         assert isinstance(explorer.proposal, TMixture)  # the first round has no map yet
@@ -222,7 +224,7 @@ class TestExplore:
             Store(2),
             Adaptive(enough_ess=0.5, enough_effective=100),
         )
-        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False, by)
+        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: 1e9, lambda: False, by)
         x = explorer.first.sample(n, seeded(0))
         store.add(explorer.first, x, explorer.first.log_prob(x), torch.zeros_like(x))  # all weights are one
         explorer.ess = share
@@ -282,7 +284,9 @@ class TestExplore:
     def test_a_round_from_few_points(self):
         """Nothing breaks where hardly a point has any weight."""
         energy, store = Energy(lambda x: 0.5 * 1e4 * (x - 50).square().sum(1), 2, generator=seeded(0)), Store(2)
-        explorer = _Explorer(energy, store, [], first_proposal(energy, []), seeded(0), lambda: False, Adaptive())
+        explorer = _Explorer(
+            energy, store, [], first_proposal(energy, []), seeded(0), lambda: 1e9, lambda: False, Adaptive()
+        )
         for _ in range(3):
             explorer.step(60)
         assert len(store) >= 150

@@ -22,6 +22,9 @@ paper_tables = importlib.import_module("paper_tables")
 sizes = importlib.import_module("sizes")
 few_evaluations = importlib.import_module("few_evaluations")
 points = importlib.import_module("points")
+necks = importlib.import_module("necks")
+families = importlib.import_module("families")
+family_opponents = importlib.import_module("family_opponents")
 scattered = importlib.import_module("scattered")
 missed = importlib.import_module("missed")
 edges = importlib.import_module("edges")
@@ -563,6 +566,41 @@ def test_points_has_a_row_for_each_exploration(capsys):
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [line.split("|")[1].strip() for line in rows] == list(points.VARIANTS)
     assert all(0 <= float(line.split("|")[6]) <= 1 for line in rows)
+
+
+@pytest.mark.parametrize("name", list(necks.CASES))
+def test_necks_have_exact_draws_and_log_z(name):
+    """Of 20 000 draws at least .3 are effective, so that log Z has an error of .011 at most: six of them are .07."""
+    line = necks.of_draws(name, 0)
+    assert float(re.search(r"ESS / n (\S+),", line)[1]) > 0.3
+    assert abs(float(re.search(r"truth (\S+)$", line)[1])) < 0.07
+
+
+def test_fits_of_necks_are_judged_at_quantiles():
+    assert re.search(r"with: .* largest error of a quantile 0\.\d+$", necks.of_fit("banana4", 0, 0.1, 1.0))
+
+
+@pytest.mark.parametrize("name", list(families.FAMILIES))
+def test_opponents_of_families_have_the_same_densities(name):
+    """In jax they are those of torch, up to a constant for each context."""
+    jnp = pytest.importorskip("jax.numpy")
+    family, density = families.FAMILIES[name](), family_opponents.LOG_DENSITIES[name]()
+    x, c = family.simulate(6, np.random.default_rng(0))
+    energies = family.energy(torch.from_numpy(x), torch.from_numpy(np.repeat(c[:1], 6, 0))).numpy()
+    other = np.array([float(density(jnp.asarray(row), jnp.asarray(c[0]))) for row in x])
+    np.testing.assert_allclose(np.diff(-energies), np.diff(other), rtol=1e-4, atol=1e-4)
+
+
+def test_draws_of_opponents_are_resampled_without_copies():
+    """In proportion to their weights: those of the larger half of the draws weigh 100 times as much."""
+    rng = np.random.default_rng(0)
+    x, log_weights = np.arange(4000.0).reshape(2, 2000, 1), np.repeat([[0.0, math.log(100)]], 2, 0).repeat(1000, 1)
+    drawn = family_opponents.Drawn(x, log_weights, np.ones(2), 0.0, 0.0, 0)
+    again = drawn.resampled(400, 2, rng)
+    assert all(len(np.unique(rows)) == 400 for rows in again[:, :, 0])
+    assert (again[0, :, 0] >= 1000).mean() > 0.95
+    assert drawn.resampled(400, 1, rng).shape == (1, 400, 1)
+    np.testing.assert_array_equal(drawn.spread(2)[:, :, 0], [[0, 1999], [2000, 3999]])
 
 
 def test_few_evaluations_are_counted_around_the_energy(capsys):

@@ -112,6 +112,10 @@ class Mixture(Part):
 class Nested(Part):
     """Laplace's approximations along a coordinate on which location or scale of the others depends.
 
+    With them, draws of one from some 300 evaluations have an ESS of .55 on a funnel in 10 dimensions, .65 on a centred
+    hierarchical model in 8 and .7 on a twisted Gaussian in 5; see ``benchmarks/necks.py``. The defaults are unmeasured
+    one by one.
+
     Parameters
     ----------
     share : float, default=0.1

@@ -17,6 +17,7 @@ DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional sca
 STEPS = (1.0, 0.5, 0.2, 0.05, 0.01)  # of a Newton step, all tried at once
 REFINED = 5  # times at most that knots are taken anew, at distances by what they told of the width
 CONVERGED = 0.1  # nats that another Newton step would gain
+LEAST_TOTAL = 0.2  # of the squares of a coordinate's correlations with all others, relative to the largest
 LEAST_CURVATURE = 1e-10  # eigenvalue of a Hessian relative to the largest, in units of the conditional scales
 
 
@@ -66,8 +67,9 @@ class Along:
 def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
     """Coordinates that location or scale of others depend on beyond a Gaussian, the strongest first.
 
-    What linear regression on all the others leaves of a coordinate tells: its squares' logarithm is correlated with a
-    coordinate that its scale depends on, and itself with the square of one that its location depends on.
+    The logarithm of the squares of what linear regression on all the others leaves of a coordinate is correlated with a
+    coordinate that its scale depends on. The coordinate itself is correlated with the square of one that its location
+    depends on, beyond its linear dependence on that one.
 
     Parameters
     ----------
@@ -83,12 +85,15 @@ def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
     covariance = z.T @ z / len(z) + 1e-6 * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     precision = torch.linalg.inv(covariance)
     rest = z @ precision / precision.diagonal()
-    of_scale = _squared_correlations((rest.square() + 1e-8).log(), z)
-    of_location = _squared_correlations(rest, z.square())
-    strength = torch.maximum(of_scale, of_location).fill_diagonal_(0.0)  # (others, leading)
+    of_scale = _correlations((rest.square() + 1e-8).log(), z)
+    squares = z.square()
+    straight, own = _correlations(z, z), _correlations(z, squares).diagonal()
+    left = ((1 - straight.square()) * (1 - own.square())).clamp(min=1e-6).sqrt()
+    of_location = (_correlations(z, squares) - straight * own) / left  # partial, given the coordinate
+    strength = torch.maximum(of_scale.square(), of_location.square()).fill_diagonal_(0.0)  # (others, leading)
     largest, total = strength.amax(0), strength.sum(0)
-    order = total.argsort(descending=True).tolist()
-    return [k for k in order if largest[k] > by.least_correlation**2][: by.most_coordinates]
+    leads = (largest > by.least_correlation**2) & (total > LEAST_TOTAL * total.max())
+    return [k for k in total.argsort(descending=True).tolist() if leads[k]][: by.most_coordinates]
 
 
 def nested_laplace(energy: Energy, x: Tensor, k: int, by: Nested | None = None, most=math.inf) -> TMixture | None:
@@ -236,6 +241,6 @@ def _standardized(x: Tensor) -> Tensor:
     return (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-150)
 
 
-def _squared_correlations(x: Tensor, y: Tensor) -> Tensor:
+def _correlations(x: Tensor, y: Tensor) -> Tensor:
     """(d, e) of the columns of x (n, d) with those of y (n, e)."""
-    return (_standardized(x).T @ _standardized(y) / len(x)).square()
+    return _standardized(x).T @ _standardized(y) / len(x)
