@@ -123,11 +123,11 @@ class TestKnot:
 
     def test_none_on_a_saddle(self):
         energy = Energy(lambda x: x[:, 0] ** 2 - x[:, 1] ** 2 + x[:, 1] ** 4 * 0, 2)
-        assert _knot(energy, torch.zeros(2).double(), torch.ones(2).double(), 0) is None
+        assert _knot(energy, torch.zeros(2).double(), torch.ones(2).double(), [0]) is None
 
     def test_none_where_the_energy_is_not_finite(self):
         energy = Energy(lambda x: torch.where(x[:, 0] > 0, 0.5 * x.square().sum(1), torch.inf), 2)
-        assert _knot(energy, torch.tensor([-1.0, 0.0]).double(), torch.ones(2).double(), 1) is None
+        assert _knot(energy, torch.tensor([-1.0, 0.0]).double(), torch.ones(2).double(), [1]) is None
 
 
 class TestNestedLaplace:
@@ -175,6 +175,20 @@ class TestNestedLaplace:
         torch.testing.assert_close(other.loc, one.loc * units, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other.weights, one.weights, rtol=1e-4, atol=1e-6)
 
+    def test_of_two_scales_with_the_other_one_given(self):
+        """Otherwise the mode of the others is in the neck of the other scale, the negative control."""
+
+        def both(x):
+            return funnel(4)(x[:, :4]) + funnel(4)(x[:, 4:])
+
+        energy, x = Energy(both, 8), torch.cat([funnel_draws(2000, 4, seed=s) for s in (1, 2)], 1)
+        assert sorted(leading_coordinates(x)) == [0, 4]
+        y, log_weights = weights(energy, nested_laplace(energy, x, 0, beside=[4]), 20_000)
+        assert n_effective(log_weights) > 2000
+        assert n_effective(log_weights[y[:, 0] < -6]) > 30
+        alone = nested_laplace(energy, x, 0)
+        assert alone is None or n_effective(weights(energy, alone, 20_000)[1]) < 400
+
     def test_ends_after_so_many_evaluations(self):
         energy = Energy(funnel(), 10)
         before = energy.n_energy_evals
@@ -204,14 +218,32 @@ class TestAlong:
         along.take(2, poor, 0.1)
         assert len(along.mixture) == 2
 
-    def test_tries_so_often(self):
+    def test_gives_other_coordinates_where_one_is_not_enough(self):
+        energy = Energy(lambda x: funnel(4)(x[:, :4]) + funnel(4)(x[:, 4:]), 8)
+        x = torch.cat([funnel_draws(2000, 4, seed=s) for s in (1, 2)], 1)
+        along, n_components = Along(energy, Nested()), {}
+        for k, mixture in along.tried(x, 1000, lambda: 1e5):
+            own = weights(energy, mixture, 1000)[1]
+            along.take(k, mixture, n_effective(own) / 1000)
+            n_components[k] = len(mixture)
+        assert sorted(along._known) == [0, 4] and min(n_components.values()) > 60
+        assert len(along.mixture) == sum(n_components.values())
+
+    def test_looks_again_with_twice_as_many_points(self):
+        """So often at most, and not where it has found good ones."""
         energy, x = Energy(funnel(4), 4), funnel_draws(500, 4)
-        along = Along(energy, Nested(most_tries=2, most_coordinates=1))
-        tried = [[k for k, _ in along.tried(x, lambda: 1e4)] for _ in range(3)]
-        assert tried == [[0], [0], []]
+
+        def found(along, n):
+            return [k for k, _ in along.tried(x, n, lambda: 1e4)]
+
+        along = Along(energy, Nested(most_looks=2, most_coordinates=1))
+        assert [found(along, n) for n in (100, 150, 210, 1000)] == [[0], [], [0], []]
+        along = Along(energy, Nested(good=0.4))
+        along.take(0, self.mixture(), 0.5)
+        assert found(along, 100) == []
 
     def test_not_with_a_share_of_none(self):
-        assert list(Along(SimpleNamespace(), Nested(share=0.0)).tried(funnel_draws(500, 4), lambda: 1e4)) == []
+        assert list(Along(SimpleNamespace(), Nested(share=0.0)).tried(funnel_draws(500, 4), 500, lambda: 1e4)) == []
 
 
 class TestExploration:
@@ -226,11 +258,11 @@ class TestExploration:
         return float(torch.softmax(log_weights, 0)[inside].sum()), n_effective(log_weights[inside])
 
     def test_has_the_neck(self):
-        """.0228 of the mass, which explorations without hardly see: the negative control."""
+        """.0228 of the mass, by 46 to 116 effective points of five seeds; without, the negative control, by one."""
         share, effective = self.neck(self.quick)
-        assert 0.012 < share < 0.04
-        assert effective > 60
-        assert self.neck(self.quick.set_params(nested__share=0.0))[1] < 0.5 * effective
+        assert 0.006 < share < 0.045
+        assert effective > 20
+        assert self.neck(self.quick.set_params(nested__share=0.0))[1] < 5
 
     def test_not_without_a_gradient(self):
         """Nor is it looked for: the exploration goes on as before."""

@@ -61,7 +61,8 @@ def explore(
     The first proposal has Laplace's approximation at every mode and round parts of many widths. The later ones are
     fitted to the weighted points, whose weights are tempered until enough of them are effective: a mixture of t
     distributions, or a coupling map where that gives held-out points a larger density (`fit_map`). Where there is no
-    more than one known mode, some draws of a map have one latent coordinate of heavy tails (`WideLatents`).
+    more than one known mode, some draws go beyond it: those of Laplace's approximations along a coordinate that others
+    depend on (`Along`), or else those of the map with one latent coordinate of heavy tails (`WideLatents`).
 
     Parameters
     ----------
@@ -195,18 +196,17 @@ class _Explorer:
     def _look_along(self, n: int) -> int:
         """Draw from approximations along coordinates that were not tried yet; how many draws that were."""
         store, by = self.store, self.by
-        log_weights = store.log_weights()
-        if not (self.is_single and self.energy.has_gradient) or n_effective(log_weights) == 0:
+        log_weights, before = store.log_weights(), len(store)
+        known = n_effective(log_weights)
+        if not (self.is_single and self.energy.has_gradient) or known == 0:
             return 0
-        before = len(store)
-        points = self._points(self._hot(log_weights, n))
-        for k, mixture in self.along.tried(points, self.left):
+        for k, mixture in self.along.tried(self._points(self._hot(log_weights, n)), known, self.left):
             own = store.log_weights_of(self._draw(mixture, int(by.nested.draws * n)))
             self.along.take(k, mixture, n_effective(own) / max(len(own), 1))
         return len(store) - before
 
     def _propose(self, n: int) -> None:
-        """Take the proposal that gives held-out points the larger weighted log density: a mixture, or a map."""
+        """Take the proposal that gives held-out points the largest weighted log density: a mixture, or a map."""
         store, by = self.store, self.by
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
@@ -215,10 +215,11 @@ class _Explorer:
         training = torch.where(store.held, -torch.inf, hot)
         if n_effective(training) == 0 or not (hot[store.held] > -torch.inf).any():
             return
-        points, mixture = self._points(training), self.along.mixture
-        needs_map = isinstance(self.proposal, MapProposal) or mixture is not None
-        if mixture is None:
-            mixture = self._mixture_of(points, n_effective(training))
+        points, nested = self._points(training), self.along.mixture
+        needs_map = isinstance(self.proposal, MapProposal) or nested is not None
+        mixture = self._mixture_of(points, n_effective(training))
+        if nested is not None and self._score_of(nested, hot) > self._score_of(mixture, hot):
+            mixture = nested
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
         self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
         if (was_first or (self.ess > by.map.good_mixture and not needs_map)) or self.ended():

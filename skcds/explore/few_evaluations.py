@@ -124,18 +124,23 @@ class Nested(Part):
     least_correlation : float, default=0.25
         Between the coordinate, or its square, and the log squares, or the values, of what linear regression leaves of
         another one, from which there are such approximations.
-    most_coordinates, most_tries : int, default=2 and 2
-        That there are approximations along, and how often each is tried, by more points.
+    most_coordinates, most_looks : int, default=2 and 4
+        That there are approximations along, and how often they are looked for, by twice as many points each time.
     draws : float, default=0.3
         Of a round's draws, from a new approximation.
-    least_ess, kept : float, default=0.05 and 0.3
-        Normalised ESS of these, above which it is kept; and relative to that of the best one.
+    least_ess, kept, good : float, default=0.05, 0.3 and 0.4
+        Normalised ESS of these, above which it is kept; relative to that of the best one; and with which no others are
+        looked for.
     most_knots : int, default=60
         Along a coordinate.
     step, width : float, default=0.5 and 0.6
         Between knots, in standard deviations of the coordinate; and of a component along it, in units of this.
     depth : float, default=12.0
         Nats of mass below the largest, at which the approximations end.
+    lines : int, default=12
+        That there are where other leading coordinates are given, too, as those of so many points.
+    beside : float, default=0.4
+        Width of a component in these, in units of their standard deviation.
     power : float, default=0.7
         Of the masses, which are the components' weights.
     spread, freedom : float, default=1.1 and 5.0
@@ -146,14 +151,17 @@ class Nested(Part):
         "share": [share],
         "least_correlation": [share],
         "most_coordinates": [not_negative],
-        "most_tries": [at_least_one],
+        "most_looks": [not_negative],
         "draws": [share],
         "least_ess": [share],
         "kept": [share],
+        "good": [share],
         "most_knots": [at_least_two],
         "step": [positive],
         "width": [positive],
         "depth": [positive],
+        "lines": [at_least_one],
+        "beside": [positive],
         "power": [positive],
         "spread": [positive],
         "freedom": [positive],
@@ -162,14 +170,17 @@ class Nested(Part):
     share: float = 0.1
     least_correlation: float = 0.25
     most_coordinates: int = 2
-    most_tries: int = 2
+    most_looks: int = 4
     draws: float = 0.3
     least_ess: float = 0.05
     kept: float = 0.3
+    good: float = 0.4
     most_knots: int = 60
     step: float = 0.5
     width: float = 0.6
     depth: float = 12.0
+    lines: int = 12
+    beside: float = 0.4
     power: float = 0.7
     spread: float = 1.1
     freedom: float = 5.0
@@ -205,8 +216,8 @@ class MapFit(Part):
         Weight of the regression on scores, where there is a gradient and no more than one known mode; see
         ``benchmarks/points.py``. Between separate modes it harms: it tells nothing of their masses.
     wide : float, default=0.3
-        Of a round's draws from a map, those one latent coordinate of which has a t distribution; where no more than
-        one mode is known.
+        Of a round's draws from a map, those one latent coordinate of which has a t distribution, or, where there are
+        any, those from approximations along a coordinate (`Nested`); where no more than one mode is known.
     wide_scale, wide_freedom : float, default=1.5 and 2.0
         Of that distribution; the freedom is a whole number.
     kept : float, default=0.1

@@ -3,9 +3,10 @@
 __all__ = ["Along", "leading_coordinates", "nested_laplace"]
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,28 +41,39 @@ class Along:
     def __init__(self, energy: Energy, by: Nested):
         self.energy, self.by = energy, by
         self.mixture: TMixture | None = None
-        self._tries: dict[int, int] = {}
+        self._n_looks, self._n_points = 0, 0.0  # effective ones, at the last look
         self._known: dict[int, tuple[float, TMixture]] = {}
 
-    def tried(self, x: Tensor, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
-        """Coordinates and approximations along them, for points (n, d); `left` says how many evaluations there are."""
+    def tried(self, x: Tensor, n_points: float, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
+        """Coordinates and approximations along them, for points (n, d), so many of which are effective.
+
+        None where points are not twice as many as when they were looked at before. The draws of each are to be told by
+        `take` before the next. `left` says how many evaluations there are.
+        """
         by = self.by
-        for k in leading_coordinates(x, by) if by.share else []:
-            if (
-                self._tries.get(k, 0) < by.most_tries
-                and sum(self._tries.values()) < by.most_tries * by.most_coordinates
-            ):
-                self._tries[k] = self._tries.get(k, 0) + 1
-                mixture = nested_laplace(self.energy, x, k, by, by.share * left())
+        if not by.share or self._n_looks == by.most_looks or n_points < 2 * self._n_points or self.best >= by.good:
+            return
+        self._n_looks, self._n_points = self._n_looks + 1, n_points
+        leading = leading_coordinates(x, by)
+        for k in leading:
+            for beside in ([], [j for j in leading if j != k])[: len(leading)]:
+                mixture = nested_laplace(self.energy, x, k, by, by.share * left(), beside)
                 if mixture is not None:
                     yield k, mixture
+                if k in self._known:
+                    break
+
+    @property
+    def best(self) -> float:
+        """Largest normalised ESS of the draws of approximations that are kept, or 0."""
+        return max((ess for ess, _ in self._known.values()), default=0.0)
 
     def take(self, k: int, mixture: TMixture, ess: float) -> None:
         """Keep approximations whose draws have such a normalised ESS, if it is good enough."""
         if ess > max(self.by.least_ess, self._known.get(k, (0.0,))[0]):
             self._known[k] = ess, mixture
-            best = max(one for one, _ in self._known.values())
-            self.mixture = TMixture.joined([part for part in self._known.values() if part[0] >= self.by.kept * best])
+            least = self.by.kept * self.best
+            self.mixture = TMixture.joined([part for part in self._known.values() if part[0] >= least])
 
 
 def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
@@ -96,7 +108,9 @@ def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
     return [k for k in total.argsort(descending=True).tolist() if leads[k]][: by.most_coordinates]
 
 
-def nested_laplace(energy: Energy, x: Tensor, k: int, by: Nested | None = None, most=math.inf) -> TMixture | None:
+def nested_laplace(
+    energy: Energy, x: Tensor, k: int, by: Nested | None = None, most=math.inf, beside: Sequence[int] = ()
+) -> TMixture | None:  # fmt: skip
     """A mixture along coordinate k: at every knot, Laplace's approximation to the density of the others given it.
 
     From the points' mean, conditional modes are followed in both directions by Newton steps, with Hessians by
@@ -116,6 +130,9 @@ def nested_laplace(energy: Energy, x: Tensor, k: int, by: Nested | None = None, 
         Knots and components.
     most : float, default=inf
         Evaluations after which no further knot is begun.
+    beside : sequence of int, default=()
+        Other coordinates that are given, too, as those of some of the points: scales of a hierarchical model each of
+        which has a neck, where the conditional mode would be in the necks of the others.
 
     Returns
     -------
@@ -123,24 +140,42 @@ def nested_laplace(energy: Energy, x: Tensor, k: int, by: Nested | None = None, 
         None where no conditional mode is found to begin from.
     """
     by = Nested() if by is None else by
-    begun, width = energy.n_energy_evals, float(x[:, k].std())
-    start = _knot(energy, x.mean(0), x.std(0).clamp(min=1e-150), k)
-    knots: list[_Knot] = []
+    most, spread = energy.n_energy_evals + most, x.std(0).clamp(min=1e-150)
+    given, kernel, width = [k, *beside], torch.zeros_like(spread), float(spread[k])
+    places = x.mean(0, keepdim=True)
+    if beside:
+        places = x[torch.linspace(0, len(x) - 1, by.lines, dtype=torch.float64).round().long().to(x.device)]
+        kernel[list(beside)] = by.beside * spread[list(beside)]
+    parts, log_masses = [], []
+    for place in places:
+        line, width = _refined(energy, place, spread, given, width, by, most)
+        if len(line) > 1:
+            parts.append(_mixture(line, kernel, by))
+            log_masses.append(max(knot.log_mass for knot in line))
+    if not parts:
+        return None
+    shares = np.exp(0.5 * (np.array(log_masses) - max(log_masses)))  # places are more likely where masses are larger
+    return TMixture.joined(list(zip(shares.tolist(), parts, strict=True)))
+
+
+def _refined(energy: Energy, x: Tensor, scales: Tensor, given: list[int], width: float, by: Nested, most: float):
+    """Knots along the first of the given coordinates, from a place (d,), and the width that their masses have."""
+    start, knots = _knot(energy, x, scales, given), []
     for _ in range(REFINED):
-        if start is None or energy.n_energy_evals - begun >= most:
+        if start is None or energy.n_energy_evals >= most:
             break
-        knots = _line(energy, start, k, by.step * width, by, begun + most)
-        at = torch.stack([knot.x[k] for knot in knots])
+        knots = _line(energy, start, given, by.step * width, by, most)
+        at = torch.stack([knot.x[given[0]] for knot in knots])
         log_mass = torch.tensor([knot.log_mass for knot in knots], dtype=at.dtype, device=at.device)
         mass = torch.softmax(log_mass, 0)
         found = max(float((mass * (at - (mass * at).sum()).square()).sum().sqrt()), 0.25 * width)
         if 0.7 < found / width < 1.5:
             break
         start, width = knots[int(mass.argmax())], found
-    return _mixture(knots, by) if len(knots) > 1 else None
+    return knots, width
 
 
-def _line(energy: Energy, start: "_Knot", k: int, step: float, by: Nested, most: float) -> "list[_Knot]":
+def _line(energy: Energy, start: "_Knot", given: list[int], step: float, by: Nested, most: float) -> "list[_Knot]":
     """Knots in both directions from one of them, in the order of the coordinate."""
     knots, best = [start], start.log_mass
     for side in (-1, 1):
@@ -149,8 +184,8 @@ def _line(energy: Energy, start: "_Knot", k: int, step: float, by: Nested, most:
             if energy.n_energy_evals >= most or last.log_mass < best - by.depth:
                 break
             guess = last.x + move
-            guess[k] = last.x[k] + side * step
-            found = _knot(energy, guess, last.scales, k)
+            guess[given[0]] = last.x[given[0]] + side * step
+            found = _knot(energy, guess, last.scales, given)
             if found is None:
                 break
             knots.insert(0 if side < 0 else len(knots), found)
@@ -160,14 +195,14 @@ def _line(energy: Energy, start: "_Knot", k: int, step: float, by: Nested, most:
 
 @dataclass(frozen=True)
 class _Knot:
-    """Laplace's approximation with one coordinate given.
+    """Laplace's approximation with one coordinate given, or several.
 
     Attributes
     ----------
     x : Tensor
         (d,), the conditional mode.
     covariance : Tensor
-        (d, d), of the others; zero in the row and column of the coordinate.
+        (d, d), of the others; zero in the rows and columns of the given ones.
     scales : Tensor
         (d,), conditional standard deviations.
     log_mass : float
@@ -180,18 +215,19 @@ class _Knot:
     log_mass: float
 
 
-def _knot(energy: Energy, x: Tensor, scales: Tensor, k: int, max_steps: int = 12) -> _Knot | None:
+def _knot(energy: Energy, x: Tensor, scales: Tensor, given: list[int], max_steps: int = 12) -> _Knot | None:
     """Newton's method for the others from x (d,), with their scales (d,) as they are supposed to be."""
     d = len(x)
-    others = torch.arange(d, device=x.device) != k
+    others = torch.ones(d, dtype=torch.bool, device=x.device)
+    others[given] = False
     for _ in range(max_steps):
-        shifts = torch.diag(DIFFERENCE * scales)
+        shifts = torch.diag(DIFFERENCE * scales)[others]
         value, score = energy.log_prob_and_score(torch.cat([x[None], x + shifts]))
         if not (value.isfinite().all() and score.isfinite().all()):
             return None
-        hessian = (score[0] - score[1:]) / (DIFFERENCE * scales)[:, None]  # (d, d) of the energy, by rows
-        inner = 0.5 * (hessian + hessian.T)[others][:, others]
         unit = scales[others]
+        hessian = (score[0] - score[1:])[:, others] / (DIFFERENCE * unit)[:, None]  # of the energy, by rows
+        inner = 0.5 * (hessian + hessian.T)
         values, vectors = torch.linalg.eigh(inner * unit[:, None] * unit)
         is_convex = bool(values[0] > 0)
         values = values.abs().clamp(min=LEAST_CURVATURE * float(values.abs().max()))
@@ -219,17 +255,19 @@ def _knot(energy: Energy, x: Tensor, scales: Tensor, k: int, max_steps: int = 12
     log_det = float(2 * unit.log().sum() - values.log().sum())
     x = x.clone()
     x[others] += move  # the last step costs nothing
-    log_mass = float(value[0]) + gain + 0.5 * log_det + 0.5 * (d - 1) * math.log(2 * math.pi)
+    log_mass = float(value[0]) + gain + 0.5 * log_det + 0.5 * len(unit) * math.log(2 * math.pi)
     return _Knot(x, whole, scales, log_mass) if math.isfinite(log_mass) else None
 
 
-def _mixture(knots: list[_Knot], by: Nested) -> TMixture:
+def _mixture(knots: list[_Knot], kernel: Tensor, by: Nested) -> TMixture:
+    """Components at the knots of a line, as wide as the kernel (d,) in other coordinates that are given."""
     x = torch.stack([knot.x for knot in knots])
     (tangent,) = torch.gradient(x, dim=0)  # of the line of modes, from knot to knot
     log_mass = torch.tensor([knot.log_mass for knot in knots], dtype=torch.float64, device=x.device)
     weights = torch.softmax(by.power * log_mass, 0)
     across = by.width * tangent
     covariance = torch.stack([knot.covariance for knot in knots]) * by.spread**2 + across[:, :, None] * across[:, None]
+    covariance = covariance + torch.diag(kernel.square())
     unit = covariance.diagonal(dim1=1, dim2=2).sqrt()
     correlation = covariance / (unit[:, :, None] * unit[:, None])
     jitter = 1e-10 * torch.eye(len(unit[0]), dtype=unit.dtype, device=unit.device)
