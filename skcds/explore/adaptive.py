@@ -232,6 +232,8 @@ class _Explorer:
             candidate = MapProposal(copy.deepcopy(model))
             if self._score_of(candidate, hot) > self._score_of(mixture, hot):
                 self.proposal = candidate
+            elif nested is not None and known.share(model) > by.map.begun:
+                store.model = candidate.model  # the map of a fit can begin from it, though there is a better proposal
 
     def _hot(self, log_weights: Tensor, n: int) -> Tensor:
         """The log weights, by a power that leaves enough points effective to fit a proposal for n draws to."""
