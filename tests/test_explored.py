@@ -18,6 +18,7 @@ from skcds.density.standardize import Standardization
 from skcds.estimators import control, distiller, scratch
 from skcds.estimators.explored import as_explored, begin_from, known_points_loss
 from skcds.estimators.networks import shortcut_model, start_map
+from skcds.estimators.paths import paths_to_exchange
 from skcds.explore import adaptive
 from skcds.explore import pilot as pilots
 from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal
@@ -26,7 +27,7 @@ from skcds.explore.store import Store
 from skcds.explore.wide import WideLatents
 from skcds.models.maps import OneStepModel, standard_normal_log_prob
 from skcds.models.networks import seeded as nets_seeded
-from skcds.specifications import Adaptive, MapFit, Mixture
+from skcds.specifications import Adaptive, MapFit, Mixture, Training
 from skcds.train.budget import Budget
 
 
@@ -283,3 +284,22 @@ class TestManyFeatures:
         monkeypatch.setattr(run, "_in_high_dimension", lambda begin: pytest.fail("there are two modes"))
         monkeypatch.setattr(pilots, "explore", lambda *args: None)
         assert run.explore(Store(6)) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "left", "reads_score", "expected"),
+    [
+        (None, math.inf, False, 4096),  # no limit of evaluations
+        (60_000, 100_000, False, 4096),
+        (60_000, 10_000, False, 500),  # a tenth of them, two a path
+        (60_000, 10_000, True, 0),  # 18 a path leave 55: too few to exchange
+        (60_000, 3000, False, 0),
+    ],
+)
+def test_exchanges_of_paths_are_within_the_evaluations_left(limit, left, reads_score, expected):
+    """Otherwise the first one that asked for more ended the training."""
+    run = SimpleNamespace(
+        budget=SimpleNamespace(max_time=None, max_energy_evals=limit, energy_evals_left=lambda: left),
+        training=Training(), model=SimpleNamespace(needs_score=reads_score), seconds_a_path=0.0,
+    )  # fmt: skip
+    assert paths_to_exchange(4096, run, 8) == expected

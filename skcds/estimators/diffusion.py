@@ -28,11 +28,11 @@ from .family_methods import OfFamilies
 from .given import draws_given, is_given, weighted_given
 from .networks import networks_found, networks_wanted
 from .paths import (
-    affordable_paths,
     exchange_paths,
     gauge,
     judge_paths,
     moves_share,
+    paths_to_exchange,
     plateau_of_paths,
     weighted_paths,
 )
@@ -231,7 +231,7 @@ class DiffusionSampler(OfFamilies, BaseSampler):
 
         def refresh(averaged):
             """Exchange particles for ends of paths; whether the path weights are good enough to end the training."""
-            n = affordable_paths(max(len(population) // 2, 100), run)
+            n = paths_to_exchange(max(len(population) // 2, 100), run, self.n_steps)
             if not n:
                 return False
             z, log_weights = weighted_paths(averaged, target, self.n_steps, n, run.generator)

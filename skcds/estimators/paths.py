@@ -73,6 +73,19 @@ def affordable_paths(n: int, run) -> int:
     return n if n >= by.fewest_paths else 0
 
 
+def paths_to_exchange(n: int, run, n_steps: int) -> int:
+    """At most n paths for an exchange of particles, as many as the limits allow; 0 where they are too few.
+
+    A limit of evaluations would otherwise end the training with the exchange, which asks for more than there are.
+    """
+    n = affordable_paths(n, run)
+    if run.budget.max_energy_evals is None:
+        return n
+    by, evals = run.training.particles, 2 * (1 + n_steps * run.model.needs_score)  # of a path, and of one back
+    n = min(n, int(by.paths_share * run.budget.energy_evals_left() / evals))
+    return n if n >= by.fewest_paths else 0
+
+
 def weighted_paths(model, target, n_steps, n, generator):
     """Ends (n, d) of n trajectories and their log path weights (n,)."""
 
@@ -144,7 +157,7 @@ def renew_particles(run, n_steps: int, on_particles: bool, averaged) -> None:
         The model with averaged weights.
     """
     population, target, generator, n_paths = run.population, run.target, run.generator, run.training.particles.n_paths
-    n = affordable_paths(min(n_paths, len(population)) if on_particles else n_paths, run)
+    n = paths_to_exchange(min(n_paths, len(population)) if on_particles else n_paths, run, n_steps)
     if not n:
         return
     z, log_weights = weighted_paths(averaged, target, n_steps, n, generator)
