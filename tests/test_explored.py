@@ -144,6 +144,18 @@ class TestExplorer:
         assert explorer._new_model(heavy).standardization.width.isfinite().all()
         assert explorer._new_model(normal).standardization.width.isinf().all()
 
+    def test_points_are_held_out_for_good(self):
+        """A twentieth to a fifth of 400, where .12 are wanted: six errors of .016. They come with what is explored."""
+        explorer = self.explorer(2, energy_fn=lambda x: 0.5 * (x**2).sum(1))
+        normal = TMixture.of_widths(torch.zeros(2).double(), [1.0])
+        explorer._draw(normal, 400)
+        held = explorer.store.held.clone()
+        assert 0.05 < held.double().mean() < 0.2
+        explorer._draw(normal, 100)
+        assert len(explorer.store.held) == 500 and torch.equal(explorer.store.held[:400], held)
+        explorer.store.model = explorer._new_model(explorer.store.x)
+        assert torch.equal(explorer.store.explored(50, True).held, explorer.store.held)
+
     def test_one_point_does_not_decide_between_proposals(self):
         """Where a map has hardly any density at a point of a hundred it lacks ten nats there, and no more."""
         explorer = self.explorer(2, energy_fn=lambda x: 0.5 * (x**2).sum(1))

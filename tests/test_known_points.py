@@ -229,3 +229,38 @@ def test_scores_tell_more_than_values():
 
     for seed in range(3):
         assert share(seed, 1.0) > share(seed, 0.0) + 0.05
+
+
+class TestHeldOut:
+    """Points that a map is not fitted to, by which the best of a fit is kept."""
+
+    def points(self, model, n=400):
+        x = torch.randn(n, 3, generator=seeded(3)).double()
+        return points_of(model, x, -0.5 * x.square().sum(1), -x, held=torch.arange(n) % 4 == 0)
+
+    def test_the_right_map_fits_best(self):
+        """By the mean of log q - log p: an identity's is that of its constant."""
+        right, other = map_of(scale=0.0), map_of(scale=0.3)
+        assert self.points(right).fit_of(right) == pytest.approx(-1.5 * math.log(2 * math.pi), abs=1e-5)
+        assert self.points(other).fit_of(other) < self.points(right).fit_of(right) - 0.05
+
+    def test_one_point_lacks_no_more_than_ten_nats(self):
+        model = map_of(scale=0.0)
+        points = self.points(model)
+        before = points.fit_of(model)
+        points.log_prob[0] += 1e6
+        assert before - points.fit_of(model) == pytest.approx(10 / 100, abs=0.02)
+
+    def test_is_not_known_without_any(self):
+        model = map_of(scale=0.0)
+        assert math.isnan(gaussian_points(model, 20, 1.0).fit_of(model))
+
+    def test_a_fit_that_spoils_a_map_leaves_it_as_it_was(self):
+        """Steps of 3 for each parameter; without points held out the last map is kept, the negative control."""
+        by = MapFit(n_iter=50, learning_rate=3.0)
+        kept, spoilt = map_of(scale=0.0), map_of(scale=0.0)
+        assert fit_map(kept, self.points(kept), seeded(0), by=by)
+        assert fit_map(spoilt, gaussian_points(spoilt, 400, 1.0), seeded(0), by=by)
+        z = torch.randn(10, 3, generator=seeded(4))
+        change = [(model.log_prob(z) - map_of(scale=0.0).log_prob(z)).abs().max() for model in (kept, spoilt)]
+        assert change[0] < 1e-4 < 0.1 < change[1]

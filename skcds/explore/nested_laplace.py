@@ -144,7 +144,7 @@ def nested_laplace(
     given, kernel, width = [k, *beside], torch.zeros_like(spread), float(spread[k])
     places = x.mean(0, keepdim=True)
     if beside:
-        places = x[torch.linspace(0, len(x) - 1, by.lines, dtype=torch.float64).round().long().to(x.device)]
+        places = x[torch.linspace(0, len(x) - 1, by.lines, dtype=torch.float64, device=x.device).round().long()]
         kernel[list(beside)] = by.beside * spread[list(beside)]
     parts, log_masses = [], []
     for place in places:
