@@ -125,6 +125,13 @@ class TestKnot:
         energy = Energy(lambda x: x[:, 0] ** 2 - x[:, 1] ** 2 + x[:, 1] ** 4 * 0, 2)
         assert _knot(energy, torch.zeros(2).double(), torch.ones(2).double(), [0]) is None
 
+    def test_none_on_a_plain(self):
+        """Without curvature there is no step to try, so that the energy is not asked at NaN."""
+        energy = Energy(lambda x: 0.5 * x[:, 0].square() + 0.0 * x[:, 1], 2)
+        assert _knot(energy, torch.zeros(2).double(), torch.ones(2).double(), [0]) is None
+        assert nested_laplace(energy, torch.randn(100, 2, generator=seeded()).double(), 0) is None
+        assert energy.n_invalid == 0
+
     def test_none_where_the_energy_is_not_finite(self):
         energy = Energy(lambda x: torch.where(x[:, 0] > 0, 0.5 * x.square().sum(1), torch.inf), 2)
         assert _knot(energy, torch.tensor([-1.0, 0.0]).double(), torch.ones(2).double(), [1]) is None

@@ -152,10 +152,9 @@ def nested_laplace(
         if len(line) > 1:
             parts.append(_mixture(line, kernel, by))
             log_masses.append(max(knot.log_mass for knot in line))
-    if not parts:
-        return None
-    shares = np.exp(0.5 * (np.array(log_masses) - max(log_masses)))  # places are more likely where masses are larger
-    return TMixture.joined(list(zip(shares.tolist(), parts, strict=True)))
+    shares = np.exp(0.5 * (np.array(log_masses) - max(log_masses, default=0.0)))  # of places, by the masses there
+    known = [(share, part) for share, part in zip(shares.tolist(), parts, strict=True) if part is not None]
+    return TMixture.joined(known) if known else None
 
 
 def _refined(energy: Energy, x: Tensor, scales: Tensor, given: list[int], width: float, by: Nested, most: float):
@@ -228,7 +227,10 @@ def _knot(energy: Energy, x: Tensor, scales: Tensor, given: list[int], max_steps
         unit = scales[others]
         hessian = (score[0] - score[1:])[:, others] / (DIFFERENCE * unit)[:, None]  # of the energy, by rows
         inner = 0.5 * (hessian + hessian.T)
-        values, vectors = torch.linalg.eigh(inner * unit[:, None] * unit)
+        inner = inner * unit[:, None] * unit
+        if not inner.isfinite().all() or not inner.any():
+            return None
+        values, vectors = torch.linalg.eigh(inner)
         is_convex = bool(values[0] > 0)
         values = values.abs().clamp(min=LEAST_CURVATURE * float(values.abs().max()))
         root = unit[:, None] * vectors / values.sqrt()
@@ -259,7 +261,7 @@ def _knot(energy: Energy, x: Tensor, scales: Tensor, given: list[int], max_steps
     return _Knot(x, whole, scales, log_mass) if math.isfinite(log_mass) else None
 
 
-def _mixture(knots: list[_Knot], kernel: Tensor, by: Nested) -> TMixture:
+def _mixture(knots: list[_Knot], kernel: Tensor, by: Nested) -> TMixture | None:
     """Components at the knots of a line, as wide as the kernel (d,) in other coordinates that are given."""
     x = torch.stack([knot.x for knot in knots])
     (tangent,) = torch.gradient(x, dim=0)  # of the line of modes, from knot to knot
@@ -271,8 +273,9 @@ def _mixture(knots: list[_Knot], kernel: Tensor, by: Nested) -> TMixture:
     unit = covariance.diagonal(dim1=1, dim2=2).sqrt()
     correlation = covariance / (unit[:, :, None] * unit[:, None])
     jitter = 1e-10 * torch.eye(len(unit[0]), dtype=unit.dtype, device=unit.device)
-    scale = unit[:, :, None] * torch.linalg.cholesky(correlation + jitter)
-    return TMixture(weights, x, scale, by.freedom)
+    root, info = torch.linalg.cholesky_ex(correlation + jitter)
+    scale, sound = unit[:, :, None] * root, info == 0  # others are singular to rounding
+    return TMixture(weights[sound], x[sound], scale[sound], by.freedom) if sound.any() else None
 
 
 def _standardized(x: Tensor) -> Tensor:
