@@ -56,7 +56,8 @@ class Along:
         self._n_looks, self._n_points = self._n_looks + 1, n_points
         leading = leading_coordinates(x, by)
         for k in leading:
-            for beside in ([], [j for j in leading if j != k])[: len(leading)]:
+            others = [j for j in leading if j != k]
+            for beside in ([], others) if others else ([],):  # with the others given where it is no good without
                 mixture = nested_laplace(self.energy, x, k, by, by.share * left(), beside)
                 if mixture is not None:
                     yield k, mixture
