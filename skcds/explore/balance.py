@@ -19,15 +19,19 @@ from .store import log_evidence
 
 
 def balance(
-    energy: Energy, x: Tensor, n_draws: int, generator, modes: Sequence[Mode] = (), by: Balance | None = None
-) -> tuple[Tensor, float] | None:
+    energy: Energy, x: Tensor, n_draws: int, generator, modes: Sequence[Mode] = (), by: Balance | None = None,
+    along: TMixture | None = None,
+) -> tuple[Tensor, float] | None:  # fmt: skip
     """Particles resampled so that each region of a mixture has its mass.
 
     A mixture of t distributions is fitted to the particles. It is joined by Laplace's approximations at modes that are
-    known, and by wide components around all particles. The importance weights of its draws tell log Z and the mass of
-    every region, which are the points that one component is the likeliest source of (post-stratification). A first part
-    of the draws says how likely the components should be for the second, which counts. Particles that the draws hardly
-    reach tell that the mixture lacks a mode.
+    known or along a coordinate, and by wide components around all particles. The importance weights of its draws tell
+    log Z and the mass of every region, which are the points that one component is the likeliest source of
+    (post-stratification). A first part of the draws says how likely the components should be for the second, which
+    counts. Particles that the draws hardly reach tell that the mixture lacks a mode.
+
+    With approximations along a coordinate the weighted draws take the place of all particles, which may be lacking in a
+    part of a region only, such as the narrow end of a funnel.
 
     Parameters
     ----------
@@ -43,6 +47,8 @@ def balance(
         Modes that are known.
     by : Balance, optional
         How it is done.
+    along : TMixture, optional
+        Laplace's approximations along a coordinate, which reach where particles do not.
 
     Returns
     -------
@@ -63,6 +69,8 @@ def balance(
     mixture = TMixture.fitted(points, k, int(randint(generator, 0, 2**31 - 1)))
     if modes:
         mixture = TMixture.joined([(0.5, mixture), (0.5, laplace_mixture(modes))])
+    if along is not None:
+        mixture = TMixture.joined([(1 - by.along, mixture), (by.along, along)])
     if by.background:
         spread = points.std(0).clamp(min=1e-150)
         wide = TMixture.of_widths(points.mean(0), by.backgrounds, spread, mixture.freedom)
@@ -76,7 +84,8 @@ def balance(
     far = energy.log_prob(some) - drawn.proposal.log_prob(some) > log_z + math.log(by.far)
     if effective_share(drawn.log_weights) < by.least_ess or float(far.double().mean()) > by.out_of_reach:
         return None
-    return _resampled(x, mixture.log_parts(x).argmax(1), drawn, generator, by), log_z
+    known = by.known if along is None else math.inf
+    return _resampled(x, mixture.log_parts(x).argmax(1), drawn, generator, known), log_z
 
 
 @dataclass(frozen=True)
@@ -101,10 +110,13 @@ def _weighted(energy: Energy, mixture: TMixture, regions: TMixture, m: int, gene
     return _Drawn(y, proposal, log_weights, which, mass)
 
 
-def _resampled(x: Tensor, regions: Tensor, drawn: _Drawn, generator, by: Balance) -> Tensor:
-    """As many particles as x (n, d), by the masses of regions; weighted draws where particles are too few."""
+def _resampled(x: Tensor, regions: Tensor, drawn: _Drawn, generator, least: float) -> Tensor:
+    """As many particles as x (n, d), by the masses of regions; weighted draws where particles are too few.
+
+    These are fewer than `least` times as many as a region should have.
+    """
     count = torch.bincount(regions, minlength=len(drawn.mass)).double()
-    known = count >= by.known * len(x) * drawn.mass
+    known = count >= least * len(x) * drawn.mass
     of_particles = torch.where(known, (drawn.mass / count.clamp(min=1)).log(), -torch.inf)[regions]
     of_draws = torch.log_softmax(drawn.log_weights, 0).masked_fill(known[drawn.regions], -torch.inf)
     pool = torch.cat([x, drawn.x])

@@ -184,6 +184,10 @@ class Balance(Part):
         Widths of components around all particles, in units of their spread, and the share of these together: for little
         mass that is spread far. Of a background twenty times as wide as a peak, with .02 of the mass, the particles of
         one of six seeds had .0005 without them.
+    along : float, default=0.5
+        Share of Laplace's approximations along a coordinate, where there are any (`Nested`).
+    along_draws : float, default=0.1
+        Of the draws, as many as each of these is tried by.
     least_ess : float, default=0.3
         Normalised, of the draws, below which particles are left as they are.
     known : float, default=0.25
@@ -207,6 +211,8 @@ class Balance(Part):
         "width": [positive],
         "backgrounds": [tuple],
         "background": [share],
+        "along": [share],
+        "along_draws": [share],
         "least_ess": [share],
         "known": [not_negative],
         "far": [positive],
@@ -226,6 +232,8 @@ class Balance(Part):
     width: float = 1.6
     backgrounds: tuple[float, ...] = (5.0, 25.0)
     background: float = 0.06
+    along: float = 0.5
+    along_draws: float = 0.1
     least_ess: float = 0.3
     known: float = 0.25
     far: float = 30.0

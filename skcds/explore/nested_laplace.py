@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..density.energy import Energy
+from ..train.particles import effective_share
 from .few_evaluations import Nested
 from .mixture import TMixture
 
@@ -63,6 +64,14 @@ class Along:
                     yield k, mixture
                 if k in self._known:
                     break
+
+    def found(self, x: Tensor, n_draws: int, generator, left: Callable[[], float]) -> TMixture | None:
+        """The approximations that are good enough, for points (n, d); each is tried by so many draws."""
+        for k, mixture in self.tried(x, len(x), left):
+            y = mixture.sample(n_draws, generator)
+            log_weights = (self.energy.log_prob(y) - mixture.log_prob(y)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+            self.take(k, mixture, effective_share(log_weights))
+        return self.mixture
 
     @property
     def best(self) -> float:

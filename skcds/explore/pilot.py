@@ -19,7 +19,9 @@ from .balance import balance
 from .climb import Mode
 from .evaluations import N_CLIMBS
 from .laplace import laplace_away_from_seams, variational_standardization
+from .mixture import TMixture
 from .modes import climbs_from, find_lost_modes, starting_points, survey
+from .nested_laplace import Along
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
@@ -43,7 +45,8 @@ def run_pilot(
     runs from these and from Gaussians of scales 1 to 100 race; the run with all particles starts from a Gaussian twice
     as wide as the winner's particles. Where it ends with heavy tails it is repeated with these tamed (see
     `Standardization`), and the repetition kept if it finds more of the density, or if its particles look more Gaussian.
-    Climbs from its particles look for modes that were lost on the way, which are added by their evidence.
+    Climbs from its particles look for modes that were lost on the way, which are added by their evidence. Regions of the
+    particles get the masses that importance sampling tells, necks of funnels too (`balance`).
 
     Where coordinates have a single bound, the race is run again with the scales of the bijection from the first. So it
     is where coordinates are periodic, with their seams where the particles of the first are sparsest.
@@ -358,10 +361,19 @@ class _Pilot:
         by = self.by.balance
         if self.energy.n_features <= by.max_features:
             n_draws = int(min(by.n_draws, 2 * len(run.x), by.share * self.left()))
-            found = balance(self.energy, run.x, n_draws, self.generator, self.modes, by)
+            along = (
+                self._along(run.x, int(by.along_draws * n_draws)) if by.along and n_draws >= by.fewest_draws else None
+            )
+            found = balance(self.energy, run.x, n_draws, self.generator, self.modes, by, along)
             if found is not None:
                 run.x, run.log_evidence = found
                 run.tame_what_came_in(self.by.tails)
+
+    def _along(self, x: Tensor, n_draws: int) -> TMixture | None:
+        """Laplace's approximations along coordinates that others depend on, each tried by so many draws."""
+        if not self.energy.has_gradient:
+            return None
+        return Along(self.energy, self.by.adaptive.nested).found(x, n_draws, self.generator, self.left)
 
     def _note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
