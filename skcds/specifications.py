@@ -7,6 +7,7 @@ They are fields of `skcds.Pilot`, `skcds.PathLoss`, `skcds.Consistency` and `skc
 __all__ = [
     "Adaptive",
     "Balance",
+    "Centring",
     "Climbs",
     "FamilyTempering",
     "FamilyTraining",
@@ -28,5 +29,5 @@ __all__ = [
 
 from .explore.few_evaluations import Adaptive, MapFit, Mixture, Nested, Survey
 from .explore.mode_stages import Balance, Climbs, LostModes
-from .explore.stages import FamilyTempering, HighDimension, Race, Tails, Tempering
+from .explore.stages import Centring, FamilyTempering, HighDimension, Race, Tails, Tempering
 from .train.specifications import FamilyTraining, Likelihood, Marginals, Particles, Stopping, Training

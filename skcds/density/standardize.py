@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._support.settings import place
 from .energy import Energy
+from .noncentred import NonCentred
 
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 
@@ -18,7 +19,8 @@ class Standardization(torch.nn.Module):
 
     First ``y = loc + L z``, then ``x_j = y_j``, or ``x_j = center_j + width_j sinh(y_j)`` where the tails are heavy.
     The hyperbolic sine is linear within `width_j` of the center and exponential far from it: scales that differ by
-    factors become scales that differ by terms (Johnson 1949).
+    factors become scales that differ by terms (Johnson 1949). Where the scale or the place of coordinates depends on
+    one of them, these x are non-centred ones, from which `NonCentred` leads to the user's.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ class Standardization(torch.nn.Module):
         Dimension.
     full : bool, default=True
         Lower-triangular `L`; a diagonal one otherwise.
+    n_knots : int, default=0
+        Of the splines of the `NonCentred` coordinates; 0 if there are none.
 
     Attributes
     ----------
@@ -33,6 +37,8 @@ class Standardization(torch.nn.Module):
         (d,) and (d, d) or (d,), the affine part.
     center, width : Tensor
         (d,), of the hyperbolic sine; a width of infinity stands for a coordinate without.
+    noncentred : NonCentred or None
+        The last part of the map.
     """
 
     loc: Tensor
@@ -40,9 +46,10 @@ class Standardization(torch.nn.Module):
     center: Tensor
     width: Tensor
 
-    def __init__(self, n_features: int, full: bool = True):
+    def __init__(self, n_features: int, full: bool = True, n_knots: int = 0):
         super().__init__()
         self.full = full
+        self.noncentred = NonCentred(n_features, n_knots) if n_knots else None
         one = torch.ones(n_features, dtype=torch.float64, device=place())
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("scale", torch.diag(one) if full else one)
@@ -50,7 +57,10 @@ class Standardization(torch.nn.Module):
         self.register_buffer("width", torch.full_like(one, torch.inf))
 
     @classmethod
-    def from_moments(cls, loc: Tensor, covariance: Tensor, tails: tuple[Tensor, Tensor] | None = None):
+    def from_moments(
+        cls, loc: Tensor, covariance: Tensor, tails: tuple[Tensor, Tensor] | None = None,
+        noncentred: NonCentred | None = None,
+    ):  # fmt: skip
         """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal.
 
         They are the moments of y where `tails` gives the center and width of the hyperbolic sine.
@@ -61,7 +71,13 @@ class Standardization(torch.nn.Module):
         standardization.scale = scale.contiguous()  # as it comes back from a file: the layout decides how it is rounded
         if tails is not None:
             standardization.center, standardization.width = (t.double().clone() for t in tails)
+        standardization.noncentred = noncentred
         return standardization
+
+    @property
+    def config(self) -> dict:
+        """What a model has to know of it, beside the number of features."""
+        return {"full": self.full} | ({} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)})
 
     @property
     def matrix(self) -> Tensor:
@@ -75,7 +91,8 @@ class Standardization(torch.nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
-        return self.call_and_pull_back(z)[0] if self._heavy.any() else self._affine(z)
+        bent = self.noncentred is not None or self._heavy.any()
+        return self.call_and_pull_back(z)[0] if bent else self._affine(z)
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to standardised ones, float64."""
@@ -86,7 +103,7 @@ class Standardization(torch.nn.Module):
 
     def tame(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to y, float64."""
-        y, heavy = x.double(), self._heavy
+        y, heavy = x.double() if self.noncentred is None else self.noncentred.inverse(x), self._heavy
         if heavy.any():
             y = y.clone()
             y[:, heavy] = ((y[:, heavy] - self.center[heavy]) / self.width[heavy]).asinh()
@@ -102,6 +119,14 @@ class Standardization(torch.nn.Module):
 
     def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """What `forward` and `log_det` give at z, and `pull_back` there."""
+        y, log_det, pull_back = self._tame_part(z)
+        if self.noncentred is None:
+            return y, log_det, pull_back
+        x, more, through = self.noncentred.call_and_pull_back(y)
+        return x, log_det + more, lambda score: pull_back(through(score))
+
+    def _tame_part(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """`call_and_pull_back` without the last part."""
         x, heavy = self._affine(z), self._heavy
         log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
 

@@ -3,12 +3,9 @@
 import copy
 import math
 import numbers
-from typing import Any
 
-import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
-from torch import Tensor
 
 from .._support.devices import randint, to_numpy
 from .._support.settings import CPU, FLOAT
@@ -79,7 +76,7 @@ class ControlStart:
         run.checkpoint.store(
             "start",
             {
-                "pilot": run.pilot and {name: _as_tensor(value) for name, value in vars(run.pilot).items()},
+                "pilot": run.pilot and run.pilot.state_dict(),
                 "model": {"class": key_of(type(model)), "config": dict(model.config), "weights": model.state_dict()},
                 "population": population and population.state_dict(),
                 "bounds": run.energy.bounds and run.energy.bounds.choices,
@@ -90,8 +87,7 @@ class ControlStart:
     def _restart(self, stored, run):
         """What `_start_anew` found for the fit that this one goes on with."""
         energy = run.energy
-        found: dict[str, Any] = {name: _as_array(value) for name, value in (stored["pilot"] or {}).items()}
-        run.pilot = PilotResult(**found) if found else None
+        run.pilot = PilotResult.restored(stored["pilot"]) if stored["pilot"] else None
         run.model = built(stored["model"]["class"], stored["model"]["config"])
         run.model.load_state_dict(stored["model"]["weights"])
         run.model.to(energy.device)
@@ -242,11 +238,3 @@ def found_by(run) -> dict:
         "_particles_log_prob": to_numpy(run.population.log_prob),
         "_particles_score": to_numpy(run.population.score),
     }
-
-
-def _as_tensor(value):
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def _as_array(value):
-    return to_numpy(value) if isinstance(value, Tensor) else value

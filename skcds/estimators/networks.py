@@ -82,7 +82,7 @@ def shortcut_model(network: Map, control: Control, n_steps: int, standardization
         network.kind, n_steps, d, log_snr_max, standardization.full, control.hidden_features,
         control.n_layers, langevin and not residual, control.variance == "learned" and not residual,
         sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"], sizes["stretch"],
-        sizes["elementwise"],
+        sizes["elementwise"], standardization.config.get("n_knots", 0),
     )  # fmt: skip
 
 
@@ -95,6 +95,6 @@ def start_map(network: Map, control, seed: int) -> OneStepModel:
     else:
         sizes = {"hidden": 128, "n_layers": 4} | sizes
     with seeded(seed):
-        model = OneStepModel(network.kind, standardization.loc.numel(), log_snr_max, standardization.full, **sizes)
+        model = OneStepModel(network.kind, standardization.loc.numel(), log_snr_max, **standardization.config, **sizes)
     model.standardization = standardization
     return model

@@ -107,9 +107,9 @@ def with_new_coordinates(model: OneStepModel, control) -> OneStepModel:
 
     The map works in standardised coordinates, in which two targets of one shape look the same wherever they are.
     """
-    full = control.standardization.full
+    kept = {name: value for name, value in model.config.items() if name != "n_knots"}
     with without_draws():
-        copy = OneStepModel(**(model.config | {"log_snr_max": control.log_snr_max, "full": full}))
+        copy = OneStepModel(**(kept | {"log_snr_max": control.log_snr_max} | control.standardization.config))
     copy.map.load_state_dict(model.map.state_dict())
     copy.standardization = control.standardization
     return copy

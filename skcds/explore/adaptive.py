@@ -12,6 +12,7 @@ from torch import Tensor
 from .._support.devices import rand, randint, randn
 from .._support.errors import Spent
 from ..density.energy import Energy
+from ..density.noncentred import NonCentred
 from ..density.standardize import Standardization
 from ..models.maps import OneStepModel, coupling_sizes
 from ..models.networks import in_parts, seeded
@@ -25,7 +26,7 @@ from .mixture import TMixture, laplace_mixture
 from .nested_laplace import Along
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
-from .tempered_run import standardization_of
+from .tempered_run import gaussian_fit, standardization_of
 from .wide import WideLatents
 
 CHECKED = 25  # iterations between two looks at the points that are held out
@@ -151,6 +152,7 @@ class _Explorer:
         self.evidence: list[tuple[int, float]] = []  # points in the store after each round, and its log Z
         self.is_single = len(modes) < 2  # scores tell nothing of the masses of modes
         self.along = Along(energy, by.nested)
+        self.noncentred: NonCentred | None = None  # of these, when the map was made
         self.most = 2 * len(modes) + by.mixture.fewest_components  # of a mixture; more where these are used
 
     def is_enough(self) -> bool:
@@ -222,7 +224,7 @@ class _Explorer:
             mixture = nested
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
         self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
-        if (was_first or (self.ess > by.map.good_mixture and not needs_map)) or self.ended():
+        if (was_first and nested is None) or (self.ess > by.map.good_mixture and not needs_map) or self.ended():
             return
         model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
         score = store.score if self.energy.has_gradient and self.is_single else None
@@ -268,14 +270,21 @@ class _Explorer:
     def _model_for(self, points: Tensor, is_tempered: bool) -> OneStepModel:
         """The last map, to be fitted further, or a new one where that was no good or is in coordinates of before."""
         is_new = self.ess < self.by.map.kept if is_tempered else self.was_tempered
+        is_new |= self.along.noncentred is not self.noncentred
         self.was_tempered = is_tempered
         return self._new_model(points) if self.model is None or is_new else self.model
 
     def _new_model(self, points: Tensor) -> OneStepModel:
-        d, by, standardization = points.shape[1], self.by.map, standardization_of(points, self.tails)
+        self.noncentred = self.along.noncentred
+        d, by = points.shape[1], self.by.map
+        standardization = standardization_of(points, self.tails)
+        if self.noncentred is not None:
+            other = standardization_of(points, self.tails, noncentred=self.noncentred)
+            if gaussian_fit(points, other) > gaussian_fit(points, standardization):
+                standardization = other
         with seeded(int(randint(self.generator, 0, 2**31 - 1))):
             sizes = coupling_sizes(d, by.log_snr_max, n_transforms=by.n_transforms)
-            model = OneStepModel("coupling", d, by.log_snr_max, standardization.full, **sizes)
+            model = OneStepModel("coupling", d, by.log_snr_max, **standardization.config, **sizes)
         model.standardization = standardization
         return model.to(points.device)
 

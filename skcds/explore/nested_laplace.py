@@ -1,6 +1,6 @@
 """Laplace's approximations along a coordinate on which location or scale of the others depends: funnels and ridges."""
 
-__all__ = ["Along", "leading_coordinates", "nested_laplace"]
+__all__ = ["Along", "conditional_gaussians", "leading_coordinates", "nested_laplace"]
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.devices import to_numpy
 from ..density.energy import Energy
+from ..density.noncentred import NonCentred
 from ..train.particles import effective_share
 from .few_evaluations import Nested
 from .mixture import TMixture
@@ -37,11 +39,15 @@ class Along:
     ----------
     mixture : TMixture or None
         Those that are kept, by the ESS of their draws.
+    noncentred : NonCentred or None
+        Coordinates by the best of these, where they are along one coordinate with no other given.
     """
 
     def __init__(self, energy: Energy, by: Nested):
         self.energy, self.by = energy, by
         self.mixture: TMixture | None = None
+        self.noncentred: NonCentred | None = None
+        self._gaussians: tuple[Tensor, Tensor, Tensor] | None = None  # of the mixture that was tried last
         self._n_looks, self._n_points = 0, 0.0  # effective ones, at the last look
         self._known: dict[int, tuple[float, TMixture]] = {}
 
@@ -59,7 +65,8 @@ class Along:
         for k in leading:
             others = [j for j in leading if j != k]
             for beside in ([], others) if others else ([],):  # with the others given where it is no good without
-                mixture = nested_laplace(self.energy, x, k, by, by.share * left(), beside)
+                lines, kernel = _lines(self.energy, x, k, by, by.share * left(), beside)
+                self._gaussians, mixture = None if beside else _gaussians(lines, k), _joined(lines, kernel, by)
                 if mixture is not None:
                     yield k, mixture
                 if k in self._known:
@@ -81,6 +88,8 @@ class Along:
     def take(self, k: int, mixture: TMixture, ess: float) -> None:
         """Keep approximations whose draws have such a normalised ESS, if it is good enough."""
         if ess > max(self.by.least_ess, self._known.get(k, (0.0,))[0]):
+            if ess > self.best and self._gaussians is not None:
+                self.noncentred = NonCentred.of_gaussians(k, *self._gaussians)
             self._known[k] = ess, mixture
             least = self.by.kept * self.best
             self.mixture = TMixture.joined([part for part in self._known.values() if part[0] >= least])
@@ -114,8 +123,9 @@ def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
     of_location = (_correlations(z, squares) - straight * own) / left  # partial, given the coordinate
     strength = torch.maximum(of_scale.square(), of_location.square()).fill_diagonal_(0.0)  # (others, leading)
     largest, total = strength.amax(0), strength.sum(0)
+    largest, total = to_numpy(largest), to_numpy(total)
     leads = (largest > by.least_correlation**2) & (total > LEAST_TOTAL * total.max())
-    return [k for k in total.argsort(descending=True).tolist() if leads[k]][: by.most_coordinates]
+    return [int(k) for k in np.argsort(-total, kind="stable") if leads[k]][: by.most_coordinates]
 
 
 def nested_laplace(
@@ -150,21 +160,62 @@ def nested_laplace(
         None where no conditional mode is found to begin from.
     """
     by = Nested() if by is None else by
+    return _joined(*_lines(energy, x, k, by, most, beside), by)
+
+
+def conditional_gaussians(
+    energy: Energy, x: Tensor, k: int, by: Nested | None = None, most=math.inf
+) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
+    """Laplace's approximations of `nested_laplace` by themselves: to the others, at evenly spaced values of one.
+
+    Parameters
+    ----------
+    energy, x, k, by, most
+        See there.
+
+    Returns
+    -------
+    at, loc, covariance : tuple of Tensor, or None
+        Values (m,) of the coordinate, means (m, d), and covariances (m, d, d) with zeros for it. None for fewer than
+        three.
+    """
+    lines, _ = _lines(energy, x, k, Nested() if by is None else by, most)
+    return _gaussians(lines, k)
+
+
+def _lines(
+    energy: Energy, x: Tensor, k: int, by: Nested, most: float, beside: Sequence[int] = ()
+) -> "tuple[list[list[_Knot]], Tensor]":
+    """Knots along coordinate k, from the mean of points or from several places, and the widths (d,) of these."""
     most, spread = energy.n_energy_evals + most, x.std(0).clamp(min=1e-150)
     given, kernel, width = [k, *beside], torch.zeros_like(spread), float(spread[k])
     places = x.mean(0, keepdim=True)
     if beside:
         places = x[torch.linspace(0, len(x) - 1, by.lines, dtype=torch.float64, device=x.device).round().long()]
         kernel[list(beside)] = by.beside * spread[list(beside)]
-    parts, log_masses = [], []
+    lines = []
     for place in places:
         line, width = _refined(energy, place, spread, given, width, by, most)
         if len(line) > 1:
-            parts.append(_mixture(line, kernel, by))
-            log_masses.append(max(knot.log_mass for knot in line))
-    shares = np.exp(0.5 * (np.array(log_masses) - max(log_masses, default=0.0)))  # of places, by the masses there
-    known = [(share, part) for share, part in zip(shares.tolist(), parts, strict=True) if part is not None]
+            lines.append(line)
+    return lines, kernel
+
+
+def _joined(lines: "list[list[_Knot]]", kernel: Tensor, by: Nested) -> TMixture | None:
+    """The mixture of all lines, in shares by the masses there."""
+    log_masses = np.array([max(knot.log_mass for knot in line) for line in lines])
+    shares = np.exp(0.5 * (log_masses - log_masses.max(initial=-math.inf))).tolist()
+    parts = [(share, _mixture(line, kernel, by)) for share, line in zip(shares, lines, strict=True)]
+    known = [(share, part) for share, part in parts if part is not None]
     return TMixture.joined(known) if known else None
+
+
+def _gaussians(lines: "list[list[_Knot]]", k: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Values, means and covariances of a single line along coordinate k."""
+    if len(lines) != 1 or len(lines[0]) < 3:
+        return None
+    loc = torch.stack([knot.x for knot in lines[0]])
+    return loc[:, k], loc, torch.stack([knot.covariance for knot in lines[0]])
 
 
 def _refined(energy: Energy, x: Tensor, scales: Tensor, given: list[int], width: float, by: Nested, most: float):

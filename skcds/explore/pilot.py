@@ -9,13 +9,14 @@ import time
 import torch
 from torch import Tensor
 
-from .._support.devices import generator_on, randn, to_numpy
+from .._support.devices import generator_on, randn
 from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.budget import Budget
 from .adaptive import explore
 from .balance import balance
+from .centring import non_centred
 from .climb import Mode
 from .evaluations import N_CLIMBS
 from .laplace import laplace_away_from_seams, variational_standardization
@@ -45,8 +46,9 @@ def run_pilot(
     runs from these and from Gaussians of scales 1 to 100 race; the run with all particles starts from a Gaussian twice
     as wide as the winner's particles. Where it ends with heavy tails it is repeated with these tamed (see
     `Standardization`), and the repetition kept if it finds more of the density, or if its particles look more Gaussian.
-    Climbs from its particles look for modes that were lost on the way, which are added by their evidence. Regions of the
-    particles get the masses that importance sampling tells, necks of funnels too (`balance`).
+    Climbs from its particles look for modes that were lost on the way, which are added by their evidence. Regions of
+    the particles get the masses that importance sampling tells, necks of funnels too (`balance`). Where the scale or
+    the place of coordinates depends on one of them, what follows is in non-centred coordinates (`non_centred`).
 
     Where coordinates have a single bound, the race is run again with the scales of the bijection from the first. So it
     is where coordinates are periodic, with their seams where the particles of the first are sparsest.
@@ -154,6 +156,7 @@ class _Pilot:
             check_directions(run.x, self._moments(run.x), run.target)
             self._look_for_lost_modes(run)
             self._balance(run)
+            self._non_centre(run)
             run.grow(int(min(self.n_particles, self.left() / (1 + self.by.tempering.growth_moves * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
             self._note(ended)
@@ -217,11 +220,8 @@ class _Pilot:
         check_mass(x, found, energy.bounds)
         target = StandardizedTarget(energy, found, energy.fast_dtype)
         check_directions(x, self._moments(x), target, kept)
-        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         scale = float(found.matrix.diagonal().mean())
-        return PilotResult(
-            log_evidence(store.log_weights()), scale, loc, covariance, center, width, len(store.proposals)
-        ), x
+        return PilotResult.of(found, log_evidence(store.log_weights()), scale, len(store.proposals)), x
 
     def _survey(self) -> list[Mode]:
         """Modes to begin with, from where the user says, or from near and far."""
@@ -375,6 +375,17 @@ class _Pilot:
             return None
         return Along(self.energy, self.by.adaptive.nested).found(x, n_draws, self.generator, self.left)
 
+    def _non_centre(self, run: "TemperedRun") -> None:
+        """Take non-centred coordinates where draws of a Gaussian are better in these."""
+        by = self.by
+        if 1 < self.energy.n_features <= by.centring.max_features:
+            n_draws = int(min(1e9, by.centring.share * self.left()))
+            found = non_centred(
+                self.energy, run.x, n_draws, self.generator, by.centring, by.adaptive.nested, by.tails
+            )  # fmt: skip
+            if found is not None:
+                run.non_centre(found, by.tails)
+
     def _note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
 
@@ -385,9 +396,8 @@ class _Pilot:
         self._note(stopped)
         x = winner.x[winner.x.isfinite().all(1)]
         found = Standardization.from_moments(*self._moments(x))
-        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         log_evidence = winner.log_evidence if winner.log_evidence > -math.inf else math.nan
-        return PilotResult(log_evidence, winner.scale, loc, covariance, center, width, 0), x
+        return PilotResult.of(found, log_evidence, winner.scale, 0), x
 
     def _in_high_dimension(self, begin: Tensor | None = None) -> tuple[PilotResult, Tensor] | None:
         """A run from Laplace's approximation at the mode found from a point, by default the origin; None without one.

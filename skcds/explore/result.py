@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .._support.devices import to_numpy
+from ..density.noncentred import NonCentred
 from ..density.standardize import Standardization
+from ..io.packing import pack, unpack
 from ..io.registry import register_record
 
 
 @register_record(
     "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
-    tail_center="vector", tail_width="vector", n_temperatures="count",
+    tail_center="vector", tail_width="vector", n_temperatures="count", noncentred="model or None",
 )  # fmt: skip
 @dataclass
 class PilotResult:
@@ -26,7 +29,7 @@ class PilotResult:
     starting_scale : float
         Standard deviation of the Gaussian that the tempering started from; of the particles, without tempering.
     loc : ndarray of shape (n_features,)
-        Mean of the particles, in coordinates with tame tails (see `Standardization`).
+        Mean of the particles, in coordinates with tame tails, non-centred where there are such (see `Standardization`).
     covariance : ndarray of shape (n_features, n_features) or (n_features,)
         Covariance of the particles in these coordinates, or its diagonal in high dimension.
     tail_center, tail_width : ndarray of shape (n_features,)
@@ -34,6 +37,8 @@ class PilotResult:
         light.
     n_temperatures : int
         Number of temperatures, or of the proposals of the importance sampling.
+    noncentred : NonCentred or None
+        Coordinates in which the others have one scale and one place whatever a leading one is, where they depend on it.
     """
 
     log_evidence: float
@@ -43,8 +48,39 @@ class PilotResult:
     tail_center: np.ndarray
     tail_width: np.ndarray
     n_temperatures: int
+    noncentred: NonCentred | None = None
+
+    @classmethod
+    def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":
+        """With the standardisation that was found."""
+        parts = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
+        return cls(log_evidence, scale, *parts, n_temperatures, found.noncentred)
+
+    def state_dict(self) -> dict:
+        """Tensors and plain values, which `restored` makes it of again."""
+        state = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in vars(self).items()}
+        inner = self.noncentred and {"config": self.noncentred.config, "weights": self.noncentred.state_dict()}
+        return state | {"noncentred": inner}
+
+    @classmethod
+    def restored(cls, state: dict) -> "PilotResult":
+        """From its `state_dict`."""
+        values = {name: to_numpy(v) if isinstance(v, torch.Tensor) else v for name, v in state.items()}
+        if inner := values["noncentred"]:
+            values["noncentred"] = NonCentred(**inner["config"])
+            values["noncentred"].load_state_dict(inner["weights"])
+        return cls(**values)
+
+    def __getstate__(self) -> dict:
+        """Of NumPy arrays and plain values."""
+        return vars(self) | {"noncentred": self.noncentred and pack(self.noncentred)}
+
+    def __setstate__(self, state: dict) -> None:
+        inner = state.get("noncentred")
+        vars(self).update(state, noncentred=inner and unpack(inner))
 
     def standardization(self) -> Standardization:
         """The standardisation by what was found."""
         tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
-        return Standardization.from_moments(torch.from_numpy(self.loc), torch.from_numpy(self.covariance), tails)
+        moments = torch.from_numpy(self.loc), torch.from_numpy(self.covariance)
+        return Standardization.from_moments(*moments, tails, self.noncentred)

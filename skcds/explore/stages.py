@@ -1,12 +1,12 @@
-"""What the stages of a pilot run go by: race, tempering, high dimension, and the tempering of families."""
+"""What the stages of a pilot run go by: race, tempering, tails, centring, high dimension, tempering of families."""
 
-__all__ = ["FamilyTempering", "HighDimension", "Race", "Tails", "Tempering"]
+__all__ = ["Centring", "FamilyTempering", "HighDimension", "Race", "Tails", "Tempering"]
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..io.registry import register_specification
-from ..models.specifications import Part, at_least_one, at_least_two, not_negative, positive, share
+from ..models.specifications import Part, at_least_one, at_least_three, at_least_two, not_negative, positive, share
 
 
 @register_specification
@@ -180,6 +180,51 @@ class Tails(Part):
     clear_loss: float = 0.2
     better_fit: float = 0.05
     max_runs: int = 3
+
+
+@register_specification
+@dataclass(frozen=True, repr=False)
+class Centring(Part):
+    """Non-centred coordinates, along one that the place or the scale of the others depends on (`NonCentred`).
+
+    In funnels, centred hierarchical models and along ridges a chain of Gaussian steps needs many for what is one step
+    in such coordinates, and moves mix better there; see ``benchmarks/centring.py``. The single values are unmeasured.
+
+    Parameters
+    ----------
+    max_features : int, default=20
+        In which they are tried; they take a triangular matrix for every point.
+    n_knots : int, default=4
+        Of a spline.
+    n_fitted : int, default=5000
+        Particles that they are fitted to.
+    share : float, default=0.1
+        Of the evaluations left, that the comparisons may take.
+    n_draws, fewest_draws : int, default=2000 and 100
+        Of a Gaussian, by whose ESS coordinates are compared.
+    gain, least_ess : float, default=2.0 and 0.05
+        By which the ESS has to be larger than without them, and which it has to be.
+    """
+
+    constraints: ClassVar[dict] = {
+        "max_features": [not_negative],
+        "n_knots": [at_least_three],
+        "n_fitted": [at_least_two],
+        "share": [share],
+        "n_draws": [at_least_one],
+        "fewest_draws": [at_least_two],
+        "gain": [positive],
+        "least_ess": [share],
+    }
+
+    max_features: int = 20
+    n_knots: int = 4
+    n_fitted: int = 5000
+    share: float = 0.1
+    n_draws: int = 2000
+    fewest_draws: int = 100
+    gain: float = 2.0
+    least_ess: float = 0.05
 
 
 @register_specification

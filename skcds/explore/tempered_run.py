@@ -1,15 +1,15 @@
 """A tempered run with all particles, and what its particles tell of location, scale and tails."""
 
-__all__ = ["TemperedRun", "better_fit", "finest_scale", "heavy_tails", "newly_heavy", "standardize"]
+__all__ = ["TemperedRun", "better_fit", "finest_scale", "gaussian_fit", "heavy_tails", "newly_heavy", "standardize"]
 
 import math
 
 import torch
 from torch import Tensor
 
-from .._support.devices import to_numpy
 from .._support.errors import InvalidEnergyError
 from ..density.energy import Energy
+from ..density.noncentred import NonCentred
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.particles import Population
 from .result import PilotResult
@@ -54,7 +54,11 @@ class TemperedRun:
 
     def standardized(self) -> Standardization:
         """The standardisation that the particles lead to."""
-        return standardize(self.x, self.tails, self.by.full_covariance)
+        return standardize(self.x, self.tails, self.by.full_covariance, self.standardization.noncentred)
+
+    def non_centre(self, noncentred: NonCentred, by: Tails) -> None:
+        """Go on in non-centred coordinates, with the tails that coordinates have there."""
+        self.standardization = standardization_of(self.x, by, self.by.full_covariance, noncentred)
 
     def tame_what_came_in(self, by: Tails) -> None:
         """Tame the tails of coordinates that are heavy since particles came in from elsewhere."""
@@ -82,39 +86,41 @@ class TemperedRun:
 
     def result(self, found: Standardization, scale: float) -> PilotResult:
         """What is kept of the run, with the standardisation that its particles led to."""
-        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         log_evidence = self.log_evidence if math.isfinite(self.log_evidence) else math.nan
-        return PilotResult(log_evidence, scale, loc, covariance, center, width, self.n_temperatures)
+        return PilotResult.of(found, log_evidence, scale, self.n_temperatures)
 
 
 def standardize(
-    x: Tensor, tails: tuple[Tensor, Tensor], full_covariance: int = Tempering.full_covariance
-) -> Standardization:
-    """Standardisation by the moments of particles (n, d) whose tails are tamed."""
+    x: Tensor, tails: tuple[Tensor, Tensor], full_covariance: int = Tempering.full_covariance,
+    noncentred: NonCentred | None = None,
+) -> Standardization:  # fmt: skip
+    """Standardisation by the moments of particles (n, d) whose tails are tamed, in non-centred coordinates if any."""
     identity = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    tame = Standardization.from_moments(*identity, tails).tame(x)
-    return Standardization.from_moments(*moments(tame, full_covariance), tails)
+    tame = Standardization.from_moments(*identity, tails, noncentred).tame(x)
+    return Standardization.from_moments(*moments(tame, full_covariance), tails, noncentred)
 
 
 def standardization_of(
-    x: Tensor, by: Tails | None = None, full_covariance: int = Tempering.full_covariance
-) -> Standardization:
+    x: Tensor, by: Tails | None = None, full_covariance: int = Tempering.full_covariance,
+    noncentred: NonCentred | None = None,
+) -> Standardization:  # fmt: skip
     """Standardisation of particles (n, d) whose tails are tamed where a Gaussian fits them better so."""
-    by = Tails() if by is None else by
-    tails, light = heavy_tails(x, by), (x.new_zeros(x.shape[1]), torch.full_like(x[0], torch.inf))
-    if tails is None or better_fit(x, tails, light) < by.better_fit:
+    by, y = Tails() if by is None else by, x if noncentred is None else noncentred.inverse(x)
+    tails, light = heavy_tails(y, by), (y.new_zeros(y.shape[1]), torch.full_like(y[0], torch.inf))
+    if tails is None or better_fit(y, tails, light) < by.better_fit:
         tails = light
-    return standardize(x, tails, full_covariance)
+    return standardize(x, tails, full_covariance, noncentred)
 
 
 def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> float:
     """Nats by which a Gaussian fits particles (n, d) better in coordinates with these tails than with those before."""
-    fits = []
-    for each in (tails, before):
-        standardization = standardize(x, each)
-        z = standardization.inverse(x)
-        fits.append(-0.5 * z.square().sum(1) - standardization.log_det(z))
-    return float((fits[0] - fits[1]).mean())
+    return gaussian_fit(x, standardize(x, tails)) - gaussian_fit(x, standardize(x, before))
+
+
+def gaussian_fit(x: Tensor, standardization: Standardization) -> float:
+    """Mean log density at particles (n, d) of what is standard normal in these coordinates, but for a constant."""
+    z = standardization.inverse(x)
+    return float((-0.5 * z.square().sum(1) - standardization.log_det(z)).mean())
 
 
 def heavy_tails(x: Tensor, by: Tails | None = None) -> tuple[Tensor, Tensor] | None:

@@ -2,6 +2,7 @@
 
 __all__ = ["FORMAT", "KIND", "ModelFileError", "from_bytes", "load"]
 
+import dataclasses
 import inspect
 import math
 import numbers
@@ -23,7 +24,7 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 8  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 9  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 RENAMED_BEFORE = 6  # formats in which sizes and numbers of losses, or `tol` alone, are parameters of their own
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
@@ -277,13 +278,17 @@ class _Reader:
         if kind == "sampler":
             return self._sampler(value["sampler"], below=place)
         _require(kind == "model", f"{name} is of an unknown kind {kind!r}.")
+        if name != "_model":  # which was looked at first
+            self._check_model(value, d)
         weights = {key: self.arrays[part["array"]] for key, part in value["weights"].items()}
         return unpack(value | {"weights": weights})
 
     def _record(self, value: dict, kind: str, name: str, d: int, place: int):
         cls, fields = RECORDS[kind]
-        _require(set(value) == set(fields), f"{name}'s {sorted(set(value) ^ set(fields))} are missing or extra.")
-        return cls(**{field: self._attribute(value[field], fields[field], field, d, place) for field in fields})
+        added = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+        differing = sorted(set(value) ^ set(fields) - (added - set(value)))  # which earlier formats do not have
+        _require(not differing, f"{name}'s {differing} are missing or extra.")
+        return cls(**{field: self._attribute(value[field], fields[field], field, d, place) for field in value})
 
     def _array(self, value: dict, name: str, shape: tuple, *dtypes: str) -> np.ndarray:
         array = self.arrays[value["array"]]

@@ -161,10 +161,12 @@ class DiffusionModel(Chain, nn.Module):
         See `NoiseNetwork`.
     reference : {"dis", "dds", "pis"}, default="dis"
         Kind of grid; see `GRIDS`.
+    n_knots : int, default=0
+        Of the standardisation's `NonCentred` coordinates; 0 if there are none.
     """
 
     def __init__(
-        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis"
+        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis", n_knots=0,
     ):  # fmt: skip
         super().__init__()
         self.config = {
@@ -172,7 +174,8 @@ class DiffusionModel(Chain, nn.Module):
             "langevin": langevin, "learned_variance": learned_variance, "reference": reference,
         }  # fmt: skip
         self.n_features, self.log_snr_max, self.reference = n_features, log_snr_max, reference
-        self.standardization = Standardization(n_features, full)
+        self.standardization = Standardization(n_features, full, n_knots)
+        self.config |= self.standardization.config
         self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
 
     @property

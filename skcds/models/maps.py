@@ -273,15 +273,18 @@ class OneStepModel(nn.Module):
         Log signal-to-noise ratio of the last noisy level of the teacher's grid.
     full : bool
         Whether the standardisation has a full matrix.
+    n_knots : int, default=0
+        Of its `NonCentred` coordinates; 0 if there are none.
     **sizes
         Of the map.
     """
 
-    def __init__(self, network: str, n_features: int, log_snr_max: float, full: bool, **sizes):
+    def __init__(self, network: str, n_features: int, log_snr_max: float, full: bool, n_knots: int = 0, **sizes):
         super().__init__()
         self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
         self.n_features, self.log_snr_max = n_features, log_snr_max
-        self.standardization = Standardization(n_features, full)
+        self.standardization = Standardization(n_features, full, n_knots)
+        self.config |= self.standardization.config
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 
     @property

@@ -20,6 +20,7 @@ from ..io.registry import register_specification
 
 at_least_one = Interval(numbers.Integral, 1, None, closed="left")
 at_least_two = Interval(numbers.Integral, 2, None, closed="left")
+at_least_three = Interval(numbers.Integral, 3, None, closed="left")
 share = Interval(numbers.Real, 0, 1, closed="both")
 not_negative = Interval(numbers.Real, 0, None, closed="left")
 positive = Interval(numbers.Real, 0, None, closed="neither")

@@ -1,0 +1,234 @@
+"""Coordinates in which the others have one scale whatever a leading one is: non-centred ones, found from points."""
+
+__all__ = ["NonCentred"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .._support.settings import place
+from ..io.registry import register_model
+
+LARGEST_LOG_SCALE = 300.0  # of a coordinate far from all points
+ROUNDS, NEWTON_STEPS = 12, 3  # of regression in turns on location and on scale
+RIDGE = 1e-2  # penalty of squared coefficients, for points and functions in standardised units
+MOST_SURPRISE = 20.0  # squared residual, in units of the scale, up to which a point counts in a Newton step
+SPREAD = (0.001, 0.999)  # quantiles of the leading coordinate that the knots are between
+
+
+@register_model()
+class NonCentred(nn.Module):
+    """Invertible map from non-centred to the user's coordinates, along one of these.
+
+    In standardised coordinates u of the user, ``u_k = y_k`` for the leading one, and for the others in their order
+    ``u_i = c_i(u_k) + sum_j t_ij(u_k) u_j + exp(s_i(u_k)) y_i`` over all j < i: a Gaussian whose mean and covariance
+    depend on the leading coordinate is a Gaussian of independent coordinates in y. The functions are cubic
+    splines. Beyond their knots `c` and `s` go on as lines, so that a funnel's neck gets narrower, and `t` stays as it
+    is. A hierarchical model is better sampled in such coordinates (Papaspiliopoulos, Roberts & Skold 2007), in
+    which users would write it by hand.
+
+    Parameters
+    ----------
+    n_features, n_knots : int
+        Numbers of coordinates, two at least, and of knots of a spline, three at least, evenly spaced.
+
+    Attributes
+    ----------
+    leading : Tensor
+        (1,) int64, k.
+    loc, unit : Tensor
+        (d,), mean and standard deviation of the user's coordinates.
+    knots : Tensor
+        (m,), of u_k.
+    location, log_scale : Tensor
+        (m, d), c and s at the knots; zero for the leading coordinate.
+    regression : Tensor
+        (m, d, d), t at the knots: strictly lower-triangular, with zeros in the row and column of the leading one.
+    """
+
+    leading: Tensor
+    loc: Tensor
+    unit: Tensor
+    knots: Tensor
+    location: Tensor
+    log_scale: Tensor
+    regression: Tensor
+
+    def __init__(self, n_features: int, n_knots: int):
+        super().__init__()
+        self.config = {"n_features": n_features, "n_knots": n_knots}
+        one = torch.ones(n_features, dtype=torch.float64, device=place())
+        self.register_buffer("leading", torch.zeros(1, dtype=torch.int64, device=place()))
+        self.register_buffer("loc", torch.zeros_like(one))
+        self.register_buffer("unit", one)
+        self.register_buffer("knots", torch.linspace(-1, 1, n_knots, dtype=torch.float64, device=place()))
+        self.register_buffer("location", one.new_zeros(n_knots, n_features))
+        self.register_buffer("log_scale", one.new_zeros(n_knots, n_features))
+        self.register_buffer("regression", one.new_zeros(n_knots, n_features, n_features))
+
+    @classmethod
+    def fitted(cls, x: Tensor, k: int, n_knots: int = 4) -> "NonCentred | None":
+        """Fitted to points (n, d) by maximum likelihood, along coordinate k; None where that comes to no end.
+
+        Location and scale are found in turns: by least squares with the scales as weights, and by Newton's method
+        for the logarithm of the scales, given the residuals.
+        """
+        x = x.double()
+        found = cls._along(k, n_knots, x.mean(0), x.std(0).clamp(min=1e-150))
+        u = (x - found.loc) / found.unit
+        low, high = u[:, k].quantile(torch.tensor(SPREAD, dtype=x.dtype, device=x.device))
+        if not high > low:
+            return None
+        found.knots = torch.lerp(low, high, torch.linspace(0, 1, n_knots, dtype=x.dtype, device=x.device))
+        within, beyond = found._bases(u[:, k])[:2]
+        others = [i for i in range(x.shape[1]) if i != k]
+        for row, i in enumerate(others):
+            before = others[:row]
+            features = torch.cat([beyond, *(within * u[:, [j]] for j in before)], 1)
+            weights, log_scale = _regressed(features, beyond, u[:, i])
+            if not (weights.isfinite().all() and log_scale.isfinite().all()):
+                return None
+            weights = weights.view(-1, n_knots).T  # (m, 1 + row)
+            found.location[:, i], found.log_scale[:, i] = weights[:, 0], log_scale
+            found.regression[:, i, before] = weights[:, 1:]
+        return found
+
+    @classmethod
+    def of_gaussians(cls, k: int, at: Tensor, loc: Tensor, covariance: Tensor) -> "NonCentred | None":
+        """Of Gaussians of the others at values (m,) of coordinate k, evenly spaced; None where one is singular.
+
+        Their means are loc (m, d) and their covariances (m, d, d); rows and columns of k do not count.
+        """
+        m, d = loc.shape
+        others = torch.arange(d - 1, device=loc.device)
+        others = others + (others >= k)
+        middle = covariance[m // 2].diagonal().clone()
+        middle[k] = (at[-1] - at[0]).square() / 12
+        found = cls._along(k, m, loc[m // 2].clone(), middle.sqrt())
+        found.loc[k] = at[m // 2]
+        found.knots = (at - at[m // 2]) / found.unit[k]
+        unit = found.unit[others]
+        inner = covariance[:, others][:, :, others] / (unit[:, None] * unit)
+        root, info = torch.linalg.cholesky_ex(inner)
+        if info.any() or not root.isfinite().all():
+            return None
+        scale = root.diagonal(dim1=1, dim2=2)
+        lower = root / scale[:, None]  # with ones on the diagonal
+        one = torch.eye(d - 1, dtype=loc.dtype, device=loc.device)
+        inverse = torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False, unitriangular=True)
+        mean = (loc[:, others] - found.loc[others]) / unit
+        found.location[:, others] = torch.einsum("mij,mj->mi", inverse, mean)
+        found.log_scale[:, others] = scale.log()
+        found.regression[:, others[:, None], others] = (one - inverse).tril(-1)
+        return found
+
+    @classmethod
+    def _along(cls, k: int, n_knots: int, loc: Tensor, unit: Tensor) -> "NonCentred":
+        found = cls(len(loc), n_knots).to(loc.device)
+        found.leading[0] = k
+        found.loc, found.unit = loc, unit
+        return found
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(n, d) non-centred points to the user's coordinates, float64."""
+        return self.call_and_pull_back(y)[0]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """(n, d) points in the user's coordinates to non-centred ones, float64."""
+        u = (x.double() - self.loc) / self.unit
+        location, regression, log_scale = self._given(*self._bases(u[:, int(self.leading)])[:2])
+        return (-log_scale).exp() * (u - location - torch.einsum("nij,nj->ni", regression, u))
+
+    def call_and_pull_back(self, y: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Points (n, d) in the user's coordinates, the log determinant (n,) of the Jacobian, and `pull_back`.
+
+        The last maps the gradient (n, d) of a function of x to that of the function plus the log determinant in y.
+        """
+        y, k = y.double(), int(self.leading)
+        within, beyond, inside = self._bases(y[:, k])
+        location, regression, log_scale = self._given(within, beyond)
+        scale, lower = log_scale.exp(), torch.eye(len(self.loc), dtype=y.dtype, device=y.device) - regression
+        moved = scale * y
+        u = torch.linalg.solve_triangular(lower, (location + moved)[:, :, None], upper=False, unitriangular=True)[
+            :, :, 0
+        ]
+        log_det = log_scale.sum(1) + self.unit.log().sum()
+
+        def pull_back(score):
+            through = torch.linalg.solve_triangular(
+                lower.mT, (score.double() * self.unit)[:, :, None], upper=True, unitriangular=True
+            )[:, :, 0]
+            slope = self._slopes(y[:, k])
+            of_scale = (slope @ self.log_scale) * (log_scale.abs() < LARGEST_LOG_SCALE)
+            of_regression = slope * inside[:, None]
+            bent = slope @ self.location + torch.einsum("nm,mij,nj->ni", of_regression, self.regression, u)
+            pulled = through * scale
+            pulled[:, k] += (through * (bent + of_scale * moved)).sum(1) + of_scale.sum(1)
+            return pulled
+
+        return self.loc + self.unit * u, log_det, pull_back
+
+    def _given(self, within: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Location (n, d), regression (n, d, d) and log scale (n, d) for functions of the knots (n, m)."""
+        log_scale = (beyond @ self.log_scale).clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
+        return (
+            beyond @ self.location,
+            (within @ self.regression.flatten(1)).unflatten(1, [len(self.loc)] * 2),
+            log_scale,
+        )
+
+    def _bases(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (n, m) of the knots at v (n,), held beyond these, and as lines there; whether v is between them."""
+        low, high = self.knots[0], self.knots[-1]
+        within, slope = self._cubic(v.clamp(low, high))
+        return within, within + slope * (v - v.clamp(low, high))[:, None], (v > low) & (v < high)
+
+    def _slopes(self, v: Tensor) -> Tensor:
+        """Derivatives (n, m) of the weights of the knots, as lines beyond them."""
+        return self._cubic(v.clamp(self.knots[0], self.knots[-1]))[1]
+
+    def _cubic(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (n, m) at v (n,) between the knots, and their derivatives: cubic Hermite splines.
+
+        The slope at a knot is that of the line between its neighbours (Catmull & Rom 1974).
+        """
+        m, step = len(self.knots), self.knots[1] - self.knots[0]
+        place = (v - self.knots[0]) / step
+        left = place.floor().clamp(0, m - 2)
+        t, left = (place - left)[:, None], left.long()
+        slopes = torch.zeros(m, m, dtype=v.dtype, device=v.device)  # of the knots, by the values there
+        inner = torch.arange(1, m - 1, device=v.device)
+        slopes[inner, inner - 1], slopes[inner, inner + 1] = -0.5, 0.5
+        slopes[0, 0] = slopes[-1, -2] = -1.0
+        slopes[0, 1] = slopes[-1, -1] = 1.0
+        values = torch.eye(m, dtype=v.dtype, device=v.device)
+        ends = values[left], slopes[left], values[left + 1], slopes[left + 1]
+        cubics = (1 + 2 * t) * (1 - t) ** 2, t * (1 - t) ** 2, t**2 * (3 - 2 * t), t**2 * (t - 1)
+        rates = 6 * t * (t - 1), (1 - t) * (1 - 3 * t), 6 * t * (1 - t), t * (3 * t - 2)
+        weights, rate = (sum(c * e for c, e in zip(parts, ends, strict=True)) for parts in (cubics, rates))
+        return weights, rate / step
+
+
+def _regressed(features: Tensor, of_scale: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (p,) of features (n, p) in the mean of a target (n,), and of others (n, m) in the log of its scale."""
+    n, p = features.shape
+    penalty = RIDGE * torch.eye(p, dtype=target.dtype, device=target.device)
+    log_scale = target.new_zeros(of_scale.shape[1])
+    weights = target.new_zeros(p)
+    for k in range(ROUNDS):
+        precision = (-2 * (of_scale @ log_scale)).exp()
+        weighted = features.T * precision
+        weights = torch.linalg.solve(weighted @ features + penalty, weighted @ target)
+        squares = (target - features @ weights).square().clamp(min=1e-290)
+        if k == 0:  # the mean of the log of a squared standard normal number is -1.27
+            log_scale = torch.linalg.lstsq(of_scale, (0.5 * (squares.log() + 1.27))[:, None]).solution[:, 0]
+        for _ in range(NEWTON_STEPS):
+            surprise = (squares * (-2 * (of_scale @ log_scale)).exp()).clamp(max=1e6)
+            slope = of_scale.T @ (1 - surprise) / n
+            curvature = (of_scale.T * (2 * surprise.clamp(0.05, MOST_SURPRISE))) @ of_scale / n
+            step = torch.linalg.solve(
+                curvature + 1e-4 * torch.eye(len(slope), dtype=slope.dtype, device=slope.device), slope
+            )
+            log_scale = log_scale - step * min(1.0, 1.0 / max(float(step.norm()), 1e-300))
+    return weights, log_scale
