@@ -206,8 +206,9 @@ class NonCentred(nn.Module):
         ends = values[left], slopes[left], values[left + 1], slopes[left + 1]
         cubics = (1 + 2 * t) * (1 - t) ** 2, t * (1 - t) ** 2, t**2 * (3 - 2 * t), t**2 * (t - 1)
         rates = 6 * t * (t - 1), (1 - t) * (1 - 3 * t), 6 * t * (1 - t), t * (3 * t - 2)
-        weights, rate = (sum(c * e for c, e in zip(parts, ends, strict=True)) for parts in (cubics, rates))
-        return weights, rate / step
+        (a, b, c, e), (p, q, r, s) = cubics, rates
+        weights = a * ends[0] + b * ends[1] + c * ends[2] + e * ends[3]
+        return weights, (p * ends[0] + q * ends[1] + r * ends[2] + s * ends[3]) / step
 
 
 def _regressed(features: Tensor, of_scale: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

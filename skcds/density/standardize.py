@@ -3,6 +3,7 @@
 __all__ = ["FARTHEST", "Standardization", "StandardizedTarget"]
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Standardization(torch.nn.Module):
         return standardization
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """What a model has to know of it, beside the number of features."""
         return {"full": self.full} | ({} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)})
 

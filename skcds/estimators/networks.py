@@ -95,6 +95,7 @@ def start_map(network: Map, control, seed: int) -> OneStepModel:
     else:
         sizes = {"hidden": 128, "n_layers": 4} | sizes
     with seeded(seed):
-        model = OneStepModel(network.kind, standardization.loc.numel(), log_snr_max, **standardization.config, **sizes)
+        options = standardization.config | sizes
+        model = OneStepModel(network.kind, standardization.loc.numel(), log_snr_max, **options)
     model.standardization = standardization
     return model

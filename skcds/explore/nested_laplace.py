@@ -123,9 +123,8 @@ def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
     of_location = (_correlations(z, squares) - straight * own) / left  # partial, given the coordinate
     strength = torch.maximum(of_scale.square(), of_location.square()).fill_diagonal_(0.0)  # (others, leading)
     largest, total = strength.amax(0), strength.sum(0)
-    largest, total = to_numpy(largest), to_numpy(total)
-    leads = (largest > by.least_correlation**2) & (total > LEAST_TOTAL * total.max())
-    return [int(k) for k in np.argsort(-total, kind="stable") if leads[k]][: by.most_coordinates]
+    leads = to_numpy((largest > by.least_correlation**2) & (total > LEAST_TOTAL * total.max()))
+    return [int(k) for k in np.argsort(-to_numpy(total), kind="stable") if leads[k]][: by.most_coordinates]
 
 
 def nested_laplace(

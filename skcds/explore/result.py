@@ -3,6 +3,7 @@
 __all__ = ["PilotResult"]
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +54,8 @@ class PilotResult:
     @classmethod
     def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":
         """With the standardisation that was found."""
-        parts = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
-        return cls(log_evidence, scale, *parts, n_temperatures, found.noncentred)
+        loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
+        return cls(log_evidence, scale, loc, covariance, center, width, n_temperatures, found.noncentred)
 
     def state_dict(self) -> dict:
         """Tensors and plain values, which `restored` makes it of again."""
@@ -65,8 +66,8 @@ class PilotResult:
     @classmethod
     def restored(cls, state: dict) -> "PilotResult":
         """From its `state_dict`."""
-        values = {name: to_numpy(v) if isinstance(v, torch.Tensor) else v for name, v in state.items()}
-        if inner := values["noncentred"]:
+        values: dict[str, Any] = {n: to_numpy(v) if isinstance(v, torch.Tensor) else v for n, v in state.items()}
+        if inner := state["noncentred"]:
             values["noncentred"] = NonCentred(**inner["config"])
             values["noncentred"].load_state_dict(inner["weights"])
         return cls(**values)
