@@ -118,7 +118,7 @@ class Nested(Part):
 
     Parameters
     ----------
-    share : float, default=0.1
+    share : float, default=0.2
         Of the evaluations left, for the approximations of one coordinate; their draws are beside it. With 0 there are
         none.
     least_correlation : float, default=0.25
@@ -167,7 +167,7 @@ class Nested(Part):
         "freedom": [positive],
     }
 
-    share: float = 0.1
+    share: float = 0.2
     least_correlation: float = 0.25
     most_coordinates: int = 2
     most_looks: int = 4

@@ -19,9 +19,11 @@ from .mixture import TMixture
 
 DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional scale
 STEPS = (1.0, 0.5, 0.2, 0.05, 0.01)  # of a Newton step, all tried at once
+CLOSE_WIDTHS = (0.5, 2.0)  # that the masses tell, in units of the one that knots are taken by
 REFINED = 5  # times at most that knots are taken anew, at distances by what they told of the width
 CONVERGED = 0.1  # nats that another Newton step would gain
-LEAST_TOTAL = 0.2  # of the squares of a coordinate's correlations with all others, relative to the largest
+LEAST_TOTAL = 0.4  # of the squares of a coordinate's correlations with all others, relative to the largest
+BY_CHANCE = 3.5  # standard deviations of a correlation without dependence: some hundred are compared
 LEAST_CURVATURE = 1e-10  # eigenvalue of a Hessian relative to the largest, in units of the conditional scales
 
 
@@ -61,7 +63,7 @@ class Along:
         if not by.share or self._n_looks == by.most_looks or n_points < 2 * self._n_points or self.best >= by.good:
             return
         self._n_looks, self._n_points = self._n_looks + 1, n_points
-        leading = leading_coordinates(x, by)
+        leading = leading_coordinates(x, by, n_points)
         for k in leading:
             others = [j for j in leading if j != k]
             for beside in ([], others) if others else ([],):  # with the others given where it is no good without
@@ -95,7 +97,7 @@ class Along:
             self.mixture = TMixture.joined([part for part in self._known.values() if part[0] >= least])
 
 
-def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
+def leading_coordinates(x: Tensor, by: Nested | None = None, n_points: float = math.inf) -> list[int]:
     """Coordinates that location or scale of others depend on beyond a Gaussian, the strongest first.
 
     The logarithm of the squares of what linear regression on all the others leaves of a coordinate is correlated with a
@@ -108,6 +110,8 @@ def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
         Points (n, d).
     by : Nested, optional
         How strong the dependence has to be, and how many there are at most.
+    n_points : float, default=inf
+        Of the points, that are effective: with few, stronger correlations come by chance.
     """
     by = Nested() if by is None else by
     if x.shape[1] < 2 or len(x) < 2 * x.shape[1]:
@@ -123,7 +127,8 @@ def leading_coordinates(x: Tensor, by: Nested | None = None) -> list[int]:
     of_location = (_correlations(z, squares) - straight * own) / left  # partial, given the coordinate
     strength = torch.maximum(of_scale.square(), of_location.square()).fill_diagonal_(0.0)  # (others, leading)
     largest, total = strength.amax(0), strength.sum(0)
-    leads = to_numpy((largest > by.least_correlation**2) & (total > LEAST_TOTAL * total.max()))
+    least = max(by.least_correlation, BY_CHANCE / math.sqrt(min(n_points, len(x))))
+    leads = to_numpy((largest > least**2) & (total > LEAST_TOTAL * total.max()))
     return [int(k) for k in np.argsort(-to_numpy(total), kind="stable") if leads[k]][: by.most_coordinates]
 
 
@@ -223,33 +228,40 @@ def _refined(energy: Energy, x: Tensor, scales: Tensor, given: list[int], width:
     for _ in range(REFINED):
         if start is None or energy.n_energy_evals >= most:
             break
-        knots = _line(energy, start, given, by.step * width, by, most)
+        line = _line(energy, start, given, by.step * width, by, most)
+        if knots and energy.n_energy_evals >= most:  # cut off
+            break
+        knots = line
         at = torch.stack([knot.x[given[0]] for knot in knots])
         log_mass = torch.tensor([knot.log_mass for knot in knots], dtype=at.dtype, device=at.device)
         mass = torch.softmax(log_mass, 0)
         found = max(float((mass * (at - (mass * at).sum()).square()).sum().sqrt()), 0.25 * width)
-        if 0.7 < found / width < 1.5:
+        if CLOSE_WIDTHS[0] < found / width < CLOSE_WIDTHS[1]:
             break
         start, width = knots[int(mass.argmax())], found
     return knots, width
 
 
 def _line(energy: Energy, start: "_Knot", given: list[int], step: float, by: Nested, most: float) -> "list[_Knot]":
-    """Knots in both directions from one of them, in the order of the coordinate."""
-    knots, best = [start], start.log_mass
-    for side in (-1, 1):
-        last, move = start, torch.zeros_like(start.x)
-        for _ in range(by.most_knots // 2):
-            if energy.n_energy_evals >= most or last.log_mass < best - by.depth:
-                break
-            guess = last.x + move
-            guess[given[0]] = last.x[given[0]] + side * step
-            found = _knot(energy, guess, last.scales, given)
-            if found is None:
-                break
-            knots.insert(0 if side < 0 else len(knots), found)
-            last, move, best = found, found.x - last.x, max(best, found.log_mass)
-    return knots
+    """Knots in both directions from one of them, in the order of the coordinate.
+
+    The next one is always at the end with the larger mass, so that the limits leave out what matters least.
+    """
+    sides, best = {-1: [start], 1: [start]}, start.log_mass  # from the first on
+    open_sides = {-1, 1}
+    while open_sides and energy.n_energy_evals < most:
+        side = max(open_sides, key=lambda side: sides[side][-1].log_mass)
+        line = sides[side]
+        last = line[-1]
+        guess = 2 * last.x - line[-2].x if len(line) > 1 else last.x.clone()
+        guess[given[0]] = last.x[given[0]] + side * step
+        found = _knot(energy, guess, last.scales, given)
+        if found is not None:
+            line.append(found)
+            best = max(best, found.log_mass)
+        if found is None or found.log_mass < best - by.depth or len(line) > by.most_knots // 2:
+            open_sides.discard(side)
+    return [*reversed(sides[-1]), *sides[1][1:]]
 
 
 @dataclass(frozen=True)
