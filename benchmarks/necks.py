@@ -1,8 +1,9 @@
 """Laplace's approximations along a coordinate: what their draws are worth, and fits with and without them.
 
-    python benchmarks/necks.py                        # draws of the approximations: seconds
-    python benchmarks/necks.py --fits --seeds 0 1     # fits with and without them: minutes for each
-    python benchmarks/necks.py --fits --targets funnel20 --max-time 300
+    python benchmarks/necks.py                            # draws of the approximations: seconds
+    python benchmarks/necks.py --fits few --seeds 0 1     # few evaluations, with and without them: minutes for each
+    python benchmarks/necks.py --fits few --targets funnel10 --evals 6000
+    python benchmarks/necks.py --fits default --max-time 120    # of a `DiffusionSampler` without a limit of evaluations
 
 The approximations begin from 300 exact draws without the neck (of funnels those with a log variance above -2.5, of the
 hierarchical model those with a log scale above -.5), which is what an exploration first meets. Fits get no draws.
@@ -18,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skcds import ConsistentSamplerDistiller, Pilot
+from skcds import ConsistentSamplerDistiller, DiffusionSampler, Pilot
 from skcds.density.energy import Energy
 from skcds.explore.nested_laplace import leading_coordinates, nested_laplace
-from skcds.specifications import Adaptive, Nested
+from skcds.specifications import Adaptive, Balance, Centring, Nested
 
 N = 20_000  # draws that are judged
 
@@ -127,21 +128,29 @@ def of_draws(name: str, seed: int) -> str:
     )
 
 
-def of_fit(name: str, seed: int, share: float, max_time: float) -> str:
-    """A one-step fit by few evaluations, with approximations (a share above 0) or without."""
+WITH, WITHOUT = (
+    Pilot(),
+    Pilot(adaptive=Adaptive(nested=Nested(share=0.0)), balance=Balance(along=0.0), centring=Centring(max_features=0)),
+)
+
+
+def of_fit(name: str, kind: str, seed: int, by: Pilot, arguments) -> str:
+    """A one-step fit by few evaluations, or a default fit in many steps, with approximations or without."""
     case, start = CASES[name](), time.perf_counter()
-    by = Pilot(adaptive=Adaptive(nested=Nested(share=share)))
-    student = ConsistentSamplerDistiller(
-        n_features=case.d, max_energy_evals=case.n_evals, max_time=max_time, random_state=seed, start=by
-    ).fit(case.energy)
-    seconds = time.perf_counter() - start
-    weighted, x = student.sample_weighted(N, random_state=seed + 1), student.sample(N, random_state=seed + 2)
+    options = {"n_features": case.d, "max_time": arguments.max_time, "random_state": seed, "start": by}
+    if kind == "few":
+        sampler = ConsistentSamplerDistiller(max_energy_evals=arguments.evals or case.n_evals, **options)
+    else:
+        sampler = DiffusionSampler(**options)
+    sampler.fit(case.energy)
+    seconds, spent = time.perf_counter() - start, sampler.n_energy_evals_
+    weighted, x = sampler.sample_weighted(N, random_state=seed + 1), sampler.sample(N, random_state=seed + 2)
     truth, levels = case.draw(200_000, np.random.default_rng(seed + 3)), np.linspace(0.05, 0.95, 19)
     below = [(x[:, [j]] < np.quantile(truth[:, j], levels)).mean(0) for j in range(case.d)]
     return (
-        f"{name} seed {seed}, {'with' if share else 'without'}: {seconds:.0f} s, ESS / n {weighted.ess / N:.3f}, log Z "
-        f"less the truth {weighted.log_evidence:+.4f}, Pareto k {weighted.pareto_k:.2f}, largest error of a quantile "
-        f"{np.abs(np.array(below) - levels).max():.3f}"
+        f"{name}, {kind}, seed {seed}, {'with' if by is WITH else 'without'}: {seconds:.0f} s, {spent:.2g} evals, "
+        f"ESS / n {weighted.ess / N:.3f}, log Z less the truth {weighted.log_evidence:+.4f}, Pareto k "
+        f"{weighted.pareto_k:.2f}, largest error of a quantile {np.abs(np.array(below) - levels).max():.3f}"
     )
 
 
@@ -150,7 +159,8 @@ def main(arguments=None):
     parser.add_argument("--targets", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--max-time", type=float, default=300.0, help="seconds for a fit")
-    parser.add_argument("--fits", action="store_true")
+    parser.add_argument("--fits", choices=["few", "default"])
+    parser.add_argument("--evals", type=int, help="of a fit by few evaluations, in place of those of its target")
     arguments = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     for name in arguments.targets:
@@ -158,8 +168,8 @@ def main(arguments=None):
             if not arguments.fits:
                 print(of_draws(name, seed), flush=True)
                 continue
-            for share in (Nested.share, 0.0):
-                print(of_fit(name, seed, share, arguments.max_time), flush=True)
+            for by in (WITH, WITHOUT):
+                print(of_fit(name, arguments.fits, seed, by, arguments), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The benchmark scripts on tiny settings: rows, resumption, rendering, verdicts, and the opponents' densities."""
 
+import argparse
 import functools
 import importlib.util
 import json
@@ -580,8 +581,11 @@ def test_necks_have_exact_draws_and_log_z(name):
     assert abs(float(re.search(r"truth (\S+)$", line)[1])) < 0.07
 
 
-def test_fits_of_necks_are_judged_at_quantiles():
-    assert re.search(r"with: .* largest error of a quantile 0\.\d+$", necks.of_fit("banana4", 0, 0.1, 1.0))
+@pytest.mark.parametrize("kind", ["few", "default"])
+def test_fits_of_necks_are_judged_at_quantiles(kind):
+    limits = argparse.Namespace(max_time=1.0, evals=2000)
+    line = necks.of_fit("banana4", kind, 0, necks.WITH, limits)
+    assert re.search(r"with: .* largest error of a quantile 0\.\d+$", line)
 
 
 @pytest.mark.parametrize("name", list(families.FAMILIES))

@@ -224,7 +224,8 @@ def _gaussians(lines: "list[list[_Knot]]", k: int) -> tuple[Tensor, Tensor, Tens
 
 def _refined(energy: Energy, x: Tensor, scales: Tensor, given: list[int], width: float, by: Nested, most: float):
     """Knots along the first of the given coordinates, from a place (d,), and the width that their masses have."""
-    start, knots = _knot(energy, x, scales, given), []
+    knots: list[_Knot] = []
+    start = _knot(energy, x, scales, given)
     for _ in range(REFINED):
         if start is None or energy.n_energy_evals >= most:
             break

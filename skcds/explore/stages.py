@@ -188,7 +188,8 @@ class Centring(Part):
     """Non-centred coordinates, along one that the place or the scale of the others depends on (`NonCentred`).
 
     In funnels, centred hierarchical models and along ridges a chain of Gaussian steps needs many for what is one step
-    in such coordinates, and moves mix better there; see ``benchmarks/centring.py``. The single values are unmeasured.
+    in such coordinates, and moves mix better there; see ``benchmarks/necks.py --fits default``. The single values are
+    unmeasured.
 
     Parameters
     ----------
