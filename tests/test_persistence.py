@@ -684,6 +684,13 @@ class TestGolden:
         np.testing.assert_allclose(student.sample(3, random_state=0), expected, atol=2e-3)
         assert student._model.config["elementwise"] is True and student.network.elementwise is True
 
+    def test_with_non_centred_coordinates(self):
+        """A file of format 9, written by version 0.1.0.dev0, of a sampler of a funnel."""
+        sampler = skcds.load(DATA / "format-9.skcds")
+        expected = [[1.7901, 1.445], [-2.2737, -0.0968], [3.5707, -1.9276]]
+        np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
+        assert int(sampler.pilot_.noncentred.leading) == 0
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):
