@@ -18,6 +18,7 @@ from .few_evaluations import Nested
 from .mixture import TMixture
 
 DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional scale
+KNOT_EVALS = 3  # Newton steps for a knot, at most in the mean, that evaluations are allowed for
 STEPS = (1.0, 0.5, 0.2, 0.05, 0.01)  # of a Newton step, all tried at once
 CLOSE_WIDTHS = (0.5, 2.0)  # that the masses tell, in units of the one that knots are taken by
 REFINED = 5  # times at most that knots are taken anew, at distances by what they told of the width
@@ -64,15 +65,19 @@ class Along:
             return
         self._n_looks, self._n_points = self._n_looks + 1, n_points
         leading = leading_coordinates(x, by, n_points)
+        most = KNOT_EVALS * by.most_knots * (x.shape[1] + len(STEPS) + 1)  # of a line
         for k in leading:
+            lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), most))
+            self._gaussians, mixture = _gaussians(lines, k), _joined(lines, kernel, by)
+            if mixture is not None:
+                yield k, mixture
+        missing = [] if len(leading) == 1 or self.best >= by.good else [k for k in leading if k not in self._known]
+        for k in missing:  # with the others given where they are no good without
             others = [j for j in leading if j != k]
-            for beside in ([], others) if others else ([],):  # with the others given where it is no good without
-                lines, kernel = _lines(self.energy, x, k, by, by.share * left(), beside)
-                self._gaussians, mixture = None if beside else _gaussians(lines, k), _joined(lines, kernel, by)
-                if mixture is not None:
-                    yield k, mixture
-                if k in self._known:
-                    break
+            lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), by.lines * most), others)
+            self._gaussians, mixture = None, _joined(lines, kernel, by)
+            if mixture is not None:
+                yield k, mixture
 
     def found(self, x: Tensor, n_draws: int, generator, left: Callable[[], float]) -> TMixture | None:
         """The approximations that are good enough, for points (n, d); each is tried by so many draws."""
