@@ -236,6 +236,27 @@ class TestAlong:
         assert sorted(along._known) == [0, 4] and min(n_components.values()) > 60
         assert len(along.mixture) == sum(n_components.values())
 
+    @pytest.mark.parametrize("d, seed", [(4, 0), (12, 1)])
+    def test_begins_without_points_where_a_climb_goes_off(self, d, seed):
+        """A hierarchical model has no mode: its energy falls along the log of the scale, the second coordinate."""
+
+        def energy(x):
+            mean, log_scale, groups = x[:, 0], x[:, 1], x[:, 2:]
+            prior = 0.5 * mean.square() / 9 + 0.5 * (2 * log_scale).exp() / 9 - log_scale
+            effects = (0.5 * (groups - mean[:, None]).square() * (-2 * log_scale).exp()[:, None]).sum(1)
+            data = 0.5 * (groups - torch.linspace(-2, 3, d - 2).to(x)).square().sum(1) / 4
+            return prior + effects + (d - 2) * log_scale + data
+
+        density, found = Energy(energy, d), {}
+        before, zero = density.n_energy_evals, torch.zeros(d).double()
+        along = Along(density, Nested())
+        for k, mixture in along.begun(zero, zero + 1, seeded(seed), lambda: 1e5):
+            found[k] = n_effective(weights(density, mixture, 1000)[1]) / 1000
+            along.take(k, mixture, found[k])
+        assert density.n_energy_evals - before < 3000 + 1000 * len(found)
+        assert max(found, key=found.get) == 1 and found[1] > 0.3
+        assert int(along.noncentred.leading) == 1
+
     def test_looks_again_with_twice_as_many_points(self):
         """So often at most, and not where it has found good ones."""
         energy, x = Energy(funnel(4), 4), funnel_draws(500, 4)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .._support.settings import place
 from ..io.registry import register_model
 
+PART_NUMBERS = 2**21  # in matrices of points, at a time
 LARGEST_LOG_SCALE = 300.0  # of a coordinate far from all points
 ROUNDS, NEWTON_STEPS = 12, 3  # of regression in turns on location and on scale
 RIDGE = 1e-2  # penalty of squared coefficients, for points and functions in standardised units
@@ -136,7 +137,10 @@ class NonCentred(nn.Module):
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to non-centred ones, float64."""
-        u = (x.double() - self.loc) / self.unit
+        return torch.cat([self._inverse(part) for part in self._parts(x.double())])
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        u = (x - self.loc) / self.unit
         location, regression, log_scale = self._given(*self._bases(u[:, int(self.leading)])[:2])
         return (-log_scale).exp() * (u - location - torch.einsum("nij,nj->ni", regression, u))
 
@@ -145,29 +149,45 @@ class NonCentred(nn.Module):
 
         The last maps the gradient (n, d) of a function of x to that of the function plus the log determinant in y.
         """
-        y, k = y.double(), int(self.leading)
-        within, beyond, inside = self._bases(y[:, k])
-        location, regression, log_scale = self._given(within, beyond)
-        scale, lower = log_scale.exp(), torch.eye(len(self.loc), dtype=y.dtype, device=y.device) - regression
-        moved = scale * y
-        u = torch.linalg.solve_triangular(lower, (location + moved)[:, :, None], upper=False, unitriangular=True)[
-            :, :, 0
-        ]
-        log_det = log_scale.sum(1) + self.unit.log().sum()
+        parts = self._parts(y.double())
+        points, log_dets = zip(*(self._call(part) for part in parts), strict=True)
 
         def pull_back(score):
-            through = torch.linalg.solve_triangular(
-                lower.mT, (score.double() * self.unit)[:, :, None], upper=True, unitriangular=True
-            )[:, :, 0]
-            slope = self._slopes(y[:, k])
-            of_scale = (slope @ self.log_scale) * (log_scale.abs() < LARGEST_LOG_SCALE)
-            of_regression = slope * inside[:, None]
-            bent = slope @ self.location + torch.einsum("nm,mij,nj->ni", of_regression, self.regression, u)
-            pulled = through * scale
-            pulled[:, k] += (through * (bent + of_scale * moved)).sum(1) + of_scale.sum(1)
-            return pulled
+            scores = self._parts(score.double())
+            return torch.cat([self._pulled(part, own) for part, own in zip(parts, scores, strict=True)])
 
-        return self.loc + self.unit * u, log_det, pull_back
+        return torch.cat(points), torch.cat(log_dets), pull_back
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Rows so many at a time as a matrix for each may take."""
+        return rows.split(max(1, PART_NUMBERS // rows.shape[1] ** 2))
+
+    def _call(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        u, _, _, log_scale, _ = self._solved(y)
+        return self.loc + self.unit * u, log_scale.sum(1) + self.unit.log().sum()
+
+    def _solved(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Points u (n, d), the matrix (n, d, d) to these, `scale y` and log scales (n, d), and which are inside."""
+        within, beyond, inside = self._bases(y[:, int(self.leading)])
+        location, regression, log_scale = self._given(within, beyond)
+        lower = torch.eye(len(self.loc), dtype=y.dtype, device=y.device) - regression
+        moved = log_scale.exp() * y
+        u = torch.linalg.solve_triangular(lower, (location + moved)[:, :, None], upper=False, unitriangular=True)
+        return u[:, :, 0], lower, moved, log_scale, inside
+
+    def _pulled(self, y: Tensor, score: Tensor) -> Tensor:
+        k = int(self.leading)
+        u, lower, moved, log_scale, inside = self._solved(y)
+        through = torch.linalg.solve_triangular(
+            lower.mT, (score * self.unit)[:, :, None], upper=True, unitriangular=True
+        )[:, :, 0]
+        slope = self._slopes(y[:, k])
+        of_scale = (slope @ self.log_scale) * (log_scale.abs() < LARGEST_LOG_SCALE)
+        of_regression = ((slope * inside[:, None]) @ self.regression.flatten(1)).view_as(lower)
+        bent = slope @ self.location + torch.einsum("nij,nj->ni", of_regression, u)
+        pulled = through * log_scale.exp()
+        pulled[:, k] += (through * (bent + of_scale * moved)).sum(1) + of_scale.sum(1)
+        return pulled
 
     def _given(self, within: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Location (n, d), regression (n, d, d) and log scale (n, d) for functions of the knots (n, m)."""

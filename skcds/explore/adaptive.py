@@ -102,6 +102,8 @@ def explore(
     total = left()
     size = int(min(by.most_draws, max(by.fewest_draws, total / by.rounds)))
     try:
+        if not modes:
+            explorer.begin(gaussian, size)
         while left() >= by.fewest_draws and not ended() and not explorer.is_enough():
             explorer.step(int(min(size, left())))
             if progress is not None:
@@ -162,6 +164,17 @@ class _Explorer:
             return False
         before = [log_z for points, log_z in self.evidence if points <= 0.5 * n]  # what is still found adds to it
         return bool(before) and abs(self.evidence[-1][1] - before[-1]) < by.settled
+
+    def begin(self, gaussian: Standardization | None, n: int) -> None:
+        """Where there is no mode: approximations along the coordinate that a climb goes off along."""
+        d, by = self.energy.n_features, self.by
+        if not self.energy.has_gradient or 40 * d > by.nested.share * self.left():
+            return
+        zero = torch.zeros(d, dtype=torch.float64, device=self.energy.device)
+        place, scale = (zero, zero + 1) if gaussian is None else (gaussian.loc, gaussian.matrix.diagonal())
+        for k, mixture in self.along.begun(place, scale, self.generator, self.left):
+            own = self.store.log_weights_of(self._draw(mixture, int(by.nested.draws * n)))
+            self.along.take(k, mixture, n_effective(own) / max(len(own), 1))
 
     def step(self, n: int) -> None:
         """A round of n draws, from a new proposal unless the last is good enough."""

@@ -128,7 +128,7 @@ class Nested(Part):
         That there are approximations along, and how often they are looked for, by twice as many points each time.
     draws : float, default=0.3
         Of a round's draws, from a new approximation.
-    least_ess, kept, good : float, default=0.05, 0.3 and 0.4
+    least_ess, kept, good : float, default=0.05, 0.3 and 0.2
         Normalised ESS of these, above which it is kept; relative to that of the best one; and with which no others are
         looked for.
     most_knots : int, default=60
@@ -174,7 +174,7 @@ class Nested(Part):
     draws: float = 0.3
     least_ess: float = 0.05
     kept: float = 0.3
-    good: float = 0.4
+    good: float = 0.2
     most_knots: int = 60
     step: float = 0.5
     width: float = 0.6

@@ -1,6 +1,12 @@
 """Gaussians for dimensions in which particles tell too little: Laplace's at a mode, and the best one around it."""
 
-__all__ = ["gaussian_bound", "laplace_away_from_seams", "laplace_standardization", "variational_standardization"]
+__all__ = [
+    "gaussian_bound",
+    "laplace_away_from_seams",
+    "laplace_standardization",
+    "minimum",
+    "variational_standardization",
+]
 
 from collections.abc import Callable
 
@@ -45,7 +51,7 @@ def laplace_standardization(
     """
     if start is None:
         start = torch.zeros(energy.n_features, dtype=torch.float64, device=energy.device)
-    mode = _minimum(energy, start.double(), max_iter)
+    mode = minimum(energy, start.double(), max_iter)
     if mode is None:
         return None
     hessian = _hessian(energy, mode)
@@ -142,7 +148,9 @@ def _mean_score(energy: Energy, gaussian: Standardization, n: int, generator) ->
     return energy.log_prob_and_score(gaussian(torch.cat([z, -z])))[1].mean(0)
 
 
-def _minimum(energy: Energy, start: Tensor, max_iter: int) -> Tensor | None:
+def minimum(energy: Energy, start: Tensor, max_iter: int) -> Tensor | None:
+    """Where L-BFGS from a point (d,) ends, at a mode or not; None where that is not finite."""
+
     def value_and_gradient(x):
         log_prob, score = energy.log_prob_and_score(torch.from_numpy(x)[None].to(start.device))
         return -float(log_prob[0]), -to_numpy(score[0])

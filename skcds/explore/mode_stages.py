@@ -188,6 +188,9 @@ class Balance(Part):
         Share of Laplace's approximations along a coordinate, where there are any (`Nested`).
     along_draws : float, default=0.1
         Of the draws, as many as each of these is tried by.
+    fewest_along, as_much : int and float, default=1000 and 0.2
+        Draws of these alone, from which they take the place of particles in many dimensions; and nats of log Z by which
+        they may find less than the tempered run there.
     least_ess : float, default=0.3
         Normalised, of the draws, below which particles are left as they are.
     known : float, default=0.25
@@ -213,6 +216,8 @@ class Balance(Part):
         "background": [share],
         "along": [share],
         "along_draws": [share],
+        "fewest_along": [at_least_two],
+        "as_much": [not_negative],
         "least_ess": [share],
         "known": [not_negative],
         "far": [positive],
@@ -234,6 +239,8 @@ class Balance(Part):
     background: float = 0.06
     along: float = 0.5
     along_draws: float = 0.1
+    fewest_along: int = 1000
+    as_much: float = 0.2
     least_ess: float = 0.3
     known: float = 0.25
     far: float = 30.0

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._support.devices import to_numpy
+from .._support.devices import randn, to_numpy
 from ..density.energy import Energy
 from ..density.noncentred import NonCentred
 from ..train.particles import effective_share
 from .few_evaluations import Nested
+from .laplace import minimum
 from .mixture import TMixture
 
 DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional scale
+CLIMB, BEGUN = 100, 200  # iterations of a climb that goes off; points to begin from after it
 KNOT_EVALS = 3  # Newton steps for a knot, at most in the mean, that evaluations are allowed for
 STEPS = (1.0, 0.5, 0.2, 0.05, 0.01)  # of a Newton step, all tried at once
 CLOSE_WIDTHS = (0.5, 2.0)  # that the masses tell, in units of the one that knots are taken by
@@ -64,7 +66,26 @@ class Along:
         if not by.share or self._n_looks == by.most_looks or n_points < 2 * self._n_points or self.best >= by.good:
             return
         self._n_looks, self._n_points = self._n_looks + 1, n_points
-        leading = leading_coordinates(x, by, n_points)
+        yield from self._along(leading_coordinates(x, by, n_points), x, left)
+
+    def begun(
+        self, start: Tensor, scale: Tensor, generator, left: Callable[[], float]
+    ) -> Iterator[tuple[int, TMixture]]:  # fmt: skip
+        """As `tried`, where nothing is known but a place (d,) and scales (d,), and a climb from there ends at no mode.
+
+        It goes off into a neck, and farthest along the coordinate that leads there.
+        """
+        by = self.by
+        if not by.share or by.most_coordinates == 0 or len(start) < 2:
+            return
+        end = minimum(self.energy, start, CLIMB)
+        if end is not None:
+            far = np.argsort(-to_numpy((end - start).abs() / scale), kind="stable")
+            x = start + scale * randn(generator, BEGUN, len(start), dtype=torch.float64)
+            yield from self._along([int(k) for k in far[: by.most_coordinates]], x, left)
+
+    def _along(self, leading: list[int], x: Tensor, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
+        by = self.by
         most = KNOT_EVALS * by.most_knots * (x.shape[1] + len(STEPS) + 1)  # of a line
         for k in leading:
             lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), most))

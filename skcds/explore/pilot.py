@@ -14,6 +14,7 @@ from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.budget import Budget
+from ..train.particles import systematic_index
 from .adaptive import explore
 from .balance import balance
 from .centring import non_centred
@@ -30,7 +31,15 @@ from .smc import moments
 from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
-from .tempered_run import TemperedRun, better_fit, heavy_tails, newly_heavy, standardization_of, standardize
+from .tempered_run import (
+    TemperedRun,
+    better_fit,
+    gaussian_fit,
+    heavy_tails,
+    newly_heavy,
+    standardization_of,
+    standardize,
+)
 
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
@@ -192,7 +201,7 @@ class _Pilot:
         if self.leaves_own_draws() and len(self.modes) < 2:
             found = self._in_high_dimension(self.modes[0].x if self.modes else None)
             if found is not None:
-                return found
+                return self._with_a_neck(*found)
         budget.progress.phase("exploration")
         kept = by.checked_share * self.left()
         left, ended = lambda: self.left() - kept, lambda: budget.seconds_left(self.time_share) <= 0
@@ -210,6 +219,29 @@ class _Pilot:
             self._note(stopped)
         store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, by.fewest_effective)
         return self._result_of(store, kept)
+
+    def _with_a_neck(self, result: PilotResult, x: Tensor) -> tuple[PilotResult, Tensor]:
+        """A run's particles, or weighted draws of approximations along a coordinate where these find as much."""
+        by, n_draws = self.by, int(min(self.by.balance.n_draws, self.by.balance.share * self.left()))
+        if self.energy.n_features > by.centring.max_features or n_draws < by.balance.fewest_along:
+            return result, x
+        along = Along(self.energy, by.adaptive.nested)
+        mixture = along.found(x, int(by.balance.along_draws * n_draws), self.generator, self.left)
+        if mixture is None:
+            return result, x
+        y = mixture.sample(n_draws, self.generator)
+        log_weights = (self.energy.log_prob(y) - mixture.log_prob(y)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        log_z = log_evidence(log_weights)
+        if n_effective(log_weights) < by.balance.least_ess * by.balance.fewest_along or not (
+            log_z > result.log_evidence - by.balance.as_much
+        ):
+            return result, x
+        x = y[systematic_index(log_weights, len(x), self.generator)]
+        found = standardization_of(x, by.tails, by.tempering.full_covariance)
+        if along.noncentred is not None:
+            other = standardization_of(x, by.tails, by.tempering.full_covariance, along.noncentred)
+            found = other if gaussian_fit(x, other) > gaussian_fit(x, found) else found
+        return PilotResult.of(found, log_z, result.starting_scale, result.n_temperatures), x
 
     def _result_of(self, store: Store, kept: float) -> tuple[PilotResult, Tensor]:
         """What the chosen points of a store say of the density, after a look at whether it is one."""

@@ -193,7 +193,7 @@ class Centring(Part):
 
     Parameters
     ----------
-    max_features : int, default=20
+    max_features : int, default=40
         In which they are tried; they take a triangular matrix for every point.
     n_knots : int, default=4
         Of a spline.
@@ -218,7 +218,7 @@ class Centring(Part):
         "least_ess": [share],
     }
 
-    max_features: int = 20
+    max_features: int = 40
     n_knots: int = 4
     n_fitted: int = 5000
     share: float = 0.1
