@@ -82,20 +82,28 @@ class Along:
         if end is not None:
             far = np.argsort(-to_numpy((end - start).abs() / scale), kind="stable")
             x = start + scale * randn(generator, BEGUN, len(start), dtype=torch.float64)
-            yield from self._along([int(k) for k in far[: by.most_coordinates]], x, left)
+            yield from self._alone([int(k) for k in far[: by.most_coordinates]], x, left)
 
-    def _along(self, leading: list[int], x: Tensor, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
-        by = self.by
-        most = KNOT_EVALS * by.most_knots * (x.shape[1] + len(STEPS) + 1)  # of a line
+    def _most(self, x: Tensor) -> int:
+        """Evaluations that a line is allowed."""
+        return KNOT_EVALS * self.by.most_knots * (x.shape[1] + len(STEPS) + 1)
+
+    def _alone(self, leading: list[int], x: Tensor, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
+        """Along each coordinate by itself."""
         for k in leading:
-            lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), most))
-            self._gaussians, mixture = _gaussians(lines, k), _joined(lines, kernel, by)
+            lines, kernel = _lines(self.energy, x, k, self.by, min(self.by.share * left(), self._most(x)))
+            self._gaussians, mixture = _gaussians(lines, k), _joined(lines, kernel, self.by)
             if mixture is not None:
                 yield k, mixture
+
+    def _along(self, leading: list[int], x: Tensor, left: Callable[[], float]) -> Iterator[tuple[int, TMixture]]:
+        """Along each coordinate by itself, and with the others given where that is no good."""
+        by = self.by
+        yield from self._alone(leading, x, left)
         missing = [] if len(leading) == 1 or self.best >= by.good else [k for k in leading if k not in self._known]
-        for k in missing:  # with the others given where they are no good without
+        for k in missing:
             others = [j for j in leading if j != k]
-            lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), by.lines * most), others)
+            lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), by.lines * self._most(x)), others)
             self._gaussians, mixture = None, _joined(lines, kernel, by)
             if mixture is not None:
                 yield k, mixture
