@@ -17,12 +17,13 @@ from skcds.density.energy import Energy
 from skcds.density.noncentred import NonCentred
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.centring import non_centred
-from skcds.explore.nested_laplace import conditional_gaussians
+from skcds.explore.nested_laplace import conditional_gaussians, scattered_gaussians
 from skcds.explore.pilot import run_pilot
 from skcds.explore.result import PilotResult
 from skcds.explore.tempered_run import standardization_of, standardize
 from skcds.specifications import Centring, Climbs, Tempering
 from skcds.targets import Funnel, gmm9
+from skcds.train.particles import effective_share
 
 D = 3
 QUICK = {"tempering": Tempering(n_moves=3), "climbs": Climbs(n_after=4, n_further=0)}  # of a pilot
@@ -54,22 +55,25 @@ def funnel_draws(n, seed=0):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 7), st.integers(3, 9))
-def test_inverse_determinant_and_gradient(seed, d, m):
-    """Of any such map, on points within and beyond its knots; `autograd` says what the latter two are."""
+@given(st.integers(0, 10**6), st.integers(3, 7), st.integers(3, 9), st.integers(1, 2))
+def test_inverse_determinant_and_gradient(seed, d, m, n_leading):
+    """Of any such map, along one coordinate or two, on points within and beyond its knots, by `autograd`."""
     generator = seeded(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    found = NonCentred(d, m)
-    k = seed % d
-    found.leading[0] = k
+    leading = [(seed + i) % d for i in range(n_leading)]
+    found = NonCentred(d, m * n_leading)
+    found.coordinate[:] = torch.tensor(leading).repeat_interleave(m)
+    found.knots = torch.linspace(-1, 1, m, dtype=torch.float64).repeat(n_leading)
+    m *= n_leading
     found.loc, found.unit = normal(d), normal(d).exp()
     found.location, found.log_scale = normal(m, d), 0.5 * normal(m, d)
     found.regression = 0.3 * normal(m, d, d).tril(-1)
-    found.location[:, k] = found.log_scale[:, k] = 0
-    found.regression[:, k] = found.regression[:, :, k] = 0
+    found.location[:, leading] = found.log_scale[:, leading] = 0
+    found.regression[:, leading] = found.regression[:, :, leading] = 0
+    assert found.leading == tuple(leading)
     y = (1.5 * normal(6, d)).requires_grad_()
     x, log_det, pull_back = found.call_and_pull_back(y)
     assert torch.allclose(found.inverse(x), y, atol=1e-6)
@@ -96,6 +100,27 @@ def test_a_funnel_and_a_ridge_are_gaussians_in_them(draws, energy):
     assert abs(float(log_weights.mean())) < 0.05
     _, score = target.log_prob_and_score(z)
     assert torch.allclose(score, -z, atol=0.6)
+
+
+def test_two_funnels_are_gaussians_in_them():
+    """By approximations given both leading coordinates, from lines along either; before, a Gaussian is none."""
+    x = torch.cat([funnel_draws(2000, seed) for seed in (1, 2)], 1)
+    energy = energy_of(lambda x: Funnel(D)(x[:, :D]) + Funnel(D)(x[:, D:]), 2 * D)
+    leading, loc, covariance = scattered_gaussians(energy, x, [0, D])
+    found = NonCentred.of_scattered(leading, loc, covariance, 8)
+    assert found.leading == (0, D)
+    z = torch.randn(5000, 2 * D, generator=seeded(1), dtype=torch.float64)
+    y = found.inverse(torch.cat([funnel_draws(20_000, seed) for seed in (3, 4)], 1))
+    for noncentred, least, most in ((found, 0.7, 1.0), (None, 0.0, 0.1)):
+        points = y if noncentred is not None else x
+        moments = Standardization.from_moments(points.mean(0), torch.cov(points.T), noncentred=noncentred)
+        log_weights = StandardizedTarget(energy, moments).log_prob(z) + 0.5 * z.square().sum(1)
+        assert least <= effective_share(log_weights) <= most
+
+
+def test_too_few_gaussians_are_refused():
+    covariance = torch.eye(D, dtype=torch.float64).repeat(10, 1, 1)
+    assert NonCentred.of_scattered([0, 1], torch.zeros(10, D).double(), covariance, 8) is None
 
 
 @pytest.mark.parametrize("draws", [funnel_draws, ridge_draws])
@@ -138,7 +163,7 @@ class TestWhereTheyAreTaken:
         density = energy_of(function)
         assert density.has_gradient == has_gradient
         found = non_centred(density, draws(4000), 20_000, seeded())
-        assert found is not None and int(found.leading) == 0
+        assert found is not None and found.leading == (0,)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_not_for_gaussians_and_separate_modes(self, seed):
@@ -167,7 +192,7 @@ class TestWhereTheyAreTaken:
         """Its particles are those of the funnel, and close to normal in the coordinates that it leaves."""
         result, x = run_pilot(energy_of(Funnel(D)), 2000, seeded(seed))
         z = result.standardization().inverse(x)
-        assert int(result.noncentred.leading) == 0
+        assert result.noncentred.leading == (0,)
         kurtosis = (z / z.std(0)).pow(4).mean(0)
         assert (kurtosis < 4).all()
         plain = standardize(x, (torch.zeros(D).double(), torch.full((D,), math.inf).double())).inverse(x)

@@ -2,17 +2,21 @@
 
 __all__ = ["NonCentred"]
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._support.devices import to_numpy
 from .._support.settings import place
 from ..io.registry import register_model
 
 PART_NUMBERS = 2**21  # in matrices of points, at a time
 LARGEST_LOG_SCALE = 300.0  # of a coordinate far from all points
 ROUNDS, NEWTON_STEPS = 12, 3  # of regression in turns on location and on scale
+TINY_RIDGE = 1e-9  # in units of the mean square of a basis function
 RIDGE = 1e-2  # penalty of squared coefficients, for points and functions in standardised units
 MOST_SURPRISE = 20.0  # squared residual, in units of the scale, up to which a point counts in a Newton step
 SPREAD = (0.001, 0.999)  # quantiles of the leading coordinate that the knots are between
@@ -20,35 +24,37 @@ SPREAD = (0.001, 0.999)  # quantiles of the leading coordinate that the knots ar
 
 @register_model()
 class NonCentred(nn.Module):
-    """Invertible map from non-centred to the user's coordinates, along one of these.
+    """Invertible map from non-centred to the user's coordinates, along one of these or several.
 
     In standardised coordinates u of the user, ``u_k = y_k`` for the leading one, and for the others in their order
     ``u_i = c_i(u_k) + sum_j t_ij(u_k) u_j + exp(s_i(u_k)) y_i`` over all j < i: a Gaussian whose mean and covariance
-    depend on the leading coordinate is a Gaussian of independent coordinates in y. The functions are cubic
-    splines. Beyond their knots `c` and `s` go on as lines, so that a funnel's neck gets narrower, and `t` stays as it
-    is. A hierarchical model is better sampled in such coordinates (Papaspiliopoulos, Roberts & Skold 2007), in
-    which users would write it by hand.
+    depend on the leading coordinate is a Gaussian of independent coordinates in y. The functions are cubic splines; of
+    several leading coordinates, sums of one for each, as for scales of which each has its own parameters. Beyond their
+    knots `c` and `s` go on as lines, so that a funnel's neck gets narrower, and `t` stays as it is. A hierarchical
+    model is better sampled in such coordinates (Papaspiliopoulos, Roberts & Skold 2007), in which users would write it
+    by hand.
 
     Parameters
     ----------
     n_features, n_knots : int
-        Numbers of coordinates, two at least, and of knots of a spline, three at least, evenly spaced.
+        Numbers of coordinates, two at least, and of the knots of all splines together, of each three at least, evenly
+        spaced.
 
     Attributes
     ----------
-    leading : Tensor
-        (1,) int64, k.
+    coordinate : Tensor
+        (m,) int64, the leading coordinate that each knot is of.
     loc, unit : Tensor
         (d,), mean and standard deviation of the user's coordinates.
     knots : Tensor
-        (m,), of u_k.
+        (m,), values of u for the leading coordinates.
     location, log_scale : Tensor
-        (m, d), c and s at the knots; zero for the leading coordinate.
+        (m, d), c and s at the knots; zero for leading coordinates.
     regression : Tensor
-        (m, d, d), t at the knots: strictly lower-triangular, with zeros in the row and column of the leading one.
+        (m, d, d), t at the knots: strictly lower-triangular, with zeros in rows and columns of leading ones.
     """
 
-    leading: Tensor
+    coordinate: Tensor
     loc: Tensor
     unit: Tensor
     knots: Tensor
@@ -60,13 +66,24 @@ class NonCentred(nn.Module):
         super().__init__()
         self.config = {"n_features": n_features, "n_knots": n_knots}
         one = torch.ones(n_features, dtype=torch.float64, device=place())
-        self.register_buffer("leading", torch.zeros(1, dtype=torch.int64, device=place()))
+        self.register_buffer("coordinate", torch.zeros(n_knots, dtype=torch.int64, device=place()))
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("unit", one)
         self.register_buffer("knots", torch.linspace(-1, 1, n_knots, dtype=torch.float64, device=place()))
         self.register_buffer("location", one.new_zeros(n_knots, n_features))
         self.register_buffer("log_scale", one.new_zeros(n_knots, n_features))
         self.register_buffer("regression", one.new_zeros(n_knots, n_features, n_features))
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The leading coordinates."""
+        return tuple(k for k, _ in self._splines())
+
+    def _splines(self) -> list[tuple[int, slice]]:
+        """Leading coordinates, and where the knots of each are."""
+        coordinate = to_numpy(self.coordinate)
+        starts = [0, *(np.flatnonzero(np.diff(coordinate)) + 1).tolist(), len(coordinate)]
+        return [(int(coordinate[a]), slice(a, b)) for a, b in itertools.pairwise(starts)]
 
     @classmethod
     def fitted(cls, x: Tensor, k: int, n_knots: int = 4) -> "NonCentred | None":
@@ -82,7 +99,7 @@ class NonCentred(nn.Module):
         if not high > low:
             return None
         found.knots = torch.lerp(low, high, torch.linspace(0, 1, n_knots, dtype=x.dtype, device=x.device))
-        within, beyond = found._bases(u[:, k])[:2]
+        within, beyond = found._bases(u)
         others = [i for i in range(x.shape[1]) if i != k]
         for row, i in enumerate(others):
             before = others[:row]
@@ -101,33 +118,77 @@ class NonCentred(nn.Module):
 
         Their means are loc (m, d) and their covariances (m, d, d); rows and columns of k do not count.
         """
-        m, d = loc.shape
-        others = torch.arange(d - 1, device=loc.device)
-        others = others + (others >= k)
+        m = len(loc)
         middle = covariance[m // 2].diagonal().clone()
         middle[k] = (at[-1] - at[0]).square() / 12
         found = cls._along(k, m, loc[m // 2].clone(), middle.sqrt())
         found.loc[k] = at[m // 2]
         found.knots = (at - at[m // 2]) / found.unit[k]
-        unit = found.unit[others]
-        inner = covariance[:, others][:, :, others] / (unit[:, None] * unit)
-        root, info = torch.linalg.cholesky_ex(inner)
+        parts = found._parts_of(loc, covariance)
+        if parts is None:
+            return None
+        others = found._others()
+        found.location[:, others], found.log_scale[:, others] = parts[0], parts[2]
+        found.regression[:, others[:, None], others] = parts[1]
+        return found
+
+    @classmethod
+    def of_scattered(cls, leading: Sequence[int], loc: Tensor, covariance: Tensor, n_knots: int) -> "NonCentred | None":
+        """Fitted to Gaussians of the others at values of several leading coordinates, by weighted least squares.
+
+        Their means are loc (n, d), which has the leading coordinates' values, too, and their covariances (n, d, d);
+        rows and columns of leading ones do not count. None where one is singular, or where they are too few.
+        """
+        n, d = loc.shape
+        if n < 2 * n_knots * len(leading):
+            return None
+        variance = covariance.diagonal(dim1=1, dim2=2).mean(0) + loc.var(0)
+        found = cls(d, n_knots * len(leading)).to(loc.device)
+        found.loc, found.unit = loc.mean(0), variance.sqrt()
+        u, even = (loc - found.loc) / found.unit, torch.linspace(0, 1, n_knots, dtype=loc.dtype, device=loc.device)
+        for i, k in enumerate(leading):
+            own = slice(i * n_knots, (i + 1) * n_knots)
+            found.coordinate[own], found.knots[own] = k, torch.lerp(u[:, k].min(), u[:, k].max(), even)
+        parts = found._parts_of(loc, covariance)
+        if parts is None or not (found.unit > 0).all():
+            return None
+        location, regression, log_scale = parts
+        others, (features, _) = found._others(), found._bases(u)
+        ridge = TINY_RIDGE * torch.eye(features.shape[1], dtype=loc.dtype, device=loc.device)
+        plain = features.T @ features / n
+        found.log_scale[:, others] = torch.linalg.solve(plain + ridge, features.T @ log_scale / n)
+        for row, i in enumerate(others):
+            precision = (-2 * (log_scale[:, row] - log_scale[:, row].min())).exp()  # an error counts in units of scale
+            weighted = features.T * (precision / precision.mean()) / n
+            wanted = torch.cat([location[:, row : row + 1], regression[:, row, :row]], 1)
+            values = torch.linalg.solve(weighted @ features + ridge, weighted @ wanted)
+            found.location[:, i], found.regression[:, i, others[:row]] = values[:, 0], values[:, 1:]
+        return found
+
+    def _parts_of(self, loc: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Values c (n, e), t (n, e, e) and s (n, e) of the e others by moments; None where one is singular."""
+        others = self._others()
+        unit = self.unit[others]
+        root, info = torch.linalg.cholesky_ex(covariance[:, others][:, :, others] / (unit[:, None] * unit))
         if info.any() or not root.isfinite().all():
             return None
         scale = root.diagonal(dim1=1, dim2=2)
         lower = root / scale[:, None]  # with ones on the diagonal
-        one = torch.eye(d - 1, dtype=loc.dtype, device=loc.device)
+        one = torch.eye(len(others), dtype=loc.dtype, device=loc.device)
         inverse = torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False, unitriangular=True)
-        mean = (loc[:, others] - found.loc[others]) / unit
-        found.location[:, others] = torch.einsum("mij,mj->mi", inverse, mean)
-        found.log_scale[:, others] = scale.log()
-        found.regression[:, others[:, None], others] = (one - inverse).tril(-1)
-        return found
+        mean = (loc[:, others] - self.loc[others]) / unit
+        return torch.einsum("nij,nj->ni", inverse, mean), (one - inverse).tril(-1), scale.log()
+
+    def _others(self) -> Tensor:
+        """Coordinates (e,) that are not leading."""
+        is_other = torch.ones(len(self.loc), dtype=torch.bool, device=self.loc.device)
+        is_other[self.coordinate] = False
+        return is_other.nonzero()[:, 0]
 
     @classmethod
     def _along(cls, k: int, n_knots: int, loc: Tensor, unit: Tensor) -> "NonCentred":
         found = cls(len(loc), n_knots).to(loc.device)
-        found.leading[0] = k
+        found.coordinate[:] = k
         found.loc, found.unit = loc, unit
         return found
 
@@ -141,7 +202,7 @@ class NonCentred(nn.Module):
 
     def _inverse(self, x: Tensor) -> Tensor:
         u = (x - self.loc) / self.unit
-        location, regression, log_scale = self._given(*self._bases(u[:, int(self.leading)])[:2])
+        location, regression, log_scale = self._given(*self._bases(u))
         return (-log_scale).exp() * (u - location - torch.einsum("nij,nj->ni", regression, u))
 
     def call_and_pull_back(self, y: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
@@ -163,30 +224,31 @@ class NonCentred(nn.Module):
         return rows.split(max(1, PART_NUMBERS // rows.shape[1] ** 2))
 
     def _call(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        u, _, _, log_scale, _ = self._solved(y)
+        u, _, _, log_scale = self._solved(y)
         return self.loc + self.unit * u, log_scale.sum(1) + self.unit.log().sum()
 
-    def _solved(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Points u (n, d), the matrix (n, d, d) to these, `scale y` and log scales (n, d), and which are inside."""
-        within, beyond, inside = self._bases(y[:, int(self.leading)])
-        location, regression, log_scale = self._given(within, beyond)
+    def _solved(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points u (n, d), the matrix (n, d, d) to these, `scale y` and log scales (n, d)."""
+        location, regression, log_scale = self._given(*self._bases(y))
         lower = torch.eye(len(self.loc), dtype=y.dtype, device=y.device) - regression
         moved = log_scale.exp() * y
         u = torch.linalg.solve_triangular(lower, (location + moved)[:, :, None], upper=False, unitriangular=True)
-        return u[:, :, 0], lower, moved, log_scale, inside
+        return u[:, :, 0], lower, moved, log_scale
 
     def _pulled(self, y: Tensor, score: Tensor) -> Tensor:
-        k = int(self.leading)
-        u, lower, moved, log_scale, inside = self._solved(y)
+        u, lower, moved, log_scale = self._solved(y)
         through = torch.linalg.solve_triangular(
             lower.mT, (score * self.unit)[:, :, None], upper=True, unitriangular=True
         )[:, :, 0]
-        slope = self._slopes(y[:, k])
-        of_scale = (slope @ self.log_scale) * (log_scale.abs() < LARGEST_LOG_SCALE)
-        of_regression = ((slope * inside[:, None]) @ self.regression.flatten(1)).view_as(lower)
-        bent = slope @ self.location + torch.einsum("nij,nj->ni", of_regression, u)
-        pulled = through * log_scale.exp()
-        pulled[:, k] += (through * (bent + of_scale * moved)).sum(1) + of_scale.sum(1)
+        pulled, is_free = through * log_scale.exp(), log_scale.abs() < LARGEST_LOG_SCALE
+        for k, own in self._splines():
+            knots, v = self.knots[own], y[:, k]
+            slope = _cubic(v.clamp(knots[0], knots[-1]), knots)[1]
+            inside = ((v > knots[0]) & (v < knots[-1]))[:, None]
+            of_scale = (slope @ self.log_scale[own]) * is_free
+            of_regression = ((slope * inside) @ self.regression[own].flatten(1)).view_as(lower)
+            bent = slope @ self.location[own] + torch.einsum("nij,nj->ni", of_regression, u)
+            pulled[:, k] += (through * (bent + of_scale * moved)).sum(1) + of_scale.sum(1)
         return pulled
 
     def _given(self, within: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,37 +260,37 @@ class NonCentred(nn.Module):
             log_scale,
         )
 
-    def _bases(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (n, m) of the knots at v (n,), held beyond these, and as lines there; whether v is between them."""
-        low, high = self.knots[0], self.knots[-1]
-        within, slope = self._cubic(v.clamp(low, high))
-        return within, within + slope * (v - v.clamp(low, high))[:, None], (v > low) & (v < high)
+    def _bases(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (n, m) of the knots at points u (n, d), held beyond these, and going on as lines there."""
+        held, lines = [], []
+        for k, own in self._splines():
+            knots, v = self.knots[own], u[:, k]
+            inside = v.clamp(knots[0], knots[-1])
+            weights, slope = _cubic(inside, knots)
+            held.append(weights)
+            lines.append(weights + slope * (v - inside)[:, None])
+        return torch.cat(held, 1), torch.cat(lines, 1)
 
-    def _slopes(self, v: Tensor) -> Tensor:
-        """Derivatives (n, m) of the weights of the knots, as lines beyond them."""
-        return self._cubic(v.clamp(self.knots[0], self.knots[-1]))[1]
 
-    def _cubic(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (n, m) at v (n,) between the knots, and their derivatives: cubic Hermite splines.
+def _cubic(v: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (n, m) of evenly spaced knots at v (n,) between these, and their derivatives: cubic Hermite splines.
 
-        The slope at a knot is that of the line between its neighbours (Catmull & Rom 1974).
-        """
-        m, step = len(self.knots), self.knots[1] - self.knots[0]
-        place = (v - self.knots[0]) / step
-        left = place.floor().clamp(0, m - 2)
-        t, left = (place - left)[:, None], left.long()
-        slopes = torch.zeros(m, m, dtype=v.dtype, device=v.device)  # of the knots, by the values there
-        inner = torch.arange(1, m - 1, device=v.device)
-        slopes[inner, inner - 1], slopes[inner, inner + 1] = -0.5, 0.5
-        slopes[0, 0] = slopes[-1, -2] = -1.0
-        slopes[0, 1] = slopes[-1, -1] = 1.0
-        values = torch.eye(m, dtype=v.dtype, device=v.device)
-        ends = values[left], slopes[left], values[left + 1], slopes[left + 1]
-        cubics = (1 + 2 * t) * (1 - t) ** 2, t * (1 - t) ** 2, t**2 * (3 - 2 * t), t**2 * (t - 1)
-        rates = 6 * t * (t - 1), (1 - t) * (1 - 3 * t), 6 * t * (1 - t), t * (3 * t - 2)
-        (a, b, c, e), (p, q, r, s) = cubics, rates
-        weights = a * ends[0] + b * ends[1] + c * ends[2] + e * ends[3]
-        return weights, (p * ends[0] + q * ends[1] + r * ends[2] + s * ends[3]) / step
+    The slope at a knot is that of the line between its neighbours (Catmull & Rom 1974).
+    """
+    m, step = len(knots), knots[1] - knots[0]
+    place = (v - knots[0]) / step
+    left = place.floor().clamp(0, m - 2)
+    t, left = (place - left)[:, None], left.long()
+    slopes = torch.zeros(m, m, dtype=v.dtype, device=v.device)  # of the knots, by the values there
+    inner = torch.arange(1, m - 1, device=v.device)
+    slopes[inner, inner - 1], slopes[inner, inner + 1] = -0.5, 0.5
+    slopes[0, 0] = slopes[-1, -2] = -1.0
+    slopes[0, 1] = slopes[-1, -1] = 1.0
+    values = torch.eye(m, dtype=v.dtype, device=v.device)
+    a, b, c, e = values[left], slopes[left], values[left + 1], slopes[left + 1]
+    weights = (1 + 2 * t) * (1 - t) ** 2 * a + t * (1 - t) ** 2 * b + t**2 * (3 - 2 * t) * c + t**2 * (t - 1) * e
+    rate = 6 * t * (t - 1) * a + (1 - t) * (1 - 3 * t) * b + 6 * t * (1 - t) * c + t * (3 * t - 2) * e
+    return weights, rate / step
 
 
 def _regressed(features: Tensor, of_scale: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

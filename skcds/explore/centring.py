@@ -12,7 +12,7 @@ from ..density.standardize import Standardization, StandardizedTarget
 from ..models.maps import standard_normal_log_prob
 from ..train.particles import effective_share
 from .few_evaluations import Nested
-from .nested_laplace import conditional_gaussians, leading_coordinates
+from .nested_laplace import conditional_gaussians, leading_coordinates, scattered_gaussians
 from .stages import Centring, Tails
 from .tempered_run import standardization_of
 
@@ -58,6 +58,12 @@ def non_centred(
 
 def _candidates(energy: Energy, x: Tensor, leading: list[int], n_evals: int, by: Centring, nested: Nested | None):
     """Along each coordinate, by Laplace's approximations to the density of the others, and by regression on points."""
+    nested = Nested() if nested is None else nested
+    if len(leading) > 1 and energy.has_gradient:
+        scattered = scattered_gaussians(energy, x, leading, nested, n_evals / 5)
+        tried = NonCentred.of_scattered(*scattered, nested.knots_of_several)
+        if tried is not None:
+            yield tried
     for k in leading:
         gaussians = conditional_gaussians(energy, x, k, nested, n_evals / 10) if energy.has_gradient else None
         for tried in (gaussians and NonCentred.of_gaussians(k, *gaussians), NonCentred.fitted(x, k, by.n_knots)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..io.registry import register_specification
-from ..models.specifications import Part, at_least_one, at_least_two, not_negative, positive, share
+from ..models.specifications import Part, at_least_one, at_least_three, at_least_two, not_negative, positive, share
 
 
 @register_specification
@@ -141,6 +141,8 @@ class Nested(Part):
         That there are where other leading coordinates are given, too, as those of so many points.
     beside : float, default=0.4
         Width of a component in these, in units of their standard deviation.
+    knots_of_several : int, default=10
+        Of each spline of non-centred coordinates along several leading ones.
     power : float, default=0.7
         Of the masses, which are the components' weights.
     spread, freedom : float, default=1.1 and 5.0
@@ -162,6 +164,7 @@ class Nested(Part):
         "depth": [positive],
         "lines": [at_least_one],
         "beside": [positive],
+        "knots_of_several": [at_least_three],
         "power": [positive],
         "spread": [positive],
         "freedom": [positive],
@@ -181,6 +184,7 @@ class Nested(Part):
     depth: float = 12.0
     lines: int = 12
     beside: float = 0.4
+    knots_of_several: int = 10
     power: float = 0.7
     spread: float = 1.1
     freedom: float = 5.0

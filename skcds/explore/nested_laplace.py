@@ -1,6 +1,6 @@
 """Laplace's approximations along a coordinate on which location or scale of the others depends: funnels and ridges."""
 
-__all__ = ["Along", "conditional_gaussians", "leading_coordinates", "nested_laplace"]
+__all__ = ["Along", "conditional_gaussians", "leading_coordinates", "nested_laplace", "scattered_gaussians"]
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ class Along:
     mixture : TMixture or None
         Those that are kept, by the ESS of their draws.
     noncentred : NonCentred or None
-        Coordinates by the best of these, where they are along one coordinate with no other given.
+        Coordinates by the best of these along one coordinate, or by all with the same ones given.
     """
 
     def __init__(self, energy: Energy, by: Nested):
@@ -53,6 +53,8 @@ class Along:
         self.mixture: TMixture | None = None
         self.noncentred: NonCentred | None = None
         self._gaussians: tuple[Tensor, Tensor, Tensor] | None = None  # of the mixture that was tried last
+        self._scattered: tuple[list[int], list[list[_Knot]]] | None = None  # the same, where others were given
+        self._pooled: dict[tuple[int, ...], list[list[_Knot]]] = {}  # lines along leading coordinates with others given
         self._n_looks, self._n_points = 0, 0.0  # effective ones, at the last look
         self._known: dict[int, tuple[float, TMixture]] = {}
 
@@ -105,6 +107,7 @@ class Along:
             others = [j for j in leading if j != k]
             lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), by.lines * self._most(x)), others)
             self._gaussians, mixture = None, _joined(lines, kernel, by)
+            self._scattered = leading, lines
             if mixture is not None:
                 yield k, mixture
 
@@ -124,8 +127,15 @@ class Along:
     def take(self, k: int, mixture: TMixture, ess: float) -> None:
         """Keep approximations whose draws have such a normalised ESS, if it is good enough."""
         if ess > max(self.by.least_ess, self._known.get(k, (0.0,))[0]):
-            if ess > self.best and self._gaussians is not None:
-                self.noncentred = NonCentred.of_gaussians(k, *self._gaussians)
+            if self._gaussians is not None:
+                if ess > self.best:
+                    self.noncentred = NonCentred.of_gaussians(k, *self._gaussians)
+            elif self._scattered is not None:
+                leading, lines = self._scattered
+                self._pooled.setdefault(tuple(sorted(leading)), []).extend(lines)
+                pooled = _scattered(self._pooled[tuple(sorted(leading))], leading, mixture.loc.shape[1])
+                found = NonCentred.of_scattered(*pooled, self.by.knots_of_several)
+                self.noncentred = self.noncentred if found is None else found
             self._known[k] = ess, mixture
             least = self.by.kept * self.best
             self.mixture = TMixture.joined([part for part in self._known.values() if part[0] >= least])
@@ -219,6 +229,37 @@ def conditional_gaussians(
     """
     lines, _ = _lines(energy, x, k, Nested() if by is None else by, most)
     return _gaussians(lines, k)
+
+
+def scattered_gaussians(
+    energy: Energy, x: Tensor, leading: Sequence[int], by: Nested | None = None, most=math.inf
+) -> tuple[list[int], Tensor, Tensor]:
+    """Laplace's approximations to the others with all leading coordinates given, at the knots of lines along each.
+
+    Parameters
+    ----------
+    energy, x, by, most
+        See `nested_laplace`; the evaluations are those for each of the coordinates.
+    leading : sequence of int
+        The coordinates, two or more.
+
+    Returns
+    -------
+    leading, loc, covariance : tuple of list, Tensor and Tensor
+        The coordinates in their order, means (n, d), with the values of leading coordinates, and covariances (n, d, d)
+        with zeros for these.
+    """
+    by, lines = Nested() if by is None else by, []
+    for k in leading:
+        lines += _lines(energy, x, k, by, most, [j for j in leading if j != k])[0]
+    return _scattered(lines, leading, x.shape[1])
+
+
+def _scattered(lines: "list[list[_Knot]]", leading: Sequence[int], d: int) -> tuple[list[int], Tensor, Tensor]:
+    knots = [knot for line in lines for knot in line]
+    if not knots:
+        return sorted(leading), torch.zeros(0, d, dtype=torch.float64), torch.zeros(0, d, d, dtype=torch.float64)
+    return sorted(leading), torch.stack([knot.x for knot in knots]), torch.stack([knot.covariance for knot in knots])
 
 
 def _lines(
