@@ -137,8 +137,11 @@ class NonCentred(nn.Module):
         """Fitted to Gaussians of the others at values of several leading coordinates, by weighted least squares.
 
         Their means are loc (n, d), which has the leading coordinates' values, too, and their covariances (n, d, d);
-        rows and columns of leading ones do not count. None where one is singular, or where they are too few.
+        rows and columns of leading ones do not count. Singular ones are left out. None where they are too few.
         """
+        others = [i for i in range(loc.shape[1]) if i not in leading]
+        sound = torch.linalg.cholesky_ex(covariance[:, others][:, :, others])[1] == 0
+        loc, covariance = loc[sound], covariance[sound]
         n, d = loc.shape
         if n < 2 * n_knots * len(leading):
             return None
@@ -153,7 +156,7 @@ class NonCentred(nn.Module):
         if parts is None or not (found.unit > 0).all():
             return None
         location, regression, log_scale = parts
-        others, (features, _) = found._others(), found._bases(u)
+        features, _ = found._bases(u)
         ridge = TINY_RIDGE * torch.eye(features.shape[1], dtype=loc.dtype, device=loc.device)
         plain = features.T @ features / n
         found.log_scale[:, others] = torch.linalg.solve(plain + ridge, features.T @ log_scale / n)

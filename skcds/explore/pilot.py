@@ -41,6 +41,7 @@ from .tempered_run import (
     standardize,
 )
 
+LINES = 25  # evaluations for approximations and comparisons of coordinates, in units of the draws of one comparison
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
 GAUGED_ROWS, GAUGED_SECONDS = (16, 1024), 0.05  # of calls that measure the rate, and of one after which none is larger
 
@@ -411,7 +412,7 @@ class _Pilot:
         """Take non-centred coordinates where draws of a Gaussian are better in these."""
         by = self.by
         if 1 < self.energy.n_features <= by.centring.max_features:
-            n_draws = int(min(1e9, by.centring.share * self.left()))
+            n_draws = int(min(LINES * by.centring.n_draws, by.centring.share * self.left()))
             found = non_centred(
                 self.energy, run.x, n_draws, self.generator, by.centring, by.adaptive.nested, by.tails
             )  # fmt: skip
