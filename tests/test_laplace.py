@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from skcds import Pilot, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.explore.climb import climb
 from skcds.explore.laplace import gaussian_bound, laplace_standardization, variational_standardization
+from skcds.explore.nested_laplace import nested_laplace
 from skcds.explore.pilot import run_pilot
 from skcds.specifications import HighDimension, Race
 
@@ -164,3 +166,19 @@ class TestPilotInHighDimension:
         energy = energy_of(lambda x: 0.5 * np.square(np.asarray(x)).sum(1), self.few)
         scale = run_pilot(energy, 500, torch.Generator().manual_seed(0), pilot=self.low)[0].starting_scale
         assert np.isclose(scale, [*Race.scales, 10**2.5, 1e3]).any()  # the race goes on beyond its widest
+
+
+def test_a_hessian_that_lapack_gives_up_on_is_no_mode(monkeypatch):
+    """Its entries may differ by 1e30 deep in a neck: neither a mode, nor a start, nor an approximation; no error."""
+
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    energy, x = Energy(lambda x: 0.5 * x.square().sum(1), 3), torch.zeros(3, dtype=torch.float64)
+    assert climb(energy, x + 1) is not None and laplace_standardization(energy, x + 1) is not None
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert nested_laplace(energy, points, 0) is not None
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    assert climb(energy, x + 1) is None
+    assert laplace_standardization(energy, x + 1) is None
+    assert nested_laplace(energy, points, 0) is None

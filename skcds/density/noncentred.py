@@ -104,7 +104,10 @@ class NonCentred(nn.Module):
         for row, i in enumerate(others):
             before = others[:row]
             features = torch.cat([beyond, *(within * u[:, [j]] for j in before)], 1)
-            weights, log_scale = _regressed(features, beyond, u[:, i])
+            try:
+                weights, log_scale = _regressed(features, beyond, u[:, i])
+            except torch.linalg.LinAlgError:
+                return None
             if not (weights.isfinite().all() and log_scale.isfinite().all()):
                 return None
             weights = weights.view(-1, n_knots).T  # (m, 1 + row)
@@ -159,6 +162,8 @@ class NonCentred(nn.Module):
         features, _ = found._bases(u)
         ridge = TINY_RIDGE * torch.eye(features.shape[1], dtype=loc.dtype, device=loc.device)
         plain = features.T @ features / n
+        if not (location.isfinite().all() and regression.isfinite().all() and log_scale.isfinite().all()):
+            return None
         found.log_scale[:, others] = torch.linalg.solve(plain + ridge, features.T @ log_scale / n)
         for row, i in enumerate(others):
             precision = (-2 * (log_scale[:, row] - log_scale[:, row].min())).exp()  # an error counts in units of scale

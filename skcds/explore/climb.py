@@ -15,6 +15,7 @@ from torch import Tensor
 from .._support.devices import to_numpy
 from ..density.energy import Energy
 from ..density.standardize import Standardization
+from .laplace import decomposed
 from .mode_stages import Climbs
 
 RISE = 0.5, 2.0  # nats by which the energy should rise over the distance that the scale is taken from
@@ -136,7 +137,10 @@ def _laplace(energy: Energy, x: Tensor, scale: Tensor) -> Mode | None:
     hessian = _hessian(energy, x, scale)  # in scaled coordinates
     if not hessian.isfinite().all():
         return None
-    values, vectors = torch.linalg.eigh(hessian)
+    found = decomposed(hessian)
+    if found is None:
+        return None
+    values, vectors = found
     if values[0] <= MIN_CURVATURE * values[-1]:
         return None
     if energy.has_gradient:

@@ -1,6 +1,7 @@
 """Gaussians for dimensions in which particles tell too little: Laplace's at a mode, and the best one around it."""
 
 __all__ = [
+    "decomposed",
     "gaussian_bound",
     "laplace_away_from_seams",
     "laplace_standardization",
@@ -57,13 +58,24 @@ def laplace_standardization(
     hessian = _hessian(energy, mode)
     if not hessian.isfinite().all():
         return None
-    values, vectors = torch.linalg.eigh(hessian)
+    found = decomposed(hessian)
+    if found is None:
+        return None
+    values, vectors = found
     if values[0] <= MIN_CURVATURE * values[-1]:
         return None
     for _ in range(NEWTON_STEPS):
         score = energy.log_prob_and_score(mode[None])[1][0]
         mode = mode + vectors @ ((vectors.T @ score) / values)
     return Standardization.from_moments(mode, (vectors / values) @ vectors.T)
+
+
+def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Eigenvalues (d,), ascending, and eigenvectors (d, d) of a symmetric matrix; None where LAPACK gives up."""
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # of entries of very different sizes, as of a Hessian deep in a neck
+        return None
 
 
 def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int) -> Standardization | None:

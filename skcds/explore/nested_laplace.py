@@ -15,7 +15,7 @@ from ..density.energy import Energy
 from ..density.noncentred import NonCentred
 from ..train.particles import effective_share
 from .few_evaluations import Nested
-from .laplace import minimum
+from .laplace import decomposed, minimum
 from .mixture import TMixture
 
 DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional scale
@@ -378,7 +378,10 @@ def _knot(energy: Energy, x: Tensor, scales: Tensor, given: list[int], max_steps
         inner = inner * unit[:, None] * unit
         if not inner.isfinite().all() or not inner.any():
             return None
-        values, vectors = torch.linalg.eigh(inner)
+        found_axes = decomposed(inner)
+        if found_axes is None:
+            return None
+        values, vectors = found_axes
         is_convex = bool(values[0] > 0)
         values = values.abs().clamp(min=LEAST_CURVATURE * float(values.abs().max()))
         root = unit[:, None] * vectors / values.sqrt()
