@@ -82,7 +82,8 @@ def balance(
     drawn = _weighted(energy, sharpened, mixture, n_draws - len(first.x), generator, by)
     log_z, some = log_evidence(drawn.log_weights), points[: n_draws // 10]
     far = energy.log_prob(some) - drawn.proposal.log_prob(some) > log_z + math.log(by.far)
-    if effective_share(drawn.log_weights) < by.least_ess or float(far.double().mean()) > by.out_of_reach:
+    least = by.least_ess if along is None else by.least_ess_along
+    if effective_share(drawn.log_weights) < least or float(far.double().mean()) > by.out_of_reach:
         return None
     known = by.known if along is None else math.inf
     return _resampled(x, mixture.log_parts(x).argmax(1), drawn, generator, known), log_z

@@ -191,8 +191,9 @@ class Balance(Part):
     fewest_along, as_much : int and float, default=1000 and 0.2
         Draws of these alone, from which they take the place of particles in many dimensions; and nats of log Z by which
         they may find less than the tempered run there.
-    least_ess : float, default=0.3
-        Normalised, of the draws, below which particles are left as they are.
+    least_ess, least_ess_along : float, default=0.3 and 0.1
+        Normalised, of the draws, below which particles are left as they are; and with such approximations, where the
+        particles lack more than weights of few effective draws do.
     known : float, default=0.25
         Particles that a region has, in units of what it should have, below which draws take their place there.
     far, out_of_reach : float, default=30.0 and 0.005
@@ -219,6 +220,7 @@ class Balance(Part):
         "fewest_along": [at_least_two],
         "as_much": [not_negative],
         "least_ess": [share],
+        "least_ess_along": [share],
         "known": [not_negative],
         "far": [positive],
         "out_of_reach": [share],
@@ -242,6 +244,7 @@ class Balance(Part):
     fewest_along: int = 1000
     as_much: float = 0.2
     least_ess: float = 0.3
+    least_ess_along: float = 0.1
     known: float = 0.25
     far: float = 30.0
     out_of_reach: float = 0.005
