@@ -102,6 +102,18 @@ def test_a_funnel_and_a_ridge_are_gaussians_in_them(draws, energy):
     assert torch.allclose(score, -z, atol=0.6)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e30, 1e300, math.inf])
+def test_far_points_are_outside_the_support(size):
+    """Without NaN in log densities and scores, which would be in all weights of a chain."""
+    energy, x = energy_of(Funnel(D)), funnel_draws(500)
+    found = NonCentred.of_gaussians(0, *conditional_gaussians(energy, x, 0))
+    y = found.inverse(x)
+    moments = Standardization.from_moments(y.mean(0), torch.cov(y.T), noncentred=found)
+    signs = torch.tensor([[1.0, 1.0, -1.0], [-1.0, 1.0, 1.0], [1.0, -1.0, 0.0]]).double()
+    log_prob, score = StandardizedTarget(energy, moments).log_prob_and_score(size * signs)
+    assert (log_prob < -100).all() and not score.isnan().any()
+
+
 def test_two_funnels_are_gaussians_in_them():
     """By approximations given both leading coordinates, from lines along either; before, a Gaussian is none."""
     x = torch.cat([funnel_draws(2000, seed) for seed in (1, 2)], 1)

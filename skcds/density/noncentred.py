@@ -14,7 +14,7 @@ from .._support.settings import place
 from ..io.registry import register_model
 
 PART_NUMBERS = 2**21  # in matrices of points, at a time
-LARGEST_LOG_SCALE = 300.0  # of a coordinate far from all points
+LARGEST_LOG_SCALE = 40.0  # of a coordinate; points where it would be beyond count as outside the support
 ROUNDS, NEWTON_STEPS = 12, 3  # of regression in turns on location and on scale
 TINY_RIDGE = 1e-9  # in units of the mean square of a basis function
 RIDGE = 1e-2  # penalty of squared coefficients, for points and functions in standardised units
@@ -233,7 +233,9 @@ class NonCentred(nn.Module):
 
     def _call(self, y: Tensor) -> tuple[Tensor, Tensor]:
         u, _, _, log_scale = self._solved(y)
-        return self.loc + self.unit * u, log_scale.sum(1) + self.unit.log().sum()
+        log_det = log_scale.sum(1) + self.unit.log().sum()
+        is_far = ~(log_scale.abs() < LARGEST_LOG_SCALE).all(1)  # or NaN
+        return self.loc + self.unit * u, log_det.masked_fill(is_far, -torch.inf)
 
     def _solved(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Points u (n, d), the matrix (n, d, d) to these, `scale y` and log scales (n, d)."""
@@ -257,7 +259,7 @@ class NonCentred(nn.Module):
             of_regression = ((slope * inside) @ self.regression[own].flatten(1)).view_as(lower)
             bent = slope @ self.location[own] + torch.einsum("nij,nj->ni", of_regression, u)
             pulled[:, k] += (through * (bent + of_scale * moved)).sum(1) + of_scale.sum(1)
-        return pulled
+        return pulled.nan_to_num(nan=0.0)  # far outside, where numbers overflow
 
     def _given(self, within: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Location (n, d), regression (n, d, d) and log scale (n, d) for functions of the knots (n, m)."""
@@ -287,7 +289,7 @@ def _cubic(v: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
     """
     m, step = len(knots), knots[1] - knots[0]
     place = (v - knots[0]) / step
-    left = place.floor().clamp(0, m - 2)
+    left = place.nan_to_num().floor().clamp(0, m - 2)
     t, left = (place - left)[:, None], left.long()
     slopes = torch.zeros(m, m, dtype=v.dtype, device=v.device)  # of the knots, by the values there
     inner = torch.arange(1, m - 1, device=v.device)

@@ -133,7 +133,7 @@ class Along:
             elif self._scattered is not None:
                 leading, lines = self._scattered
                 self._pooled.setdefault(tuple(sorted(leading)), []).extend(lines)
-                pooled = _scattered(self._pooled[tuple(sorted(leading))], leading, mixture.loc.shape[1])
+                pooled = _scattered(self._pooled[tuple(sorted(leading))], leading, mixture.loc)
                 found = NonCentred.of_scattered(*pooled, self.by.knots_of_several)
                 self.noncentred = self.noncentred if found is None else found
             self._known[k] = ess, mixture
@@ -252,13 +252,14 @@ def scattered_gaussians(
     by, lines = Nested() if by is None else by, []
     for k in leading:
         lines += _lines(energy, x, k, by, most, [j for j in leading if j != k])[0]
-    return _scattered(lines, leading, x.shape[1])
+    return _scattered(lines, leading, x)
 
 
-def _scattered(lines: "list[list[_Knot]]", leading: Sequence[int], d: int) -> tuple[list[int], Tensor, Tensor]:
-    knots = [knot for line in lines for knot in line]
+def _scattered(lines: "list[list[_Knot]]", leading: Sequence[int], x: Tensor) -> tuple[list[int], Tensor, Tensor]:
+    """`scattered_gaussians` of lines; of points x (n, d) only the dimension and the device count."""
+    knots, d = [knot for line in lines for knot in line], x.shape[1]
     if not knots:
-        return sorted(leading), torch.zeros(0, d, dtype=torch.float64), torch.zeros(0, d, d, dtype=torch.float64)
+        return sorted(leading), x.new_zeros(0, d), x.new_zeros(0, d, d)
     return sorted(leading), torch.stack([knot.x for knot in knots]), torch.stack([knot.covariance for knot in knots])
 
 
