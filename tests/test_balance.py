@@ -14,7 +14,9 @@ from skcds.explore.balance import balance
 from skcds.explore.climb import climb
 from skcds.explore.nested_laplace import Along
 from skcds.explore.pilot import _Pilot, run_pilot
+from skcds.explore.result import PilotResult
 from skcds.explore.start import Start
+from skcds.explore.tempered_run import standardization_of
 from skcds.specifications import Balance, Nested
 from skcds.targets import Funnel
 from skcds.train.budget import Budget
@@ -171,6 +173,22 @@ def test_a_neck_that_particles_lack_is_filled(seed):
     assert float((found[:, 0] < -2.5).double().mean()) == pytest.approx(0.203, abs=0.04)
     assert log_evidence == pytest.approx(0.0, abs=0.12)
     assert balance(energy, x, 8000, generator) is None
+
+
+@pytest.mark.parametrize("lack, is_filled", [(0.2, True), (-1.5, False)])
+def test_few_evaluations_in_many_dimensions_fill_a_neck(lack, is_filled):
+    """Of a run's particles without it; not where the run has found more by a nat and a half, the negative control."""
+    d, generator = 24, torch.Generator().manual_seed(0)
+    energy, x = energy_of(Funnel(d), d), cut_funnel(d)
+    pilot = _Pilot(energy, N, generator, Budget(None, None, energy), None, Pilot())
+    before = PilotResult.of(standardization_of(x), -lack, 1.0, 5)
+    result, found = pilot._with_a_neck(before, x)
+    neck = float((found[:, 0] < -2.5).double().mean())
+    if is_filled:
+        assert abs(neck - 0.203) < 0.04 and abs(result.log_evidence) < 0.12
+        assert result.noncentred.leading == (0,)
+    else:
+        assert neck == 0 and result is before
 
 
 @pytest.mark.parametrize("share, is_filled", [(Balance.along, True), (0.0, False)])

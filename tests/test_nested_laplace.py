@@ -292,6 +292,17 @@ class TestExploration:
         assert effective > 20
         assert self.neck(self.quick.set_params(nested__share=0.0))[1] < 5
 
+    @pytest.mark.parametrize("share, begins", [(Nested.share, True), (0.0, False)])
+    def test_begins_with_them_where_no_mode_is_known(self, share, begins):
+        """Its first draws are of the approximations, and its maps in the coordinates by these."""
+        energy, store = Energy(funnel(6), 6), Store(6)
+        by = self.quick.set_params(nested__share=share)
+        explore(energy, store, [], seeded(), lambda: 4000 - energy.n_energy_evals, by=by)
+        own = store.log_weights_of(0)
+        assert (n_effective(own) / len(own) > 0.3) == begins
+        has = store.model is not None and store.model.standardization.noncentred is not None
+        assert has == begins
+
     def test_not_without_a_gradient(self):
         """Nor is it looked for: the exploration goes on as before."""
 

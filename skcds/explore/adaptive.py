@@ -26,7 +26,7 @@ from .mixture import TMixture, laplace_mixture
 from .nested_laplace import Along
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
-from .tempered_run import gaussian_fit, standardization_of
+from .tempered_run import better_standardization
 from .wide import WideLatents
 
 CHECKED = 25  # iterations between two looks at the points that are held out
@@ -290,11 +290,7 @@ class _Explorer:
     def _new_model(self, points: Tensor) -> OneStepModel:
         self.noncentred = self.along.noncentred
         d, by = points.shape[1], self.by.map
-        standardization = standardization_of(points, self.tails)
-        if self.noncentred is not None:
-            other = standardization_of(points, self.tails, noncentred=self.noncentred)
-            if gaussian_fit(points, other) > gaussian_fit(points, standardization):
-                standardization = other
+        standardization = better_standardization(points, self.noncentred, self.tails)
         with seeded(int(randint(self.generator, 0, 2**31 - 1))):
             sizes = coupling_sizes(d, by.log_snr_max, n_transforms=by.n_transforms)
             model = OneStepModel("coupling", d, by.log_snr_max, **standardization.config, **sizes)

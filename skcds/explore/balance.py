@@ -13,7 +13,7 @@ from .._support.devices import randint, randperm
 from ..density.energy import Energy
 from ..train.particles import effective_share, systematic_index
 from .climb import Mode
-from .mixture import TMixture, laplace_mixture
+from .mixture import TMixture, laplace_mixture, log_weights_of
 from .mode_stages import Balance
 from .store import log_evidence
 
@@ -104,7 +104,7 @@ def _weighted(energy: Energy, mixture: TMixture, regions: TMixture, m: int, gene
     """Weighted draws around a mixture."""
     proposal = TMixture.joined([(1 - by.defensive, mixture), (by.defensive, mixture.broadened(by.width))])
     y = proposal.sample(m, generator)
-    log_weights = (energy.log_prob(y) - proposal.log_prob(y)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    log_weights = log_weights_of(energy, proposal, y)
     which = regions.log_parts(y).argmax(1)
     mass = torch.zeros(len(regions), dtype=torch.float64, device=y.device)
     mass.index_add_(0, which, torch.softmax(log_weights, 0).nan_to_num())

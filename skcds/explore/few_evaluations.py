@@ -112,7 +112,7 @@ class Mixture(Part):
 class Nested(Part):
     """Laplace's approximations along a coordinate on which location or scale of the others depends.
 
-    Their draws, after 170 to 600 evaluations, had an ESS of .56 on a funnel in ten dimensions, .61 on eight centred
+    Their draws, after 145 to 565 evaluations, had an ESS of .56 on a funnel in ten dimensions, .61 on eight centred
     schools and .68 on a banana in four (``python benchmarks/necks.py``). The defaults are unmeasured
     one by one.
 

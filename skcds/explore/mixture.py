@@ -1,6 +1,6 @@
 """Mixtures of multivariate t distributions: cheap proposals for a first look at a density."""
 
-__all__ = ["TMixture", "laplace_mixture"]
+__all__ = ["TMixture", "laplace_mixture", "log_weights_of"]
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._support.devices import rand, randn, to_numpy
 from .._support.settings import CPU
+from ..density.energy import Energy
 from .climb import Mode
 from .few_evaluations import Mixture
 
@@ -110,6 +111,11 @@ class TMixture:
                 constant, kernel = -0.5 * d * math.log(2 * math.pi), -0.5 * square
             parts.append(log_weight + constant + kernel - log_det)
         return torch.stack(parts, 1)
+
+
+def log_weights_of(energy: Energy, mixture: TMixture, x: Tensor) -> Tensor:
+    """Log importance weights (n,) of draws (n, d) of a mixture; ``-inf`` outside of the support."""
+    return (energy.log_prob(x) - mixture.log_prob(x)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
 
 
 def laplace_mixture(

@@ -16,7 +16,7 @@ from ..density.noncentred import NonCentred
 from ..train.particles import effective_share
 from .few_evaluations import Nested
 from .laplace import decomposed, minimum
-from .mixture import TMixture
+from .mixture import TMixture, log_weights_of
 
 DIFFERENCE = 1e-3  # for the Hessian, in units of a coordinate's conditional scale
 CLIMB, BEGUN = 100, 200  # iterations of a climb that goes off; points to begin from after it
@@ -94,7 +94,8 @@ class Along:
         """Along each coordinate by itself."""
         for k in leading:
             lines, kernel = _lines(self.energy, x, k, self.by, min(self.by.share * left(), self._most(x)))
-            self._gaussians, mixture = _gaussians(lines, k), _joined(lines, kernel, self.by)
+            self._gaussians, self._scattered = _gaussians(lines, k), None
+            mixture = _joined(lines, kernel, self.by)
             if mixture is not None:
                 yield k, mixture
 
@@ -106,8 +107,8 @@ class Along:
         for k in missing:
             others = [j for j in leading if j != k]
             lines, kernel = _lines(self.energy, x, k, by, min(by.share * left(), by.lines * self._most(x)), others)
-            self._gaussians, mixture = None, _joined(lines, kernel, by)
-            self._scattered = leading, lines
+            self._gaussians, self._scattered = None, (leading, lines)
+            mixture = _joined(lines, kernel, by)
             if mixture is not None:
                 yield k, mixture
 
@@ -115,8 +116,7 @@ class Along:
         """The approximations that are good enough, for points (n, d); each is tried by so many draws."""
         for k, mixture in self.tried(x, len(x), left):
             y = mixture.sample(n_draws, generator)
-            log_weights = (self.energy.log_prob(y) - mixture.log_prob(y)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
-            self.take(k, mixture, effective_share(log_weights))
+            self.take(k, mixture, effective_share(log_weights_of(self.energy, mixture, y)))
         return self.mixture
 
     @property

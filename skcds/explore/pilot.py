@@ -21,7 +21,7 @@ from .centring import non_centred
 from .climb import Mode
 from .evaluations import N_CLIMBS
 from .laplace import laplace_away_from_seams, variational_standardization
-from .mixture import TMixture
+from .mixture import TMixture, log_weights_of
 from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .nested_laplace import Along
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
@@ -34,7 +34,7 @@ from .store import Store, log_evidence, n_effective
 from .tempered_run import (
     TemperedRun,
     better_fit,
-    gaussian_fit,
+    better_standardization,
     heavy_tails,
     newly_heavy,
     standardization_of,
@@ -231,17 +231,14 @@ class _Pilot:
         if mixture is None:
             return result, x
         y = mixture.sample(n_draws, self.generator)
-        log_weights = (self.energy.log_prob(y) - mixture.log_prob(y)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        log_weights = log_weights_of(self.energy, mixture, y)
         log_z = log_evidence(log_weights)
         if n_effective(log_weights) < by.balance.least_ess * by.balance.fewest_along or not (
             log_z > result.log_evidence - by.balance.as_much
         ):
             return result, x
         x = y[systematic_index(log_weights, len(x), self.generator)]
-        found = standardization_of(x, by.tails, by.tempering.full_covariance)
-        if along.noncentred is not None:
-            other = standardization_of(x, by.tails, by.tempering.full_covariance, along.noncentred)
-            found = other if gaussian_fit(x, other) > gaussian_fit(x, found) else found
+        found = better_standardization(x, along.noncentred, by.tails, by.tempering.full_covariance)
         return PilotResult.of(found, log_z, result.starting_scale, result.n_temperatures), x
 
     def _result_of(self, store: Store, kept: float) -> tuple[PilotResult, Tensor]:

@@ -1,6 +1,15 @@
 """A tempered run with all particles, and what its particles tell of location, scale and tails."""
 
-__all__ = ["TemperedRun", "better_fit", "finest_scale", "gaussian_fit", "heavy_tails", "newly_heavy", "standardize"]
+__all__ = [
+    "TemperedRun",
+    "better_fit",
+    "better_standardization",
+    "finest_scale",
+    "heavy_tails",
+    "newly_heavy",
+    "standardization_of",
+    "standardize",
+]
 
 import math
 
@@ -110,6 +119,18 @@ def standardization_of(
     if tails is None or better_fit(y, tails, light) < by.better_fit:
         tails = light
     return standardize(x, tails, full_covariance, noncentred)
+
+
+def better_standardization(
+    x: Tensor, noncentred: NonCentred | None, by: Tails | None = None,
+    full_covariance: int = Tempering.full_covariance,
+) -> Standardization:  # fmt: skip
+    """The standardisation of particles (n, d) by which a Gaussian fits them best: non-centred, or as they are."""
+    plain = standardization_of(x, by, full_covariance)
+    if noncentred is None:
+        return plain
+    other = standardization_of(x, by, full_covariance, noncentred)
+    return other if gaussian_fit(x, other) > gaussian_fit(x, plain) else plain
 
 
 def better_fit(x: Tensor, tails: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> float:
