@@ -34,6 +34,7 @@ budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
 mutations = importlib.import_module("mutations")
 high_dimension = importlib.import_module("high_dimension")
+dimensions = importlib.import_module("dimensions")
 
 SPEC = importlib.util.spec_from_file_location("benchmarks_families", Path(necks.__file__).with_name("families.py"))
 families = importlib.util.module_from_spec(SPEC)  # by another name, as the tests have a module of this one
@@ -724,3 +725,25 @@ class TestManyDimensions:
         assert right["worst_well"] < 0.04 and right["worst_well_floor"] < 0.04 and "mode_tv" not in right
         X[:, 4] = np.abs(X[:, 4])  # one well of the third pair is lost
         assert paper_tables.judge_draws(X, target, 1)["worst_well"] == pytest.approx(0.156, abs=0.001)
+
+
+class TestDimensions:
+    def test_log_evidence(self):
+        """Against a sum over a grid in two dimensions, of the energy as samplers see it."""
+        target, nodes = dimensions.CoxLine(2), torch.linspace(-7, 7, 701, dtype=torch.float64)
+        grid = torch.stack(torch.meshgrid(nodes, nodes, indexing="ij"), -1).reshape(-1, 2)
+        log_z = float(torch.logsumexp(-target(grid), 0)) + 2 * math.log(0.02)
+        assert target.log_evidence == pytest.approx(log_z, abs=1e-6)
+
+    @pytest.mark.slow
+    def test_rows_and_a_figure(self, tmp_path, capsys):
+        saved, figure = tmp_path / "rows.json", tmp_path / "figure.png"
+        options = ["--max-time", "3", "--quick", "--json", str(saved), "--figure", str(figure)]
+        dimensions.main(["--dimensions", "2", "5", *options])
+        head, _, *rows = capsys.readouterr().out.strip().splitlines()
+        assert len(rows) == 2 and all(row.count("|") == head.count("|") for row in rows)
+        for found in json.loads(saved.read_text()):
+            assert found["memory"] > found["of_imports"] > 0 and abs(found["error"]) < 0.5
+        assert figure.stat().st_size > 0
+        dimensions.main(["--render", str(saved)])
+        assert capsys.readouterr().out.strip().splitlines()[2:] == rows

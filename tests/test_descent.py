@@ -132,8 +132,8 @@ def test_lost_modes_far_from_the_particles_are_found(seed):
         )
 
     energy, x = energy_of(energy_fn, 3), normal(1000, 3, seed)
-    found, log_evidence, n_found, _ = modes.find_lost_modes(energy, x, -math.log(2), [], 24, 10, seeded(seed))
-    share = float((torch.cdist(found, means).argmin(1) == 1).double().mean())
-    assert n_found == 1 and abs(log_evidence) < 0.25 and abs(share - 0.5) < 0.12
-    same, _, none, _ = modes.find_lost_modes(energy, x, -math.log(2), [], 0, 10, seeded(seed))
-    assert none == 0 and torch.equal(same, x)
+    search = modes.find_lost_modes(energy, x, -math.log(2), [], 24, 10, seeded(seed))
+    share = float((torch.cdist(search.x, means).argmin(1) == 1).double().mean())
+    assert search.n_found == 1 and abs(search.log_evidence) < 0.25 and abs(share - 0.5) < 0.12
+    none = modes.find_lost_modes(energy, x, -math.log(2), [], 0, 10, seeded(seed))
+    assert none.n_found == 0 and torch.equal(none.x, x)

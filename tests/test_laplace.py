@@ -169,16 +169,15 @@ class TestPilotInHighDimension:
 
 
 def test_a_hessian_that_lapack_gives_up_on_is_no_mode(monkeypatch):
-    """Its entries may differ by 1e30 deep in a neck: neither a mode, nor a start, nor an approximation; no error."""
+    """Its entries may differ by 1e30 deep in a neck: neither a mode nor an approximation; no error."""
 
     def fails(matrix):
         raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
     energy, x = Energy(lambda x: 0.5 * x.square().sum(1), 3), torch.zeros(3, dtype=torch.float64)
-    assert climb(energy, x + 1) is not None and laplace_standardization(energy, x + 1) is not None
+    assert climb(energy, x + 1) is not None
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert nested_laplace(energy, points, 0) is not None
     monkeypatch.setattr(torch.linalg, "eigh", fails)
     assert climb(energy, x + 1) is None
-    assert laplace_standardization(energy, x + 1) is None
     assert nested_laplace(energy, points, 0) is None

@@ -3,6 +3,7 @@
 Statistical bounds hold for any seed: each states the probability at which it fails correct moves.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -504,8 +505,8 @@ class Pairs:
 
     has_gradient = True
 
-    def __init__(self, d, rho, narrow=1.0):
-        block = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
+    def __init__(self, d, rho, narrow=1.0, sd=1.0):
+        block = sd**2 * torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
         self.covariance = torch.block_diag(*[block] * (d // 2))
         self.width = torch.where(torch.arange(d) < d // 2, 1.0, narrow).double()
         self.covariance = self.width[:, None] * self.covariance * self.width
@@ -515,9 +516,43 @@ class Pairs:
         score = -x.double() @ self.precision
         return 0.5 * (x * score).sum(1), score
 
+    def log_prob(self, x):
+        return self.log_prob_and_score(x)[0]
+
     def draw(self, n, seed):
         root = torch.linalg.cholesky(self.covariance)
         return torch.randn(n, len(root), dtype=torch.float64, generator=seeded(seed)) @ root.T
+
+
+class Wells:
+    """Independent coordinates with two narrow wells at -2 and 2, of which the right one has a share of the mass."""
+
+    has_gradient = True
+
+    def __init__(self, d, share):
+        self.d, self.share = d, share
+
+    def log_prob_and_score(self, x):
+        with torch.enable_grad():
+            x = x.detach().double().requires_grad_()
+            left, right = (-0.5 * ((x - side) / 0.3) ** 2 for side in (-2.0, 2.0))
+            log_prob = torch.logaddexp(left + math.log(1 - self.share), right + math.log(self.share)).sum(1)
+            (score,) = torch.autograd.grad(log_prob.sum(), x)
+        return log_prob.detach(), score
+
+    def log_prob(self, x):
+        return self.log_prob_and_score(x)[0]
+
+    def draw(self, n, seed):
+        generator = seeded(seed)
+        sides = torch.where(torch.rand(n, self.d, generator=generator) < self.share, 2.0, -2.0)
+        return sides + 0.3 * torch.randn(n, self.d, dtype=torch.float64, generator=generator)
+
+
+def drawn_from(law):
+    """New draws every time, and their log density."""
+    seeds = itertools.count(100)
+    return lambda m: (law.draw(m, next(seeds)), law.log_prob)
 
 
 class TestManyDimensions:
@@ -539,6 +574,46 @@ class TestManyDimensions:
         assert float((particles.x != before).double().mean()) > 0.02
         correlation = torch.corrcoef(particles.x.T).diagonal(1)[::2]
         assert (correlation - 0.9).abs().max() < 6 * (1 - 0.9**2) / n**0.5  # all accepted it would fall
+
+    def test_swaps_with_draws_mend_the_masses_of_wells(self):
+        """Thirty coordinates with .3 of the mass on one side, particles and draws with .45 there.
+
+        The bound is six standard errors of N independent particles. An exchange of all coordinates for those of a draw
+        is hardly ever accepted.
+        """
+        target, n = Wells(30, 0.3), 4000
+        bound, shares = 6 * (0.3 * 0.7 / n) ** 0.5, {}
+        for how in ("swaps", "exchange"):
+            wrong = Wells(30, 0.45)
+            particles = Population(target, wrong.draw(n, 0), seeded(1))
+            if how == "swaps":
+                assert particles.cross_with(drawn_from(wrong), n, 30) > 0.2
+            else:
+                draws, log_weights = wrong.draw(n, 2), lambda x, q=wrong: target.log_prob(x) - q.log_prob(x)
+                particles.exchange(draws, log_weights(draws), log_weights)
+            shares[how] = (particles.x > 0).double().mean(0)
+        assert (shares["swaps"] - 0.3).abs().max() < bound
+        assert (shares["exchange"] - 0.3).abs().mean() > bound  # negative control
+
+    def test_swaps_with_draws_leave_the_target_as_it_is(self):
+        """Correlated particles, and draws that are wider and not correlated."""
+        target, n = Pairs(30, 0.9), 4000
+        particles = Population(target, target.draw(n, 0), seeded(1))
+        before, wide = particles.x.clone(), Pairs(30, 0.0, sd=1.3)
+        share = particles.cross_with(drawn_from(wide), n, 20)
+        assert 0 < share < 1 and float((particles.x != before).double().mean()) > 0.02
+        assert (torch.corrcoef(particles.x.T).diagonal(1)[::2] - 0.9).abs().max() < 6 * (1 - 0.9**2) / n**0.5
+        assert (particles.x.std(0) - 1).abs().max() < 6 / (2 * n) ** 0.5
+        torch.testing.assert_close(particles.log_prob, target.log_prob_and_score(particles.x)[0])
+        torch.testing.assert_close(particles.score, target.log_prob_and_score(particles.x)[1])
+
+    @pytest.mark.parametrize("n, changed", [(3, 3), (9, 5)])
+    def test_another_number_of_draws_than_of_particles(self, n, changed):
+        target = Pairs(30, 0.0)
+        particles = Population(target, target.draw(5, 0), seeded(1))
+        before = particles.x.clone()
+        particles.cross_with(drawn_from(target), n)
+        assert int((particles.x != before).any(1).sum()) == changed
 
     def test_an_odd_number_of_particles(self):
         target = Pairs(30, 0.5)

@@ -1,15 +1,18 @@
 """Modes that a tempered run loses: a spike within a slab, which is a phase transition of first order."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from cases import crossed, slow
 
+from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.explore import modes
 from skcds.explore.pilot import run_pilot
+from skcds.train.budget import Budget
 
 
 def seeded(seed):
@@ -49,7 +52,8 @@ def test_spikes_are_found(case, seed):
 
 def test_without_climbs_it_is_lost(monkeypatch):  # negative control
     monkeypatch.setattr(
-        "skcds.explore.pilot.find_lost_modes", lambda energy, x, log_evidence, *rest: (x, log_evidence, 0, [])
+        "skcds.explore.pilot.find_lost_modes",
+        lambda energy, x, log_evidence, *rest: modes.Search(x, log_evidence, 0, []),
     )
     monkeypatch.setattr("skcds.explore.pilot._Pilot._climb", lambda self: None)
     result, x = run_pilot(Energy(spike(10, 0.025, 0.5), 10, generator=seeded(0)), 1000, seeded(0))
@@ -70,11 +74,73 @@ def test_nothing_is_added_to_what_is_known(seed):
     k = rng.integers(3, size=2000)
     x = means[k] + sds[k, None] * torch.from_numpy(rng.standard_normal((2000, 2)))
     energy = Energy(energy_fn, 2, generator=seeded(seed))
-    same, log_evidence, n_found, _ = modes.find_lost_modes(energy, x, 0.0, [], 24, 10, seeded(seed))
-    assert n_found == 0 and torch.equal(same, x) and log_evidence == 0.0
+    none = modes.find_lost_modes(energy, x, 0.0, [], 24, 10, seeded(seed))
+    assert none.n_found == 0 and torch.equal(none.x, x) and none.log_evidence == 0.0
     some = x[torch.from_numpy(k != 1)]
     known = modes.climbs_from(energy, means)
-    more, log_evidence, n_found, _ = modes.find_lost_modes(energy, some, math.log(2 / 3), known, 4, 10, seeded(seed))
-    assert n_found == 1 and abs(log_evidence) < 0.15
-    near = ((more - means[1]).norm(dim=1) < 1.5).double().mean()
+    one = modes.find_lost_modes(energy, some, math.log(2 / 3), known, 4, 10, seeded(seed))
+    assert one.n_found == 1 and abs(one.log_evidence) < 0.15
+    near = ((one.x - means[1]).norm(dim=1) < 1.5).double().mean()
     assert abs(float(near) - 1 / 3) < 0.07
+
+
+def two_far(x):
+    """Half of the mass each in N(0, I) and N(30, I), in two dimensions."""
+    other = x - 30
+    return -torch.logaddexp(-0.5 * (x**2).sum(1), -0.5 * (other**2).sum(1)) + math.log(4 * math.pi)
+
+
+def search_of_two_far(seed=0):
+    energy = Energy(two_far, 2, generator=seeded(seed))
+    known = modes.climbs_from(energy, torch.tensor([[29.0, 29.0]], dtype=torch.float64))
+    x = torch.randn(1000, 2, dtype=torch.float64, generator=seeded(seed))
+    return modes.find_lost_modes(energy, x, -math.log(2), known, 4, 10, seeded(seed))
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Spent])
+def test_a_search_that_is_stopped_says_so_and_keeps_what_it_has(stop, monkeypatch):
+    found = search_of_two_far()
+    assert found.n_found == 1 and found.stopped is None
+    run = modes._run_from
+
+    def stopped(*args):
+        return replace(run(*args), stopped=stop())
+
+    monkeypatch.setattr(modes, "_run_from", stopped)
+    again = search_of_two_far()
+    assert again.n_found == 1 and isinstance(again.stopped, KeyboardInterrupt) == (stop is KeyboardInterrupt)
+
+
+def test_an_interrupt_in_a_search_ends_the_pilot(monkeypatch):
+    """With the particles of the search, and without the steps that follow."""
+    energy = Energy(two_far, 2, generator=seeded(0))
+    budget, stages, x = Budget(None, None, energy), [], torch.full((7, 2), 3.0, dtype=torch.float64)
+    for name in ("balance", "non_centred"):
+        monkeypatch.setattr(f"skcds.explore.pilot.{name}", lambda *args, name=name: stages.append(name))
+    search = modes.Search(x, -1.5, 1, [], KeyboardInterrupt())
+    monkeypatch.setattr("skcds.explore.pilot.find_lost_modes", lambda *args: search)
+    _, particles = run_pilot(energy, 1000, seeded(0), budget)
+    assert budget.interrupted and torch.equal(particles, x) and not stages
+    monkeypatch.setattr("skcds.explore.pilot.find_lost_modes", lambda *args: replace(search, stopped=None))
+    budget.interrupted = False
+    run_pilot(energy, 1000, seeded(0), budget)
+    assert not budget.interrupted and stages  # negative control
+
+
+def test_a_search_leaves_time_for_masses_and_coordinates(monkeypatch):
+    """Its share of what is left ends it, and what follows has the rest."""
+    energy, ends = Energy(two_far, 2, generator=seeded(0)), {}
+    budget = Budget(1000.0, None, energy)
+    energy.monitor = budget
+
+    def search(energy, x, log_evidence, *rest):
+        ends["search"] = budget._part[0] - budget.elapsed()
+        return modes.Search(x, log_evidence, 0, [])
+
+    def masses(*args):
+        ends["masses"] = budget._part[0] - budget.elapsed()
+
+    monkeypatch.setattr("skcds.explore.pilot.find_lost_modes", search)
+    monkeypatch.setattr("skcds.explore.pilot.balance", masses)
+    run_pilot(energy, 500, seeded(0), budget)
+    assert 0.4 < ends["search"] / ends["masses"] < 0.6

@@ -75,6 +75,12 @@ class Standardization(torch.nn.Module):
         standardization.noncentred = noncentred
         return standardization
 
+    def without_affine(self) -> "Standardization":
+        """The map from y to the user's coordinates alone."""
+        bend = Standardization(len(self.loc), full=False).to(self.loc.device)
+        bend.center, bend.width, bend.noncentred = self.center, self.width, self.noncentred
+        return bend
+
     @property
     def config(self) -> dict[str, Any]:
         """What a model has to know of it, beside the number of features."""

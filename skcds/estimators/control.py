@@ -21,7 +21,7 @@ from ..io.packing import built
 from ..io.registry import key_of
 from ..models.networks import seeded
 from ..models.specifications import Control
-from ..train.marginals import fit_marginals
+from ..train.marginals import start_marginals
 from ..train.objectives.specifications import PathLoss
 from ..train.particles import CORRECTION_MOVES, Population
 from .paths import LARGEST_RESERVE, POPULATION_SHARE, n_looked_at, population_of
@@ -139,7 +139,8 @@ class ControlStart:
         if CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
             run.population.move(CORRECTION_MOVES)
         run.model = self._new_model(standardization, finest_scale(run.population), run)
-        fit_marginals(run.model, run.population.x, run.training.marginals, budget.seconds_left())
+        may_drop = getattr(sampler._specified("network"), "n_transforms", 0) is None
+        start_marginals(run.model, run.population, run.training.marginals, budget, may_drop)
 
     def _start_from_prior(self, run):
         energy = run.energy

@@ -14,7 +14,7 @@ from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.specifications import MAPS_BY_NAME, Specification
 from ..train.budget import FEWEST_EVALS
-from ..train.marginals import fit_marginals
+from ..train.marginals import start_marginals
 from ..train.objectives.base import InTurn, Objective, Sum
 from ..train.objectives.consistency import affordable_consistency
 from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, options_within
@@ -229,7 +229,8 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.population = self._particles(run, teacher, run.target.standardization.inverse(x).float())
         run.checkpoint.watch(x)
         run.model = self._start_model(control, run.generator, run.explored and run.explored.model)
-        fit_marginals(run.model, run.population.x, run.training.marginals, run.budget.seconds_left())
+        may_drop = getattr(self._specified("network"), "n_transforms", 0) is None
+        start_marginals(run.model, run.population, run.training.marginals, run.budget, may_drop)
 
     def _particles(self, run, teacher, z):
         """A population of the teacher's particles, with what was evaluated there if few evaluations are allowed."""

@@ -25,7 +25,7 @@ from .stages import HighDimension
 
 NEWTON_STEPS = 3
 DIFFERENCE = 1e-4  # for the Hessian, in units of a coordinate's scale
-MIN_CURVATURE = 1e-10  # smallest eigenvalue of the Hessian relative to the largest that makes a Gaussian
+MIN_CURVATURE = 1e-10  # smallest pivot of the Hessian relative to the largest that makes a Gaussian
 
 
 def laplace_standardization(
@@ -58,16 +58,14 @@ def laplace_standardization(
     hessian = _hessian(energy, mode)
     if not hessian.isfinite().all():
         return None
-    found = decomposed(hessian)
-    if found is None:
-        return None
-    values, vectors = found
-    if values[0] <= MIN_CURVATURE * values[-1]:
+    root, info = torch.linalg.cholesky_ex(hessian)
+    pivots = root.diagonal().square()
+    if info or not pivots.min() > MIN_CURVATURE * pivots.max():
         return None
     for _ in range(NEWTON_STEPS):
         score = energy.log_prob_and_score(mode[None])[1][0]
-        mode = mode + vectors @ ((vectors.T @ score) / values)
-    return Standardization.from_moments(mode, (vectors / values) @ vectors.T)
+        mode = mode + torch.cholesky_solve(score[:, None], root)[:, 0]
+    return Standardization.from_moments(mode, torch.cholesky_inverse(root))
 
 
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -95,27 +93,31 @@ def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int)
 
 
 def variational_standardization(
-    energy: Energy, start: Standardization, generator, by: HighDimension | None = None, ended: Callable | None = None
-) -> tuple[Standardization, bool]:
+    energy: Energy, start: Standardization, generator, by: HighDimension | None = None, ended: Callable | None = None,
+    steps: range | None = None,
+) -> tuple[Standardization, bool]:  # fmt: skip
     """The Gaussian with the smallest reverse Kullback-Leibler divergence from a density, found from Laplace's.
 
     Its precision is the mean Hessian of the energy over its own draws, and the mean score over these is zero (Opper &
     Archambeau 2009). Each step takes the Hessian at one draw into an average in which later ones count more (Khan & Lin
-    2017), and moves the mean by a Newton step with the score of many draws and their mirror images. A mode says
-    nothing of a density's skewness; means over draws do.
+    2017), and moves the mean by a Newton step with the score of many draws and their mirror images. The draws of Hessians
+    are in pairs of mirror images, too: skewness changes the Hessian by as much on the other side. A mode says nothing
+    of a density's skewness; means over draws do.
 
     Parameters
     ----------
     energy : Energy
         The density; its gradient is needed.
     start : Standardization
-        Laplace's approximation.
+        Laplace's approximation. Coordinates that are behind a hyperbolic sine stay so.
     generator : torch.Generator
         Source of randomness.
     by : HighDimension, optional
         How many steps there are.
     ended : callable, optional
         Says whether the time is over.
+    steps : range, optional
+        Which steps these are: that of number k counts 2 / (k + 4) in the precision. By default all from 0.
 
     Returns
     -------
@@ -125,21 +127,27 @@ def variational_standardization(
         Whether it is.
     """
     by = HighDimension() if by is None else by
-    loc, precision, found = start.loc, torch.cholesky_inverse(start.scale), start
+    bend = start.without_affine()
+    target, tails = StandardizedTarget(energy, bend), (bend.center, bend.width)
+    loc, precision = start.loc, torch.cholesky_inverse(start.scale)
+    (root, info), z, mirrored = torch.linalg.cholesky_ex(precision), loc.new_zeros(1, energy.n_features), False
+    if info:
+        return start, False
     try:
-        for k in range(by.n_hessians):
+        for k in range(by.n_hessians) if steps is None else steps:
             if ended is not None and ended():
                 break
-            draw = found(randn(generator, 1, energy.n_features, dtype=torch.float64))[0]
-            share = 2 / (k + 4)
-            precision = (1 - share) * precision + share * _hessian(energy, draw)
-            root, info = torch.linalg.cholesky_ex(precision)
+            z = -z if mirrored else randn(generator, 1, energy.n_features, dtype=torch.float64)
+            share, mirrored = 2 / (k + 4), not mirrored
+            precision = (1 - share) * precision + share * _hessian(target, loc + _correlated(z, root)[0])
+            raised, info = torch.linalg.cholesky_ex(precision)
             if info or not precision.isfinite().all():
                 break
+            root = raised
             for _ in range(by.mean_steps):
-                found = Standardization.from_moments(loc, torch.cholesky_inverse(root))
-                loc = loc + torch.cholesky_solve(_mean_score(energy, found, by.n_draws, generator)[:, None], root)[:, 0]
-        found = Standardization.from_moments(loc, found.covariance)
+                score = _mean_score(target, loc, root, by.n_draws, generator)
+                loc = loc + torch.cholesky_solve(score[:, None], root)[:, 0]
+        found = Standardization.from_moments(loc, torch.cholesky_inverse(root), tails, start.noncentred)
         bounds, errors = zip(*(gaussian_bound(energy, g, by.n_draws, generator) for g in (start, found)), strict=True)
     except Spent:
         return start, False
@@ -154,10 +162,15 @@ def gaussian_bound(energy: Energy, gaussian: Standardization, n: int, generator)
     return float(log_weights.mean()), float(log_weights.std()) / n**0.5
 
 
-def _mean_score(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor:
+def _correlated(z: Tensor, root: Tensor) -> Tensor:
+    """Standard normal numbers (n, d) with the precision of which `root` is the Cholesky factor."""
+    return torch.linalg.solve_triangular(root.T, z.T, upper=True).T
+
+
+def _mean_score(target: StandardizedTarget, loc: Tensor, root: Tensor, n: int, generator) -> Tensor:
     """Mean score (d,) over draws of a Gaussian and their mirror images."""
-    z = randn(generator, n // 2, energy.n_features, dtype=torch.float64)
-    return energy.log_prob_and_score(gaussian(torch.cat([z, -z])))[1].mean(0)
+    y = _correlated(randn(generator, n // 2, target.n_features, dtype=torch.float64), root)
+    return target.log_prob_and_score(torch.cat([loc + y, loc - y]))[1].mean(0)
 
 
 def minimum(energy: Energy, start: Tensor, max_iter: int) -> Tensor | None:
@@ -176,7 +189,7 @@ def minimum(energy: Energy, start: Tensor, max_iter: int) -> Tensor | None:
     return torch.from_numpy(found.x).to(start.device) if is_finite else None
 
 
-def _hessian(energy: Energy, x: Tensor) -> Tensor:
+def _hessian(energy: Energy | StandardizedTarget, x: Tensor) -> Tensor:
     """Hessian of the energy (d, d) by central differences of its gradient."""
     steps = DIFFERENCE * torch.eye(len(x), dtype=torch.float64, device=x.device)
     ahead, behind = (energy.log_prob_and_score(x + sign * steps)[1] for sign in (1, -1))

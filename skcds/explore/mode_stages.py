@@ -122,6 +122,8 @@ class LostModes(Part):
 
     Parameters
     ----------
+    share : float, default=0.5
+        Of the limits that the pilot has left, for the search and the runs; what is over is for masses and coordinates.
     min_share : float, default=0.01
         Of the mass, that a mode has to have to be looked at.
     covered : float, default=0.25
@@ -137,6 +139,7 @@ class LostModes(Part):
     """
 
     constraints: ClassVar[dict] = {
+        "share": [share],
         "min_share": [share],
         "covered": [not_negative],
         "inflation": [positive],
@@ -145,6 +148,7 @@ class LostModes(Part):
         "min_count": [not_negative],
     }
 
+    share: float = 0.5
     min_share: float = 0.01
     covered: float = 0.25
     inflation: float = 1.5

@@ -1,9 +1,10 @@
 """Modes that the pilot's particles have lost, spikes above all: found by climbs, weighed by runs of their own."""
 
-__all__ = ["climbs_from", "find_lost_modes", "near_to", "radius_squared", "starting_points", "survey"]
+__all__ = ["Search", "climbs_from", "find_lost_modes", "near_to", "radius_squared", "starting_points", "survey"]
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,31 @@ from .few_evaluations import Survey
 from .mode_stages import Climbs, LostModes
 from .smc import Tempered, temper
 from .stages import Tempering
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for lost modes has come to.
+
+    Attributes
+    ----------
+    x : Tensor
+        Particles (n, d).
+    log_evidence : float
+        The estimate with the modes that were added.
+    n_found : int
+        How many were added.
+    modes : list of Mode
+        All that are known now.
+    stopped : KeyboardInterrupt or None
+        With what the user ended it.
+    """
+
+    x: Tensor
+    log_evidence: float
+    n_found: int
+    modes: list[Mode]
+    stopped: KeyboardInterrupt | None = None
 
 
 def starting_points(energy: Energy, generator: torch.Generator, n: int, by: Climbs | None = None) -> Tensor:
@@ -94,7 +120,7 @@ def _surveyed(energy: Energy, modes: list[Mode], numbers: range, by: Survey, gen
 def find_lost_modes(
     energy: Energy, x: Tensor, log_evidence: float, modes: list[Mode], n_climbs: int, n_moves: int, generator,
     by: LostModes | None = None, climbs: Climbs | None = None, tempering: Tempering | None = None,
-) -> tuple[Tensor, float, int, list[Mode]]:  # fmt: skip
+) -> Search:  # fmt: skip
     """Particles with those of modes that they had lost, by evidence.
 
     Climbs from particles, from the best of them and from near and far around them end at modes. Where Laplace's
@@ -127,18 +153,15 @@ def find_lost_modes(
 
     Returns
     -------
-    x : Tensor
-        Particles (n, d).
-    log_evidence : float
-        The estimate with the modes that were added.
-    n_found : int
-        How many were added.
-    modes : list of Mode
-        All that are known now.
+    Search
+        The particles, and what was found. It ends with what it has where a limit is reached, or the user wants it.
     """
     by, climbs = LostModes() if by is None else by, Climbs() if climbs is None else climbs
     found = 0
-    around = _points_around(energy, x, n_climbs, climbs.far, generator)
+    try:
+        around = _points_around(energy, x, n_climbs, climbs.far, generator)
+    except Spent:
+        return Search(x, log_evidence, 0, modes)
     points = torch.cat([around, _far_around(x, len(climbs.wide) * n_climbs, climbs.wide, generator)])
     listed = energy.n_features <= climbs.listed_features
     if not listed:
@@ -160,7 +183,10 @@ def find_lost_modes(
         merged = _weigh(mode, run, x, near, log_evidence, by, generator)
         if merged is not None:
             (x, log_evidence), found = merged, found + 1
-    return x, log_evidence, found, modes
+        if run.stopped is not None:
+            stopped = run.stopped if isinstance(run.stopped, KeyboardInterrupt) else None
+            return Search(x, log_evidence, found, modes, stopped)
+    return Search(x, log_evidence, found, modes)
 
 
 def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Climbs, generator) -> list[Mode]:

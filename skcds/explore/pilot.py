@@ -20,13 +20,14 @@ from .balance import balance
 from .centring import non_centred
 from .climb import Mode
 from .evaluations import N_CLIMBS
-from .laplace import laplace_away_from_seams, variational_standardization
+from .laplace import laplace_away_from_seams
 from .mixture import TMixture, log_weights_of
 from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .nested_laplace import Along
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
+from .skewness import best_gaussian
 from .smc import moments
 from .specifications import Pilot
 from .start import Start
@@ -309,11 +310,11 @@ class _Pilot:
 
     def _share(self, share: float):
         """A part of the limits: a share of what the pilot has left."""
-        budget, n_evals = self.budget, share * self.left()
+        budget, n_evals, left = self.budget, share * self.left(), share * self.budget.seconds_left(self.time_share)
         evals = math.inf if budget.max_energy_evals is None else budget.max_energy_evals - budget.evals_reserve
         seconds = math.inf if budget.max_time is None else budget.max_time - budget.time_reserve
         return budget.part(
-            (budget.elapsed() + share * self.time_share * seconds) / seconds if math.isfinite(seconds) else 1.0,
+            (budget.elapsed() + left) / seconds if math.isfinite(seconds) else 1.0,
             (self.energy.n_energy_evals + n_evals) / evals if math.isfinite(evals) else 1.0,
         )
 
@@ -379,11 +380,15 @@ class _Pilot:
         if self.left() < 200 * n * self.energy.n_features:
             n = climbs.few
         self.budget.progress.phase("lost modes")
-        run.x, run.log_evidence, n_found, self.modes = find_lost_modes(
-            self.energy, run.x, run.log_evidence, self.modes, n, self.n_moves, self.generator, self.by.lost_modes,
-            climbs, self.by.tempering,
-        )  # fmt: skip
-        if n_found:
+        with self._share(self.by.lost_modes.share):
+            found = find_lost_modes(
+                self.energy, run.x, run.log_evidence, self.modes, n, self.n_moves, self.generator, self.by.lost_modes,
+                climbs, self.by.tempering,
+            )  # fmt: skip
+        run.x, run.log_evidence, self.modes = found.x, found.log_evidence, found.modes
+        if found.stopped is not None:
+            raise found.stopped
+        if found.n_found:
             run.settle()
 
     def _balance(self, run: "TemperedRun") -> None:
@@ -463,7 +468,9 @@ class _Pilot:
         until = by.gaussian_share * self.time_share
         least = max((1 - by.gaussian_share) * self.left(), 2 * self.energy.n_features)
         budget.progress.phase("best Gaussian")
-        gaussian, better = variational_standardization(
-            self.energy, laplace, self.generator, by, lambda: self.left() < least or budget.seconds_left(until) <= 0
-        )  # fmt: skip
-        return gaussian, by.variational_inflation if better else by.inflation
+
+        def ended():
+            return self.left() < least or budget.seconds_left(until) <= 0
+
+        found, better = best_gaussian(self.energy, laplace, self.generator, by, ended)
+        return found, by.variational_inflation if better else by.inflation

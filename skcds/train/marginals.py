@@ -1,6 +1,6 @@
-"""A first fit of the splines of single coordinates, to the marginals of particles."""
+"""A first fit of the splines of single coordinates, to the marginals of particles, and whether they are all there is."""
 
-__all__ = ["fit_marginals"]
+__all__ = ["drop_couplings", "fit_marginals", "interaction", "start_marginals"]
 
 import math
 import time
@@ -8,19 +8,90 @@ import time
 import torch
 from torch import Tensor
 
+from .._support.devices import rand, randn
 from ..models.maps import ElementwiseSplines
 from ..models.splines import n_numbers, stretched_spline
+from .budget import Budget
+from .objectives.likelihood import cross_images
 from .optimizer import AdamW
+from .particles import Population
 from .specifications import Marginals
 
 
-def fit_marginals(model, z: Tensor, by: Marginals | None = None, seconds: float = math.inf) -> bool:
+def start_marginals(model, population: Population, by: Marginals, budget: Budget, may_drop: bool = False) -> None:
+    """Fit the splines of single coordinates, mend the particles by draws of them, and fit them again.
+
+    Tempering leaves errors in the masses of a coordinate's modes, of each of many coordinates. Draws have the same, and
+    their densities mend them: particles swap coordinates with them.
+
+    Parameters
+    ----------
+    model : OneStepModel or ShortcutModel
+        What is about to be trained.
+    population : Population
+        Particles that approximate the target.
+    by : Marginals
+        How it is done.
+    budget : Budget
+        What is left.
+    may_drop : bool, default=False
+        Whether the couplings are dropped where coordinates are independent, of which they would learn noise.
+    """
+    if not fit_marginals(model, population.x, by, budget.seconds_left()):
+        return
+    evals = by.crossings_share * budget.energy_evals_left()
+    n_crossed, n_looked_at = by.n_crossings * len(population), 4 * by.n_pairs
+    if 0 < n_crossed <= evals - n_looked_at:
+        cross_images(population, model, len(population), by.n_crossings)
+        fit_marginals(model, population.x, by, budget.seconds_left(), again=True)
+    if may_drop and 0 < n_looked_at <= evals:
+        nats = interaction(model, population.target, by.n_pairs, population.generator)
+        if nats < by.independent:
+            drop_couplings(model)
+
+
+@torch.no_grad()
+def interaction(model, target, n: int, generator) -> float:
+    """Nats, about, that a map of single coordinates leaves of a target, since its coordinates depend on each other.
+
+    Where they are independent, the log weight is a sum of functions of single coordinates, however well each is fitted,
+    and stays the same in sum if two draws swap some coordinates. Of a sum of functions of pairs the mean square change
+    is twice the variance, and half of that variance is the divergence that they make.
+
+    Parameters
+    ----------
+    model : OneStepModel or ShortcutModel
+        Its couplings are the identity yet.
+    target : StandardizedTarget
+        The density.
+    n : int
+        Pairs of draws, each of which takes four evaluations.
+    generator : torch.Generator
+        Source of randomness.
+    """
+    one, other = randn(generator, 2, n, model.n_features)
+    swapped = rand(generator, n, model.n_features) < 0.5
+    pairs = one, other, torch.where(swapped, other, one), torch.where(swapped, one, other)
+    log_weights = model.call_and_log_weight(torch.cat(pairs), target)[1].unflatten(0, (4, n))
+    change = log_weights[2:].sum(0) - log_weights[:2].sum(0)
+    return float(change.square().mean().nan_to_num(nan=math.inf)) / 4
+
+
+def drop_couplings(model) -> None:
+    """Leave nothing but the splines of single coordinates of a map."""
+    model.map.transforms = torch.nn.ModuleList([model.map.transforms[-1]])
+    model.config = model.config | {"n_transforms": 0}
+
+
+def fit_marginals(
+    model, z: Tensor, by: Marginals | None = None, seconds: float = math.inf, again: bool = False
+) -> bool:  # fmt: skip
     """Fit the splines of single coordinates of an untrained map to standardised particles (n, d), all at once.
 
     They are one-dimensional problems, solved by maximum likelihood in the time of a few dozen iterations of a map. In a
     product of independent coordinates they are the whole map. The numbers are those of the prior end; towards the
     target they shrink with the angle between the levels. Particles are taken in their order, so that no random numbers
-    are drawn. A share of `seconds` may be spent.
+    are drawn. A share of `seconds` may be spent. Splines that are fitted already are left alone, or fitted `again`.
 
     Returns
     -------
@@ -33,9 +104,10 @@ def fit_marginals(model, z: Tensor, by: Marginals | None = None, seconds: float 
     if not isinstance(layer, ElementwiseSplines) or len(z) < by.particles_a_number * n_numbers(layer.bins, True):
         return False
     output, limit = layer.conditioner.output, by.time_share * seconds
-    if output.weight.any() or output.bias.any() or z.shape[1] > by.most_features or not limit > 0:
+    begun = bool(output.weight.any() or output.bias.any())
+    if begun != again or z.shape[1] > by.most_features or not limit > 0:
         return False
-    phi = z.new_zeros(z.shape[1], n_numbers(layer.bins, True)).requires_grad_()
+    phi = output.bias.detach().clone().unflatten(0, (z.shape[1], n_numbers(layer.bins, True))).requires_grad_()
     optimizer = AdamW([phi], by.learning_rate, betas=(0.9, 0.99))
     stride, clock = max(1, len(z) // by.batch_size), time.perf_counter()
     for k in range(by.n_iter):

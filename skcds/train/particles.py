@@ -175,24 +175,63 @@ class Population:
         coordinate independently of the others (crossover; Liang & Wong 2001): where coordinates are independent every
         swap is accepted. The share of a coordinate that is swapped is drawn for each pair, from one in two to few.
         """
-        n, d = len(self) // 2, self.x.shape[1]
-        share, scales = 0.0, max(1, math.ceil(math.log2(max(d, 2))))
+        n, share = len(self) // 2, 0.0
         for k in range(n_times):
             rows = randperm(self.generator, len(self))[: 2 * n]
-            chance = 0.5 ** (1 + (k % 2) * randint(self.generator, 0, scales, (n,)))
-            swapped = rand(self.generator, n, d) < chance[:, None].float()
+            swapped = self._swapped(n, k)
             one, other = self.x[rows[:n]], self.x[rows[n:]]
             new = torch.cat([torch.where(swapped, other, one), torch.where(swapped, one, other)])
             log_prob, score = self.target.log_prob_and_score(new)
             log_ratio = (log_prob - self.log_prob[rows]).unflatten(0, (2, n)).sum(0)
             accepted = rand(self.generator, n, dtype=torch.float64).log() < log_ratio
             both = accepted.repeat(2)
-            rows, values = rows[both], (new[both], log_prob[both], score[both])
-            self.particles = tuple(
-                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(self.particles, values, strict=True)
-            )
+            self._put(rows[both], (new[both], log_prob[both], score[both]))
             share = float(accepted.double().mean())
         return share
+
+    def cross_with(self, draw: Callable, n: int, n_times: int = 1) -> float:
+        """Let n particles swap some of their coordinates with draws, by Metropolis; returns the last share that did.
+
+        A pair of a particle and a draw is a state of the target times the density of draws. Swaps within such pairs
+        leave both invariant, as those of parallel tempering do. Where coordinates are independent, masses of their
+        modes come right however many coordinates there are: `exchange` replaces all coordinates at once, which is
+        accepted the less the more there are, and swaps among particles do not change what a coordinate's values are.
+
+        Parameters
+        ----------
+        draw : callable
+            Maps a number m to draws (m, d) and a function, of points (m, d), that gives the log density (m,) that they
+            are from. There are new ones each time: of a swap with the same ones what one gains the other loses.
+        n : int
+            How many particles, at most as many as there are.
+        n_times : int, default=1
+            Draws that each tries.
+        """
+        share = 0.0
+        for k in range(n_times):
+            rows = randperm(self.generator, len(self))[:n]
+            draws, log_density = draw(len(rows))
+            swapped, old = self._swapped(len(rows), k), self.x[rows]
+            new, back = torch.where(swapped, draws, old), torch.where(swapped, old, draws)
+            log_prob, score = self.target.log_prob_and_score(new)
+            log_ratio = log_prob - self.log_prob[rows] + log_density(back) - log_density(draws)
+            accepted = rand(self.generator, len(rows), dtype=torch.float64).log() < log_ratio
+            self._put(rows[accepted], (new[accepted], log_prob[accepted], score[accepted]))
+            share = float(accepted.double().mean())
+        return share
+
+    def _swapped(self, n: int, k: int) -> Tensor:
+        """Which coordinates n pairs swap at the k-th time, (n, d): half of them, and every other time fewer."""
+        d = self.x.shape[1]
+        scales = max(1, math.ceil(math.log2(max(d, 2))))
+        chance = 0.5 ** (1 + (k % 2) * randint(self.generator, 0, scales, (n,)))
+        return rand(self.generator, n, d) < chance[:, None].float()
+
+    def _put(self, rows: Tensor, values) -> None:
+        """Take values of particles, densities and scores in some rows."""
+        self.particles = tuple(
+            old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(self.particles, values, strict=True)
+        )
 
     def exchange(self, z: Tensor, log_weights: Tensor, weigh: Callable) -> float:
         """Let draws take the places of random particles by independence Metropolis; returns the share that did.
@@ -216,10 +255,7 @@ class Population:
         accepted = uniform.log() < log_weights[: len(rows)] - weigh(self.x[rows])
         if accepted.any():
             rows, new = rows[accepted], z[: len(accepted)][accepted]
-            values = (new, *self.target.log_prob_and_score(new))
-            self.particles = tuple(
-                old.index_copy(0, rows, value.to(old.dtype)) for old, value in zip(self.particles, values, strict=True)
-            )
+            self._put(rows, (new, *self.target.log_prob_and_score(new)))
         return float(accepted.double().mean())
 
     def correct(self, z: Tensor, log_weights: Tensor, min_share: float) -> float:

@@ -146,6 +146,14 @@ class Marginals(Part):
         Features up to which there is such a fit.
     particles_a_number : int, default=40
         Particles for each number of a spline that there have to be.
+    n_crossings : int, default=10
+        Times that each particle tries to swap coordinates with a draw of the splines, which are then fitted again; 0
+        leaves the masses of modes as tempering has them.
+    n_pairs, independent : int and float, default=500 and 0.01
+        Pairs of draws by which it is told whether coordinates are independent (`interaction`), and nats of dependence
+        below which the map has no couplings, unless their number is said.
+    crossings_share : float, default=0.1
+        Of the evaluations left, that swaps and pairs may take.
     """
 
     constraints: ClassVar[dict] = {
@@ -155,6 +163,10 @@ class Marginals(Part):
         "time_share": [share],
         "most_features": [not_negative],
         "particles_a_number": [at_least_one],
+        "n_crossings": [not_negative],
+        "n_pairs": [not_negative],
+        "independent": [not_negative],
+        "crossings_share": [share],
     }
 
     n_iter: int = 800
@@ -163,6 +175,10 @@ class Marginals(Part):
     time_share: float = 0.1
     most_features: int = 256
     particles_a_number: int = 40
+    n_crossings: int = 10
+    n_pairs: int = 500
+    independent: float = 0.01
+    crossings_share: float = 0.1
 
 
 @register_specification

@@ -2,6 +2,7 @@
 
 __all__ = [
     "LikelihoodLoss",
+    "cross_images",
     "exchange_images",
     "levels_of_steps",
     "levels_to_target",
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from ..._support.devices import rand, randint, randn
 from ...models.maps import standard_normal_log_prob
+from ...models.networks import in_parts
 from ...models.process import LOG_SNR_MIN, noise_levels
 from ..particles import Population
 from ..specifications import Likelihood
 from .base import Objective
 from .known_points import KnownPointsLoss, spread_of, truncated_weights
+
+N_CROSSINGS = 2  # swaps of coordinates that pairs of a particle and an image try after an exchange
 
 
 class LikelihoodLoss(Objective):
@@ -130,10 +134,11 @@ class LikelihoodLoss(Objective):
 def options_within(budget, population: Population, n_iter: int, share: float, by: Likelihood) -> dict[str, Any]:
     """Options of a `LikelihoodLoss`, the moves and exchanges of which take a share of the evaluations left at most."""
     n = len(population)  # exchanges evaluate half of them, as many images of the map, and those that come in
+    exchanged = 3 * n // 2 + (N_CROSSINGS * n // 2 if crosses(population) else 0)
     move_every = budget.spacing(by.move_every, n, n_iter, (1 - by.exchange_share) * share)
     return {
         "move_every": move_every,
-        "exchange_every": budget.spacing(by.exchange_every, 3 * n // 2, n_iter, by.exchange_share * share),
+        "exchange_every": budget.spacing(by.exchange_every, exchanged, n_iter, by.exchange_share * share),
         "regression": by.regression if move_every > by.rare_moves else 0.0,
         "order": by.order,
         "largest_count": by.largest_count,
@@ -141,16 +146,42 @@ def options_within(budget, population: Population, n_iter: int, share: float, by
 
 
 def exchange_images(population: Population, model, n: int) -> float:
-    """Let images of an invertible one-step map take the places of n particles, by their exact weights."""
+    """Let images of an invertible one-step map take the places of n particles, by their exact weights.
+
+    In many dimensions particles swap some of their coordinates with other images afterwards.
+    """
     target = population.target
 
     @torch.no_grad()
     def weigh(z):
-        return target.log_prob(z) - model.log_prob(z).double()
+        return target.log_prob(z) - in_parts(model.log_prob, z).double()
 
     latent = randn(population.generator, n, model.n_features)
     z, log_weights = model.call_and_log_weight(latent, target)
-    return population.exchange(z, log_weights, weigh)
+    share = population.exchange(z, log_weights, weigh)
+    if crosses(population):
+        cross_images(population, model, n, N_CROSSINGS)
+    return share
+
+
+def crosses(population: Population) -> bool:
+    """Whether there are so many dimensions that particles swap some of their coordinates."""
+    return population.x.shape[1] > population.one_step
+
+
+def cross_images(population: Population, model, n: int, n_times: int) -> float:
+    """Let n particles swap some of their coordinates with images of an invertible one-step map."""
+
+    @torch.no_grad()
+    def log_density(z):
+        return in_parts(model.log_prob, z.float()).double()
+
+    @torch.no_grad()
+    def draw(m):
+        latent = randn(population.generator, m, model.n_features)
+        return in_parts(lambda z: model.map(z, model.start()), latent), log_density
+
+    return population.cross_with(draw, n, n_times)
 
 
 def levels_to_target(log_snr_max: float, generator):

@@ -1,0 +1,123 @@
+"""Coordinates in which a Gaussian is skew as a density is: a monotone bend of each, found from scores at its draws."""
+
+__all__ = ["bends", "bent", "best_gaussian"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._support.devices import randn
+from .._support.errors import Spent
+from ..density.energy import Energy
+from ..density.standardize import Standardization, StandardizedTarget
+from .laplace import gaussian_bound, variational_standardization
+from .stages import HighDimension
+
+FAR = 3.0  # where the hyperbolic sine bends: it is an exponential there, whose skewness goes with the width in it
+LARGEST, LEAST = 0.3, 1e-3  # bends; of the largest the density's slope is zero 1.7 standard deviations out
+CLEAR = 2.0  # by which the gain has to exceed what noise alone seems to gain
+
+
+def best_gaussian(
+    energy: Energy, laplace: Standardization, generator, by: HighDimension | None = None,
+    ended: Callable | None = None,
+) -> tuple[Standardization, bool]:  # fmt: skip
+    """The best Gaussian, behind a monotone bend of each coordinate where the density is skew along these.
+
+    Half of the steps are made without the bends, which are found then, the others in the bent coordinates.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density; its gradient is needed.
+    laplace : Standardization
+        Laplace's approximation.
+    generator : torch.Generator
+        Source of randomness.
+    by : HighDimension, optional
+        How many draws and steps there are.
+    ended : callable, optional
+        Says whether the time is over.
+
+    Returns
+    -------
+    standardization : Standardization
+        The Gaussian, or Laplace's where the bound of log Z is not better by it.
+    better : bool
+        Whether it is.
+    """
+    by = HighDimension() if by is None else by
+    half = by.n_hessians // 2 if by.n_skew_draws else by.n_hessians
+    gaussian, better = variational_standardization(energy, laplace, generator, by, ended, range(half))
+    if half == by.n_hessians or (ended is not None and ended()):
+        return gaussian, better
+    try:
+        bend = bends(energy, gaussian, by.n_skew_draws, generator)
+        start = gaussian if bend is None else bent(gaussian, bend)
+        found, _ = variational_standardization(energy, start, generator, by, ended, range(half, by.n_hessians))
+        bounds, errors = zip(
+            *(gaussian_bound(energy, g, by.n_draws, generator) for g in (gaussian, found)), strict=True
+        )
+    except Spent:
+        return gaussian, better
+    if bounds[1] - bounds[0] > 2 * math.hypot(*errors):
+        return found, True
+    return gaussian, better
+
+
+def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor | None:
+    """By how much to bend each coordinate of a Gaussian, (d,); None where nothing is clearly gained.
+
+    With draws u of unit variance, a bend a moves a coordinate by a (u^2 - 1) standard deviations. The bound of log Z is
+    quadratic in all bends to the second order. Its gradient at zero is the mean of the score times u^2 - 1, and its
+    curvature is known from the covariance alone. The maximum is shrunk by the share of the gain that noise has.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density; its gradient is needed.
+    gaussian : Standardization
+        Affine, with a full matrix.
+    n : int
+        Draws, in pairs of mirror images.
+    generator : torch.Generator
+        Source of randomness.
+    """
+    z = randn(generator, n // 2, energy.n_features, dtype=torch.float64)
+    scale, spread = gaussian.scale, gaussian.covariance.diagonal().sqrt()
+    inverse = torch.linalg.solve_triangular(scale, torch.eye(len(scale)).to(scale), upper=False)
+    raised = ((z @ scale.T) / spread).square() - 1
+    (log_prob, score), (other, opposite) = (energy.log_prob_and_score(gaussian(sign * z)) for sign in (1, -1))
+    gradients = 0.5 * (score + opposite) * raised * spread  # the Gaussian's own scores are opposite, too, and cancel
+    if not (gradients.isfinite().all() and log_prob.isfinite().all() and other.isfinite().all()):
+        return None
+    precision, correlation = inverse.T @ inverse, gaussian.covariance / torch.outer(spread, spread)
+    curvature = 2 * precision * torch.outer(spread, spread) * correlation**2
+    root, info = torch.linalg.cholesky_ex(curvature + 4 * torch.eye(len(scale)).to(scale))
+    if info:
+        return None
+    gradient = gradients.mean(0)
+    solved = torch.linalg.solve_triangular(root, (gradients - gradient).T, upper=False)
+    noise = float(solved.square().sum(0).mean()) / len(z)
+    found = torch.cholesky_solve(gradient[:, None], root)[:, 0]
+    gain = float(found @ gradient)
+    return found.mul(1 - noise / gain).clamp(-LARGEST, LARGEST) if gain > CLEAR * noise else None
+
+
+def bent(gaussian: Standardization, by: Tensor) -> Standardization:
+    """A Gaussian whose coordinates are bent (d,), with the hyperbolic sine far from its center.
+
+    Of ``x = c + w sinh(e + s u)`` the second term in u is s tanh(e) / 2 standard deviations, which sets s.
+    """
+    covariance, loc = gaussian.covariance, gaussian.loc
+    spread, apart = covariance.diagonal().sqrt(), by.abs() > LEAST
+    at, within = FAR * by.sign(), 2 * by.abs() / math.tanh(FAR)
+    width = spread / (math.cosh(FAR) * within)
+    center = loc - by * spread - width * at.sinh()
+    factor = torch.where(apart, within / spread, 1.0)
+    tails = torch.where(apart, center, 0.0), torch.where(apart, width, torch.inf)
+    return Standardization.from_moments(
+        torch.where(apart, at, loc), covariance * torch.outer(factor, factor), tails
+    )  # fmt: skip
