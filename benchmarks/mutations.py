@@ -124,7 +124,7 @@ TESTS = {
     "explore/propriety": ["propriety", "pilot::TestFlatDirections", "start"],
     "explore/race": ["race", "start", "rounding", "pilot", "limits::TestFits", "devices"],
     "explore/result": ["noncentred", "pilot"],
-    "explore/skewness": ["tests/test_skewness.py"],
+    "explore/skewness": ["skewness"],
     "explore/separate": ["many_dimensions"],
     "explore/smc": ["pilot"],
     "explore/specifications": ["start", "specifications"],

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.energy import Energy
-from ..density.standardize import Standardization, StandardizedTarget
+from ..density.standardize import Standardization
 from .laplace import gaussian_bound, variational_standardization
 from .stages import HighDimension
 
