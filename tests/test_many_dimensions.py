@@ -130,7 +130,7 @@ class TestMarginals:
         assert fit_marginals(model, z + 1, again=True)
 
     def test_masses_that_tempering_has_wrong(self):
-        """Particles with twice as many in the lighter wells: swaps with draws of the splines leave a third of the error.
+        """Twice as many particles in the lighter wells: swaps with draws of the splines leave a third of the error.
 
         Of 4000 particles the standard error of a share is .006.
         """

@@ -100,9 +100,9 @@ def variational_standardization(
 
     Its precision is the mean Hessian of the energy over its own draws, and the mean score over these is zero (Opper &
     Archambeau 2009). Each step takes the Hessian at one draw into an average in which later ones count more (Khan & Lin
-    2017), and moves the mean by a Newton step with the score of many draws and their mirror images. Those of Hessians are
-    in pairs of mirror images, too: skewness changes the Hessian by as much on the other side. A mode says nothing of a
-    density's skewness; means over draws do.
+    2017), and moves the mean by a Newton step with the score of many draws and their mirror images. Those of Hessians
+    are in pairs of mirror images, too: skewness changes a Hessian by as much on the other side. A mode says nothing of
+    a density's skewness; means over draws do.
 
     Parameters
     ----------

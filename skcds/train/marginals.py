@@ -1,4 +1,4 @@
-"""A first fit of the splines of single coordinates, to the marginals of particles, and whether they are all there is."""
+"""A first fit of the splines of single coordinates to the marginals of particles, and whether more is needed."""
 
 __all__ = ["drop_couplings", "fit_marginals", "interaction", "start_marginals"]
 
