@@ -35,6 +35,7 @@ evaluations = importlib.import_module("evaluations")
 mutations = importlib.import_module("mutations")
 high_dimension = importlib.import_module("high_dimension")
 dimensions = importlib.import_module("dimensions")
+gaussians = importlib.import_module("gaussians")
 
 SPEC = importlib.util.spec_from_file_location("benchmarks_families", Path(necks.__file__).with_name("families.py"))
 families = importlib.util.module_from_spec(SPEC)  # by another name, as the tests have a module of this one
@@ -747,3 +748,15 @@ class TestDimensions:
         assert figure.stat().st_size > 0
         dimensions.main(["--render", str(saved)])
         assert capsys.readouterr().out.strip().splitlines()[2:] == rows
+
+
+def test_rows_of_gaussians(capsys, monkeypatch):
+    """Of a skew product the bends gain what they do in a fit; without data a target is left out."""
+    target = dimensions.CoxLine(30)
+    monkeypatch.setitem(gaussians.TARGETS, "lgcp", lambda data: ("line", target))
+    gaussians.main(["--n", "4000", "--kinds", "Laplace's", "bent, best"])
+    head, _, laplace, bent = capsys.readouterr().out.strip().splitlines()
+    bounds = [float(line.split("|")[7].split("±")[0]) for line in (laplace, bent)]
+    assert bounds[0] + 0.2 < bounds[1] < target.log_evidence + 0.1 and head.count("|") == bent.count("|")
+    gaussians.main(["--targets", "sonar"])
+    assert "sonar is left out" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from bounds_of_gaussians import gaussian_bound
 from cases import slow
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from skcds import Pilot, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.climb import climb
-from skcds.explore.laplace import gaussian_bound, laplace_standardization, variational_standardization
+from skcds.explore.laplace import laplace_standardization, variational_standardization
 from skcds.explore.nested_laplace import nested_laplace
 from skcds.explore.pilot import run_pilot
 from skcds.specifications import HighDimension, Race

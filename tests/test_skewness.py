@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from bounds_of_gaussians import gaussian_bound
 
 from skcds import Pilot
 from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization
-from skcds.explore.laplace import gaussian_bound, laplace_standardization, variational_standardization
+from skcds.explore.laplace import laplace_standardization, variational_standardization
 from skcds.explore.pilot import run_pilot
 from skcds.explore.skewness import bends, bent, best_gaussian
 from skcds.specifications import HighDimension

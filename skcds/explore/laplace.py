@@ -2,10 +2,11 @@
 
 __all__ = [
     "decomposed",
-    "gaussian_bound",
+    "is_better",
     "laplace_away_from_seams",
     "laplace_standardization",
     "minimum",
+    "stepped",
     "variational_standardization",
 ]
 
@@ -20,7 +21,6 @@ from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
-from ..models.maps import standard_normal_log_prob
 from .stages import HighDimension
 
 NEWTON_STEPS = 3
@@ -93,9 +93,8 @@ def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int)
 
 
 def variational_standardization(
-    energy: Energy, start: Standardization, generator, by: HighDimension | None = None, ended: Callable | None = None,
-    steps: range | None = None,
-) -> tuple[Standardization, bool]:  # fmt: skip
+    energy: Energy, start: Standardization, generator, by: HighDimension | None = None, ended: Callable | None = None
+) -> tuple[Standardization, bool]:
     """The Gaussian with the smallest reverse Kullback-Leibler divergence from a density, found from Laplace's.
 
     Its precision is the mean Hessian of the energy over its own draws, and the mean score over these is zero (Opper &
@@ -109,15 +108,13 @@ def variational_standardization(
     energy : Energy
         The density; its gradient is needed.
     start : Standardization
-        Laplace's approximation. Coordinates that are behind a hyperbolic sine stay so.
+        Laplace's approximation.
     generator : torch.Generator
         Source of randomness.
     by : HighDimension, optional
         How many steps there are.
     ended : callable, optional
         Says whether the time is over.
-    steps : range, optional
-        Which steps these are: that of number k counts 2 / (k + 4) in the precision. By default all from 0.
 
     Returns
     -------
@@ -127,14 +124,27 @@ def variational_standardization(
         Whether it is.
     """
     by = HighDimension() if by is None else by
+    found = stepped(energy, start, generator, by, ended, range(by.n_hessians))
+    better = is_better(energy, found, start, by.n_draws, generator)
+    return (found if better else start), better
+
+
+def stepped(
+    energy: Energy, start: Standardization, generator, by: HighDimension, ended: Callable | None, steps: range
+) -> Standardization:  # fmt: skip
+    """Some of the steps of `variational_standardization`, or as many of them as the limits allow.
+
+    The precision at step number k counts the new Hessian by 2 / (k + 4). Coordinates of the start that are behind a
+    hyperbolic sine stay so.
+    """
     bend = start.without_affine()
     target, tails = StandardizedTarget(energy, bend), (bend.center, bend.width)
     loc, precision = start.loc, torch.cholesky_inverse(start.scale)
     (root, info), z, mirrored = torch.linalg.cholesky_ex(precision), loc.new_zeros(1, energy.n_features), False
     if info:
-        return start, False
+        return start
     try:
-        for k in range(by.n_hessians) if steps is None else steps:
+        for k in steps:
             if ended is not None and ended():
                 break
             z = -z if mirrored else randn(generator, 1, energy.n_features, dtype=torch.float64)
@@ -147,19 +157,19 @@ def variational_standardization(
             for _ in range(by.mean_steps):
                 score = _mean_score(target, loc, root, by.n_draws, generator)
                 loc = loc + torch.cholesky_solve(score[:, None], root)[:, 0]
-        found = Standardization.from_moments(loc, torch.cholesky_inverse(root), tails, start.noncentred)
-        bounds, errors = zip(*(gaussian_bound(energy, g, by.n_draws, generator) for g in (start, found)), strict=True)
     except Spent:
-        return start, False
-    better = bounds[1] - bounds[0] > 2 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    return (found if better else start), better
+        pass
+    return Standardization.from_moments(loc, torch.cholesky_inverse(root), tails, start.noncentred)
 
 
-def gaussian_bound(energy: Energy, gaussian: Standardization, n: int, generator) -> tuple[float, float]:
-    """Lower bound of log Z by n draws of a Gaussian, and its standard error."""
+def is_better(energy: Energy, one: Standardization, other: Standardization, n: int, generator) -> bool:
+    """Whether the bound of log Z is clearly better, by two standard errors of n draws; not if evaluations are spent."""
     z = randn(generator, n, energy.n_features, dtype=torch.float64)
-    log_weights = StandardizedTarget(energy, gaussian).log_prob(z) - standard_normal_log_prob(z)
-    return float(log_weights.mean()), float(log_weights.std()) / n**0.5
+    try:
+        gain = StandardizedTarget(energy, one).log_prob(z) - StandardizedTarget(energy, other).log_prob(z)
+    except Spent:
+        return False
+    return float(gain.mean()) > 2 * float(gain.std()) / n**0.5
 
 
 def _correlated(z: Tensor, root: Tensor) -> Tensor:

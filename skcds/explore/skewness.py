@@ -2,6 +2,7 @@
 
 __all__ = ["bends", "bent", "best_gaussian"]
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization
-from .laplace import gaussian_bound, variational_standardization
+from .laplace import is_better, stepped
 from .stages import HighDimension
 
 FAR = 3.0  # where the hyperbolic sine bends: it is an exponential there, whose skewness goes with the width in it
@@ -50,21 +51,15 @@ def best_gaussian(
     """
     by = HighDimension() if by is None else by
     half = by.n_hessians // 2 if by.n_skew_draws else by.n_hessians
-    gaussian, better = variational_standardization(energy, laplace, generator, by, ended, range(half))
-    if half == by.n_hessians or (ended is not None and ended()):
-        return gaussian, better
-    try:
-        bend = bends(energy, gaussian, by.n_skew_draws, generator)
-        start = gaussian if bend is None else bent(gaussian, bend)
-        found, _ = variational_standardization(energy, start, generator, by, ended, range(half, by.n_hessians))
-        bounds, errors = zip(
-            *(gaussian_bound(energy, g, by.n_draws, generator) for g in (gaussian, found)), strict=True
-        )
-    except Spent:
-        return gaussian, better
-    if bounds[1] - bounds[0] > 2 * math.hypot(*errors):
-        return found, True
-    return gaussian, better
+    found = stepped(energy, laplace, generator, by, ended, range(half))
+    if half < by.n_hessians and not (ended is not None and ended()):
+        with contextlib.suppress(Spent):
+            bend = bends(energy, found, by.n_skew_draws, generator)
+            if bend is not None and is_better(energy, bent(found, bend), found, by.n_draws, generator):
+                found = bent(found, bend)
+        found = stepped(energy, found, generator, by, ended, range(half, by.n_hessians))
+    better = is_better(energy, found, laplace, by.n_draws, generator)
+    return (found if better else laplace), better
 
 
 def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor | None:

@@ -1,0 +1,86 @@
+"""Gaussians that a fit in many dimensions starts from: Laplace's, the best one, and the best one behind bends.
+
+    python benchmarks/gaussians.py --targets lgcp --data FOLDER
+    python benchmarks/gaussians.py --targets ionosphere sonar --data FOLDER
+
+A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
+the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends (`best_gaussian`).
+"""
+
+import argparse
+import math
+import time
+
+import torch
+from paper_tables import TARGETS, Unavailable
+
+from skcds.density.energy import Energy
+from skcds.density.standardize import StandardizedTarget
+from skcds.explore.laplace import laplace_standardization, stepped
+from skcds.explore.skewness import bends, bent
+from skcds.models.maps import standard_normal_log_prob
+from skcds.specifications import HighDimension
+from skcds.train.particles import effective_share
+
+N, PART = 4000, 500
+HEAD = ("target", "Gaussian", "before", "after", "evals", "s", "ELBO", "sd", "ESS", "log Z")
+KINDS = {  # name: Hessians before the bends, whether there are any, Hessians after them
+    "Laplace's": (0, False, 0),
+    "best": (32, False, 0),
+    "bent": (16, True, 0),
+    "bent, best": (16, True, 16),
+    "bent late, best": (32, True, 32),
+}
+
+
+def found(energy: Energy, kind: str, generator):
+    """The Gaussian of a kind."""
+    before, is_bent, after = KINDS[kind]
+    by, gaussian = HighDimension(), laplace_standardization(energy)
+    gaussian = stepped(energy, gaussian, generator, by, None, range(before)) if before else gaussian
+    if is_bent:
+        bend = bends(energy, gaussian, by.n_skew_draws, generator)
+        gaussian = gaussian if bend is None else bent(gaussian, bend)
+        gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))
+    return gaussian
+
+
+def row(name: str, target, kind: str, seed: int, n: int) -> tuple:
+    """One Gaussian, as cells of a table."""
+    generator = torch.Generator().manual_seed(seed)
+    energy = Energy(target, target.n_features, generator=generator)
+    start, counted = time.perf_counter(), energy.n_energy_evals
+    gaussian = found(energy, kind, generator)
+    seconds, counted = time.perf_counter() - start, energy.n_energy_evals - counted
+    seen = StandardizedTarget(energy, gaussian)
+    z = torch.randn(n, target.n_features, generator=generator, dtype=torch.float64)
+    log_weights = torch.cat([seen.log_prob(part) - standard_normal_log_prob(part) for part in z.split(PART)])
+    spread, log_z = float(log_weights.std()), float(torch.logsumexp(log_weights, 0)) - math.log(n)
+    return (
+        name, kind, KINDS[kind][0], KINDS[kind][2], f"{counted:,}", f"{seconds:.0f}",
+        f"{float(log_weights.mean()):.2f} ± {spread / math.sqrt(n):.2f}", f"{spread:.2f}",
+        f"{effective_share(log_weights):.3f}", f"{log_z:.2f}",
+    )  # fmt: skip
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="*", default=["lgcp"], choices=list(TARGETS))
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=N, help="draws that judge")
+    parser.add_argument("--data", help="folder with ionosphere.csv, sonar.csv and finnish_pines.csv")
+    args = parser.parse_args(arguments)
+    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
+    for wanted in args.targets:
+        try:
+            name, target = TARGETS[wanted](args.data)
+        except Unavailable as reason:
+            print(f"{wanted} is left out: {reason}.")
+            continue
+        for kind in args.kinds:
+            print("| " + " | ".join(map(str, row(name, target, kind, args.seed, args.n))) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
