@@ -22,13 +22,13 @@ from .climb import Mode
 from .evaluations import N_CLIMBS
 from .laplace import laplace_away_from_seams
 from .mixture import TMixture, log_weights_of
-from .modes import climbs_from, find_lost_modes, starting_points, survey
+from .modes import climbs_from, find_lost_modes, near_to, starting_points, survey
 from .nested_laplace import Along
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
 from .skewness import best_gaussian
-from .smc import moments
+from .smc import MANY_FEATURES, moments
 from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
@@ -155,6 +155,8 @@ class _Pilot:
             return found
         if not self.is_high:
             self._climb()
+            if (found := self._from_the_only_mode()) is not None:
+                return found
         winner, stopped = self._race()
         if stopped is not None:
             return self._end_with(winner, stopped)
@@ -168,6 +170,7 @@ class _Pilot:
             self._look_for_lost_modes(run)
             self._balance(run)
             self._non_centre(run)
+            self._refine(run)
             run.grow(int(min(self.n_particles, self.left() / (1 + self.by.tempering.growth_moves * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
             self._note(ended)
@@ -296,6 +299,8 @@ class _Pilot:
         """Modes that climbs from near and far, or from where the user says, end at."""
         by = self.by.climbs
         n = by.n_before if self.energy.n_features <= by.many_features else by.n_there
+        if self._may_have_one_mode():
+            n = self.by.high_dimension.n_climbs
         if self.start is None:
             points = starting_points(self.energy, self.generator, n, by)
         else:
@@ -421,6 +426,19 @@ class _Pilot:
             if found is not None:
                 run.non_centre(found, by.tails)
 
+    def _refine(self, run: "TemperedRun") -> None:
+        """Take the best Gaussian, by scores, in dimensions of which particles tell a covariance with much noise."""
+        by, start = self.by.high_dimension, run.standardized()
+        if not self.energy.has_gradient or self.energy.n_features <= MANY_FEATURES or not start.full:
+            return
+        if start.noncentred is not None or start.width.isfinite().any():
+            return
+        self.budget.progress.phase("best Gaussian")
+        with self._share(by.refined_share):
+            found, better = best_gaussian(self.energy, start, self.generator, by)
+        if better:
+            run.refine(found, self.by.tails.clear_loss)
+
     def _note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
 
@@ -433,6 +451,22 @@ class _Pilot:
         found = Standardization.from_moments(*self._moments(x))
         log_evidence = winner.log_evidence if winner.log_evidence > -math.inf else math.nan
         return PilotResult.of(found, log_evidence, winner.scale, 0), x
+
+    def _may_have_one_mode(self) -> bool:
+        """Whether a run from the best Gaussian is worth a look: the race is slow, and a covariance of particles poor."""
+        return self.energy.has_gradient and self.energy.n_features > self.by.high_dimension.n_features_of_one_mode
+
+    def _from_the_only_mode(self) -> tuple[PilotResult, Tensor] | None:
+        """`_in_high_dimension` where all climbs end at one mode, if the density is like a Gaussian there."""
+        if not self._may_have_one_mode() or not self.modes:
+            return None
+        best = max(self.modes, key=lambda mode: mode.log_mass)
+        least = best.log_mass - self.energy.n_features  # Laplace's approximation may be a nat off for each
+        if not near_to(best, torch.stack([mode.x for mode in self.modes if mode.log_mass > least])).all():
+            return None
+        found = self._in_high_dimension(best.x)
+        few = self.by.high_dimension.n_temperatures
+        return found if found is not None and 0 < found[0].n_temperatures <= few else None
 
     def _in_high_dimension(self, begin: Tensor | None = None) -> tuple[PilotResult, Tensor] | None:
         """A run from Laplace's approximation at the mode found from a point, by default the origin; None without one.

@@ -239,11 +239,13 @@ class HighDimension(Part):
     ----------
     n_features : int, default=256
         Features above which a run starts from there, and no climbs are made.
+    n_features_of_one_mode, n_climbs : int, default=64 and 12
+        Features above which such a run is made if so many climbs end at one mode, or within the bulk of one.
     inflation : float, default=1.1
         In place of that of `Tempering`.
     n_temperatures : int, default=18
         Of such a run, for how many particles are affordable: as measured once on a log-Gaussian Cox process in 1600
-        dimensions.
+        dimensions. In up to `n_features` a run that takes more is given up for a race.
     max_numbers : int, default=5000000
         Held by all particles together.
     fewest_particles : int, default=2000
@@ -261,12 +263,15 @@ class HighDimension(Part):
     variational_inflation : float, default=1.0
         In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
         nats.
-    gaussian_share : float, default=0.4
-        Of the pilot's limits, for the steps.
+    gaussian_share, refined_share : float, default=0.4 and 0.1
+        Of the pilot's limits, for the steps; and of what it has left, for those that start from its particles in more
+        than 20 features.
     """
 
     constraints: ClassVar[dict] = {
         "n_features": [not_negative],
+        "n_features_of_one_mode": [not_negative],
+        "n_climbs": [at_least_one],
         "inflation": [positive],
         "n_temperatures": [at_least_one],
         "max_numbers": [at_least_one],
@@ -278,9 +283,12 @@ class HighDimension(Part):
         "n_skew_draws": [not_negative],
         "variational_inflation": [positive],
         "gaussian_share": [share],
+        "refined_share": [share],
     }
 
     n_features: int = 256
+    n_features_of_one_mode: int = 64
+    n_climbs: int = 12
     inflation: float = 1.1
     n_temperatures: int = 18
     max_numbers: int = 5_000_000
@@ -292,6 +300,7 @@ class HighDimension(Part):
     n_skew_draws: int = 2048
     variational_inflation: float = 1.0
     gaussian_share: float = 0.4
+    refined_share: float = 0.1
 
 
 @register_specification

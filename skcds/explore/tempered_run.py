@@ -26,6 +26,9 @@ from .smc import Tempered, moments, temper
 from .stages import Tails, Tempering
 
 
+DEPENDENCE = 4.0  # particles that count as one independent draw: they have common ancestors
+
+
 class TemperedRun:
     """A tempered run with all particles, from a Gaussian in standardised coordinates."""
 
@@ -34,6 +37,7 @@ class TemperedRun:
         inflation: float = Tempering.inflation, progress=None, max_raised: float = 1.0, by: Tempering | None = None,
     ):  # fmt: skip
         self.standardization, self.n_moves, self.generator = standardization, n_moves, generator
+        self.gaussian: Standardization | None = None
         self.by = Tempering() if by is None else by
         self.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
         before = energy.n_energy_evals
@@ -62,12 +66,25 @@ class TemperedRun:
         return self.standardization.center, self.standardization.width
 
     def standardized(self) -> Standardization:
-        """The standardisation that the particles lead to."""
+        """The standardisation that the particles lead to, or a better one."""
+        if self.gaussian is not None:
+            return self.gaussian
         return standardize(self.x, self.tails, self.by.full_covariance, self.standardization.noncentred)
 
     def non_centre(self, noncentred: NonCentred, by: Tails) -> None:
         """Go on in non-centred coordinates, with the tails that coordinates have there."""
         self.standardization = standardization_of(self.x, by, self.by.full_covariance, noncentred)
+
+    def refine(self, found: Standardization, clear_loss: float) -> None:
+        """Go on with another Gaussian than that of the particles' moments, if it knows all of these.
+
+        A Gaussian around one of two modes may have the better bound. The mean log density at the particles is at most
+        that by their moments. How much less it may be is for noise in these, of particles of which four count as one.
+        """
+        n, d = self.x.shape
+        noise = DEPENDENCE * d * (d + 3) / (4 * n)
+        if gaussian_fit(self.x, found) > gaussian_fit(self.x, self.standardized()) - noise - clear_loss:
+            self.gaussian = found
 
     def tame_what_came_in(self, by: Tails) -> None:
         """Tame the tails of coordinates that are heavy since particles came in from elsewhere."""

@@ -2,6 +2,7 @@
 
 __all__ = ["drop_couplings", "fit_marginals", "interaction", "start_marginals"]
 
+import contextlib
 import math
 import time
 
@@ -41,13 +42,15 @@ def start_marginals(model, population: Population, by: Marginals, budget: Budget
         return
     evals = by.crossings_share * budget.energy_evals_left()
     n_crossed, n_looked_at = by.n_crossings * len(population), 4 * by.n_pairs
-    if 0 < n_crossed <= evals - n_looked_at:
-        cross_images(population, model, len(population), by.n_crossings)
-        fit_marginals(model, population.x, by, budget.seconds_left(), again=True)
-    if may_drop and 0 < n_looked_at <= evals:
-        nats = interaction(model, population.target, by.n_pairs, population.generator)
-        if nats < by.independent:
-            drop_couplings(model)
+    nats = math.inf
+    with _without_couplings(model):  # which are the identity yet
+        if 0 < n_crossed <= evals - n_looked_at:
+            _cross(model, population, by, by.time_share * budget.seconds_left())
+            fit_marginals(model, population.x, by, budget.seconds_left(), again=True)
+        if may_drop and 0 < n_looked_at <= evals:
+            nats = interaction(model, population.target, by.n_pairs, population.generator)
+    if nats < by.independent:
+        drop_couplings(model)
 
 
 @torch.no_grad()
@@ -75,6 +78,26 @@ def interaction(model, target, n: int, generator) -> float:
     log_weights = model.call_and_log_weight(torch.cat(pairs), target)[1].unflatten(0, (4, n))
     change = log_weights[2:].sum(0) - log_weights[:2].sum(0)
     return float(change.square().mean().nan_to_num(nan=math.inf)) / 4
+
+
+def _cross(model, population: Population, by: Marginals, seconds: float) -> None:
+    """Let particles swap coordinates with draws as often as is said, or as there is time for."""
+    clock = time.perf_counter()
+    for k in range(0, by.n_crossings, 2):
+        cross_images(population, model, len(population), min(2, by.n_crossings - k))
+        if time.perf_counter() - clock > seconds:
+            break
+
+
+@contextlib.contextmanager
+def _without_couplings(model):
+    """Within the block the map is its splines of single coordinates alone."""
+    transforms = model.map.transforms
+    model.map.transforms = torch.nn.ModuleList([transforms[-1]])
+    try:
+        yield
+    finally:
+        model.map.transforms = transforms
 
 
 def drop_couplings(model) -> None:

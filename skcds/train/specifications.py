@@ -141,7 +141,7 @@ class Marginals(Part):
     learning_rate : float, default=0.2
         Of Adam, which falls to zero.
     time_share : float, default=0.1
-        Of the seconds left, that it may take.
+        Of the seconds left, that it may take; swaps and a second fit may each take as much again.
     most_features : int, default=256
         Features up to which there is such a fit.
     particles_a_number : int, default=40
