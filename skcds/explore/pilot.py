@@ -453,7 +453,7 @@ class _Pilot:
         return PilotResult.of(found, log_evidence, winner.scale, 0), x
 
     def _may_have_one_mode(self) -> bool:
-        """Whether a run from the best Gaussian is worth a look: the race is slow, and a covariance of particles poor."""
+        """Whether a run from the best Gaussian is worth a look: a race is slow, and a covariance of particles poor."""
         return self.energy.has_gradient and self.energy.n_features > self.by.high_dimension.n_features_of_one_mode
 
     def _from_the_only_mode(self) -> tuple[PilotResult, Tensor] | None:

@@ -25,7 +25,6 @@ from .result import PilotResult
 from .smc import Tempered, moments, temper
 from .stages import Tails, Tempering
 
-
 DEPENDENCE = 4.0  # particles that count as one independent draw: they have common ancestors
 
 
