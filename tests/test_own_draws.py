@@ -17,7 +17,7 @@ from skcds import (
 )
 from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
-from skcds.models.maps import OneStepModel
+from skcds.models.maps import OneStepModel, coupling_sizes
 from skcds.models.networks import seeded as nets_seeded
 from skcds.specifications import Likelihood
 from skcds.train.budget import Budget, Pace
@@ -174,6 +174,13 @@ def test_where_there_are_own_draws(d, has_gradient, by, n_terms, turns):
     """In more than 256 dimensions they take the place of the likelihood."""
     run = run_of(d, has_gradient)
     assert len(beside_likelihood(run, 10, by)) == n_terms and turns_of_own_draws(run, 10, by) == turns
+
+
+@pytest.mark.parametrize(("n_transforms", "n_terms"), [(0, 0), (2, 1)])
+def test_none_beside_the_likelihood_of_single_coordinates(n_transforms, n_terms):
+    run, sizes = run_of(21), coupling_sizes(21, 6.0, n_transforms=n_transforms)
+    run.model = OneStepModel("coupling", 21, 6.0, True, **sizes)
+    assert len(beside_likelihood(run, 10, Likelihood())) == n_terms
 
 
 @pytest.mark.parametrize(

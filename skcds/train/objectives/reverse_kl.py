@@ -88,7 +88,8 @@ def on_own_draws(run, by: Likelihood) -> Objective | None:
 def beside_likelihood(run, n_iter: int, by: Likelihood) -> list[tuple[float, Objective]]:
     """The weighted loss of own draws that goes beside the likelihood; none for an energy without a gradient.
 
-    In few dimensions particles are enough.
+    In few dimensions particles are enough. So they are for splines of single coordinates alone, whose modes would lose
+    their masses: gradients along draws do not tell these.
 
     Parameters
     ----------
@@ -99,7 +100,8 @@ def beside_likelihood(run, n_iter: int, by: Likelihood) -> list[tuple[float, Obj
     by : Likelihood
         Its weight, and evaluations.
     """
-    are_wanted = run.energy.n_features > by.many_features
+    transforms = getattr(getattr(run.model, "map", None), "transforms", ())
+    are_wanted = run.energy.n_features > by.many_features and len(transforms) != 1
     if not (are_wanted and by.reverse_kl and run.target.has_gradient) or on_own_draws(run, by) is not None:
         return []
     pace = Pace(run.budget, by.n_draws, n_iter, by.reverse_share)
