@@ -82,7 +82,8 @@ def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tenso
     """
     z = randn(generator, n // 2, energy.n_features, dtype=torch.float64)
     scale, spread = gaussian.scale, gaussian.covariance.diagonal().sqrt()
-    inverse = torch.linalg.solve_triangular(scale, torch.eye(len(scale)).to(scale), upper=False)
+    one = torch.eye(len(scale), dtype=scale.dtype, device=scale.device)
+    inverse = torch.linalg.solve_triangular(scale, one, upper=False)
     raised = ((z @ scale.T) / spread).square() - 1
     (log_prob, score), (other, opposite) = (energy.log_prob_and_score(gaussian(sign * z)) for sign in (1, -1))
     gradients = 0.5 * (score + opposite) * raised * spread  # the Gaussian's own scores are opposite, too, and cancel
@@ -90,7 +91,7 @@ def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tenso
         return None
     precision, correlation = inverse.T @ inverse, gaussian.covariance / torch.outer(spread, spread)
     curvature = 2 * precision * torch.outer(spread, spread) * correlation**2
-    root, info = torch.linalg.cholesky_ex(curvature + 4 * torch.eye(len(scale)).to(scale))
+    root, info = torch.linalg.cholesky_ex(curvature + 4 * one)
     if info:
         return None
     gradient = gradients.mean(0)
