@@ -12,6 +12,7 @@ from skcds import Pilot, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.climb import climb
+from skcds.explore import laplace as laplace_module
 from skcds.explore.laplace import laplace_standardization, variational_standardization
 from skcds.explore.nested_laplace import nested_laplace
 from skcds.explore.pilot import run_pilot
@@ -56,6 +57,14 @@ def test_start():
 )
 def test_nothing_where_there_is_no_gaussian(energy_fn):
     assert laplace_standardization(energy_of(energy_fn, 2)) is None
+
+
+def test_nothing_where_the_covariance_is_none_to_rounding():
+    """A factor with small pivots, whose inverse grows a thousandfold with every row."""
+    root = torch.ones(12, 12, dtype=torch.float64).tril(-1) + 1e-3 * torch.eye(12, dtype=torch.float64)
+    assert laplace_module._gaussian_of(root[0], root) is None
+    one = torch.eye(12, dtype=torch.float64)
+    assert laplace_module._gaussian_of(root[0], one).covariance.equal(one)
 
 
 class TestBestGaussian:

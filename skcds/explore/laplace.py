@@ -65,7 +65,19 @@ def laplace_standardization(
     for _ in range(NEWTON_STEPS):
         score = energy.log_prob_and_score(mode[None])[1][0]
         mode = mode + torch.cholesky_solve(score[:, None], root)[:, 0]
-    return Standardization.from_moments(mode, torch.cholesky_inverse(root))
+    return _gaussian_of(mode, root)
+
+
+def _gaussian_of(loc: Tensor, root: Tensor, like: Standardization | None = None) -> Standardization | None:
+    """The Gaussian whose precision has a Cholesky factor (d, d); None where the covariance is none to rounding.
+
+    It has the tails and the non-centred coordinates of another one.
+    """
+    covariance = torch.cholesky_inverse(root)
+    if torch.linalg.cholesky_ex(covariance).info:
+        return None
+    tails, noncentred = (None, None) if like is None else ((like.center, like.width), like.noncentred)
+    return Standardization.from_moments(loc, covariance, tails, noncentred)
 
 
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -137,8 +149,7 @@ def stepped(
     The precision at step number k counts the new Hessian by 2 / (k + 4). Coordinates of the start that are behind a
     hyperbolic sine stay so.
     """
-    bend = start.without_affine()
-    target, tails = StandardizedTarget(energy, bend), (bend.center, bend.width)
+    target = StandardizedTarget(energy, start.without_affine())
     loc, precision = start.loc, torch.cholesky_inverse(start.scale)
     (root, info), z, mirrored = torch.linalg.cholesky_ex(precision), loc.new_zeros(1, energy.n_features), False
     if info:
@@ -159,7 +170,7 @@ def stepped(
                 loc = loc + torch.cholesky_solve(score[:, None], root)[:, 0]
     except Spent:
         pass
-    return Standardization.from_moments(loc, torch.cholesky_inverse(root), tails, start.noncentred)
+    return _gaussian_of(loc, root, like=start) or start
 
 
 def is_better(energy: Energy, one: Standardization, other: Standardization, n: int, generator) -> bool:
