@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from skcds import Pilot, targets
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.explore.climb import climb
 from skcds.explore import laplace as laplace_module
+from skcds.explore.climb import climb
 from skcds.explore.laplace import laplace_standardization, variational_standardization
 from skcds.explore.nested_laplace import nested_laplace
 from skcds.explore.pilot import run_pilot
