@@ -7,7 +7,6 @@ __all__ = [
     "laplace_standardization",
     "minimum",
     "stepped",
-    "variational_standardization",
 ]
 
 from collections.abc import Callable
@@ -104,50 +103,18 @@ def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int)
     return found
 
 
-def variational_standardization(
-    energy: Energy, start: Standardization, generator, by: HighDimension | None = None, ended: Callable | None = None
-) -> tuple[Standardization, bool]:
-    """The Gaussian with the smallest reverse Kullback-Leibler divergence from a density, found from Laplace's.
-
-    Its precision is the mean Hessian of the energy over its own draws, and the mean score over these is zero (Opper &
-    Archambeau 2009). Each step takes the Hessian at one draw into an average in which later ones count more (Khan & Lin
-    2017), and moves the mean by a Newton step with the score of many draws and their mirror images. Those of Hessians
-    are in pairs of mirror images, too: skewness changes a Hessian by as much on the other side. A mode says nothing of
-    a density's skewness; means over draws do.
-
-    Parameters
-    ----------
-    energy : Energy
-        The density; its gradient is needed.
-    start : Standardization
-        Laplace's approximation.
-    generator : torch.Generator
-        Source of randomness.
-    by : HighDimension, optional
-        How many steps there are.
-    ended : callable, optional
-        Says whether the time is over.
-
-    Returns
-    -------
-    standardization : Standardization
-        The Gaussian, or the start where the bound of log Z is not better by it.
-    better : bool
-        Whether it is.
-    """
-    by = HighDimension() if by is None else by
-    found = stepped(energy, start, generator, by, ended, range(by.n_hessians))
-    better = is_better(energy, found, start, by.n_draws, generator)
-    return (found if better else start), better
-
-
 def stepped(
     energy: Energy, start: Standardization, generator, by: HighDimension, ended: Callable | None, steps: range
 ) -> Standardization:  # fmt: skip
-    """Some of the steps of `variational_standardization`, or as many of them as the limits allow.
+    """Steps towards the Gaussian with the smallest reverse Kullback-Leibler divergence, as many as the limits allow.
 
-    The precision at step number k counts the new Hessian by 2 / (k + 4). Coordinates of the start that are behind a
-    hyperbolic sine stay so.
+    Its precision is the mean Hessian of the energy over its own draws, and the mean score over these is zero (Opper &
+    Archambeau 2009). Each step takes the Hessian at one draw into an average in which later ones count more (Khan & Lin
+    2017), that of step k by 2 / (k + 4), and moves the mean by a Newton step with the score of many draws and their
+    mirror images. Draws of Hessians are in pairs of mirror images, too: skewness changes a Hessian by as much on the
+    other side. A mode says nothing of a density's skewness; means over draws do.
+
+    Coordinates of the start that are behind a hyperbolic sine stay so.
     """
     target = StandardizedTarget(energy, start.without_affine())
     loc, precision = start.loc, torch.cholesky_inverse(start.scale)

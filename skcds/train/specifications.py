@@ -279,8 +279,8 @@ class Likelihood(Part):
     n_draws : int, default=128
         Of these at an iteration, half of them mirror images.
     reverse_kl : float, default=1.0
-        Weight of the reverse divergence of own draws beside the likelihood, where there is a gradient, and there are
-        many features.
+        Weight of the reverse divergence of own draws beside the likelihood, where there is a gradient, there are many
+        features, and the map has couplings: gradients along draws do not tell the masses of single coordinates' modes.
     reverse_share : float, default=0.6
         Of the evaluations left, for it.
     turns, many_features : int, default=7 and 20
