@@ -1,10 +1,11 @@
-"""Gaussians that a fit in many dimensions starts from: Laplace's, the best one, and the best one behind bends.
+"""Gaussians that a fit in many dimensions starts from: Laplace's, the best, those behind bends or a triangular map.
 
     python benchmarks/gaussians.py --targets lgcp --data FOLDER
     python benchmarks/gaussians.py --targets ionosphere sonar --data FOLDER
 
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
-the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends (`best_gaussian`).
+the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends (`best_gaussian`), or
+before the triangular map (`best_triangular`), which has 64 dimensions at most.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
 from skcds.explore.laplace import laplace_standardization, stepped
 from skcds.explore.skewness import bends, bent
+from skcds.explore.triangular import best_triangular
 from skcds.models.maps import standard_normal_log_prob
-from skcds.specifications import HighDimension
+from skcds.specifications import HighDimension, Triangular
 from skcds.train.particles import effective_share
 
 N, PART = 4000, 500
@@ -30,6 +32,16 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "bent": (16, True, 0),
     "bent, best": (16, True, 16),
     "bent late, best": (32, True, 32),
+    "triangular": (32, False, 0),
+    "triangular, of a fair Gaussian": (4, False, 0),
+    "triangular, half the draws": (4, False, 0),
+    "triangular, twice the steps": (4, False, 0),
+}
+TRIANGULAR = {  # kinds behind a triangular map: what is not by default
+    "triangular": {},
+    "triangular, of a fair Gaussian": {},
+    "triangular, half the draws": {"draws": 0.5},
+    "triangular, twice the steps": {"n_steps": 16},
 }
 
 
@@ -42,6 +54,8 @@ def found(energy: Energy, kind: str, generator):
         bend = bends(energy, gaussian, by.n_skew_draws, generator)
         gaussian = gaussian if bend is None else bent(gaussian, bend)
         gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))
+    if kind in TRIANGULAR:
+        gaussian, _ = best_triangular(energy, gaussian, generator, Triangular(**TRIANGULAR[kind]))
     return gaussian
 
 
@@ -57,7 +71,7 @@ def row(name: str, target, kind: str, seed: int, n: int) -> tuple:
     log_weights = torch.cat([seen.log_prob(part) - standard_normal_log_prob(part) for part in z.split(PART)])
     spread, log_z = float(log_weights.std()), float(torch.logsumexp(log_weights, 0)) - math.log(n)
     return (
-        name, kind, KINDS[kind][0], KINDS[kind][2], f"{counted:,}", f"{seconds:.0f}",
+        name, kind, KINDS[kind][0], KINDS[kind][2], f"{counted:,}", f"{seconds:.1f}",
         f"{float(log_weights.mean()):.2f} ± {spread / math.sqrt(n):.2f}", f"{spread:.2f}",
         f"{effective_share(log_weights):.3f}", f"{log_z:.2f}",
     )  # fmt: skip

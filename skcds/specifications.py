@@ -25,9 +25,10 @@ __all__ = [
     "Tails",
     "Tempering",
     "Training",
+    "Triangular",
 ]
 
 from .explore.few_evaluations import Adaptive, MapFit, Mixture, Nested, Survey
 from .explore.mode_stages import Balance, Climbs, LostModes
-from .explore.stages import Centring, FamilyTempering, HighDimension, Race, Tails, Tempering
+from .explore.stages import Centring, FamilyTempering, HighDimension, Race, Tails, Tempering, Triangular
 from .train.specifications import FamilyTraining, Likelihood, Marginals, Particles, Stopping, Training

@@ -10,7 +10,7 @@ from skcds.density.standardize import Standardization
 from skcds.explore.climb import Mode
 from skcds.explore.pilot import _Pilot, run_pilot
 from skcds.explore.tempered_run import TemperedRun
-from skcds.specifications import HighDimension
+from skcds.specifications import HighDimension, Triangular
 from skcds.train.budget import Budget
 
 D = 8
@@ -32,7 +32,8 @@ def climbed(energy_fn, **by):
     """A pilot after its climbs, for which eight dimensions are many."""
     energy = Energy(energy_fn, D, generator=seeded())
     by = HighDimension(n_features_of_one_mode=D - 1, fewest_particles=500, max_numbers=5000).set_params(**by)
-    run = _Pilot(energy, 500, seeded(), Budget(None, None, energy), None, Pilot(high_dimension=by))
+    by = Pilot(high_dimension=by, triangular=Triangular(max_features=0))
+    run = _Pilot(energy, 500, seeded(), Budget(None, None, energy), None, by)
     run._climb()
     return run
 

@@ -691,6 +691,14 @@ class TestGolden:
         np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
         assert sampler.pilot_.noncentred.leading == (0,)
 
+    def test_with_a_triangular_map(self):
+        """A file of format 10, written by version 0.1.0.dev0, of a sampler that such a map was put into."""
+        sampler = skcds.load(DATA / "format-10.skcds")
+        expected = [[1.0539, -0.0472, -0.1081], [0.2769, -0.4022, 1.2233], [-0.9874, -2.1769, 1.4352]]
+        draws = sampler.sample(3, random_state=0, energy_fn=lambda x: 0.5 * (x**2).sum(1))
+        np.testing.assert_allclose(draws, expected, atol=2e-3)
+        assert sampler._model.config["triangular"] is True and (sampler.pilot_.triangular.curvature != 0).any()
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):

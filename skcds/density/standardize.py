@@ -1,6 +1,6 @@
 """The target in standardised coordinates: an invertible map from them to the user's, and the energy seen through it."""
 
-__all__ = ["FARTHEST", "Standardization", "StandardizedTarget"]
+__all__ = ["FARTHEST", "OPTIONAL_PARTS", "Standardization", "StandardizedTarget"]
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,9 @@ from torch import Tensor
 from .._support.settings import place
 from .energy import Energy
 from .noncentred import NonCentred
+from .triangular import TriangularMap
 
+OPTIONAL_PARTS = ("n_knots", "triangular")  # options of a `Standardization` that say which it has
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 
 
@@ -21,7 +23,8 @@ class Standardization(torch.nn.Module):
     First ``y = loc + L z``, then ``x_j = y_j``, or ``x_j = center_j + width_j sinh(y_j)`` where the tails are heavy.
     The hyperbolic sine is linear within `width_j` of the center and exponential far from it: scales that differ by
     factors become scales that differ by terms (Johnson 1949). Where the scale or the place of coordinates depends on
-    one of them, these x are non-centred ones, from which `NonCentred` leads to the user's.
+    one of them, these x are non-centred ones, from which `NonCentred` leads to the user's. Where the density is skew
+    along other directions than the coordinates, a `TriangularMap` of z comes before all of these.
 
     Parameters
     ----------
@@ -31,6 +34,8 @@ class Standardization(torch.nn.Module):
         Lower-triangular `L`; a diagonal one otherwise.
     n_knots : int, default=0
         Of the splines of the `NonCentred` coordinates; 0 if there are none.
+    triangular : bool, default=False
+        Whether there is a `TriangularMap`.
 
     Attributes
     ----------
@@ -40,6 +45,8 @@ class Standardization(torch.nn.Module):
         (d,), of the hyperbolic sine; a width of infinity stands for a coordinate without.
     noncentred : NonCentred or None
         The last part of the map.
+    triangular : TriangularMap or None
+        The first part of the map.
     """
 
     loc: Tensor
@@ -47,10 +54,11 @@ class Standardization(torch.nn.Module):
     center: Tensor
     width: Tensor
 
-    def __init__(self, n_features: int, full: bool = True, n_knots: int = 0):
+    def __init__(self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False):
         super().__init__()
         self.full = full
         self.noncentred = NonCentred(n_features, n_knots) if n_knots else None
+        self.triangular = TriangularMap(n_features) if triangular else None
         one = torch.ones(n_features, dtype=torch.float64, device=place())
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("scale", torch.diag(one) if full else one)
@@ -81,10 +89,23 @@ class Standardization(torch.nn.Module):
         bend.center, bend.width, bend.noncentred = self.center, self.width, self.noncentred
         return bend
 
+    def with_triangular(self, triangular: TriangularMap | None) -> "Standardization":
+        """The same with another first part."""
+        found = Standardization(len(self.loc), self.full).to(self.loc.device)
+        found.loc, found.scale, found.center, found.width = self.loc, self.scale, self.center, self.width
+        found.noncentred, found.triangular = self.noncentred, triangular
+        return found
+
     @property
     def config(self) -> dict[str, Any]:
         """What a model has to know of it, beside the number of features."""
-        return {"full": self.full} | ({} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)})
+        return {"full": self.full} | self.parts
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Options of the parts that it has beside the affine one and the hyperbolic sine."""
+        parts = {} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)}
+        return parts if self.triangular is None else parts | {"triangular": True}
 
     @property
     def matrix(self) -> Tensor:
@@ -98,15 +119,18 @@ class Standardization(torch.nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
+        z = z if self.triangular is None else self.triangular(z)
         bent = self.noncentred is not None or self._heavy.any()
-        return self.call_and_pull_back(z)[0] if bent else self._affine(z)
+        return self._call_of_last_parts(z)[0] if bent else self._affine(z)
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to standardised ones, float64."""
         centred = self.tame(x) - self.loc
         if self.full:
-            return torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
-        return centred / self.scale
+            y = torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
+        else:
+            y = centred / self.scale
+        return y if self.triangular is None else self.triangular.inverse(y)
 
     def tame(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to y, float64."""
@@ -126,6 +150,14 @@ class Standardization(torch.nn.Module):
 
     def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """What `forward` and `log_det` give at z, and `pull_back` there."""
+        if self.triangular is None:
+            return self._call_of_last_parts(z)
+        y, before, through = self.triangular.call_and_pull_back(z)
+        x, log_det, pull_back = self._call_of_last_parts(y)
+        return x, log_det + before, lambda score: through(pull_back(score))
+
+    def _call_of_last_parts(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """`call_and_pull_back` without the first part."""
         y, log_det, pull_back = self._tame_part(z)
         if self.noncentred is None:
             return y, log_det, pull_back
@@ -133,7 +165,7 @@ class Standardization(torch.nn.Module):
         return x, log_det + more, lambda score: pull_back(through(score))
 
     def _tame_part(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """`call_and_pull_back` without the last part."""
+        """`call_and_pull_back` without the first and the last part."""
         x, heavy = self._affine(z), self._heavy
         log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
 

@@ -184,7 +184,7 @@ class DiffusionSampler(OfFamilies, BaseSampler):
         return DiffusionModel(
             standardization.loc.numel(), max(log_snr_max, float(grid.log_snr[-1])), standardization.full,
             control.hidden_features, control.n_layers, langevin, control.variance == "learned", self.reference,
-            standardization.config.get("n_knots", 0),
+            **standardization.parts,
         )  # fmt: skip
 
     def _networks_wanted(self, energy):

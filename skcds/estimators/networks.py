@@ -82,7 +82,7 @@ def shortcut_model(network: Map, control: Control, n_steps: int, standardization
         network.kind, n_steps, d, log_snr_max, standardization.full, control.hidden_features,
         control.n_layers, langevin and not residual, control.variance == "learned" and not residual,
         sizes["hidden"], sizes["n_layers"], sizes["n_transforms"], sizes["bins"], sizes["stretch"],
-        sizes["elementwise"], standardization.config.get("n_knots", 0),
+        sizes["elementwise"], **standardization.parts,
     )  # fmt: skip
 
 

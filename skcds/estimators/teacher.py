@@ -26,7 +26,6 @@ FRUGAL_TEACHER_SHARE = 0.85  # of the evaluations, where they are so few that no
 FRUGAL_JUDGED = 1000  # paths of such a teacher, each of two evaluations or more, which its student can use better
 FRUGAL_JUDGEMENT_SHARE = 0.5  # of those left then
 MOST_RESERVED = 1.1  # of the draws of the judgement
-SHARE_BEFORE_OWN_DRAWS = 0.4  # of the limits, where few evaluations are left for own draws of the student
 
 
 @dataclass
@@ -110,11 +109,10 @@ def _parameters(student, teacher, energy, budget: Budget) -> dict:
         limits["start"] = _start_of(teacher, student._specified("start"))
     if student.max_time is not None:
         left = student.max_time - budget.elapsed()
-        share = SHARE_BEFORE_OWN_DRAWS if leaves_own_draws(student, energy, budget) else TEACHER_SHARE
-        limits["max_time"] = min(teacher.max_time or np.inf, max(share * left, 1e-3))
+        limits["max_time"] = min(teacher.max_time or np.inf, max(TEACHER_SHARE * left, 1e-3))
     if budget.max_energy_evals is not None:
-        share = FRUGAL_TEACHER_SHARE if few_evals(student, budget) else TEACHER_SHARE
-        share = SHARE_BEFORE_OWN_DRAWS if leaves_own_draws(student, energy, budget) else share
+        explores = few_evals(student, budget) and not leaves_own_draws(student, energy, budget)
+        share = FRUGAL_TEACHER_SHARE if explores else TEACHER_SHARE
         evals = int(share * (budget.max_energy_evals - energy.n_energy_evals))
         limits["max_energy_evals"] = min(teacher.max_energy_evals or np.inf, max(evals, FEWEST_EVALS))
     return limits

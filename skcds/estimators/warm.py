@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._support.warnings import warn_user
 from ..density.bounds import Bounds, same_bounds
+from ..density.standardize import OPTIONAL_PARTS
 from ..models.maps import OneStepModel
 from ..models.networks import without_draws
 from ..train.particles import CORRECTION_MOVES, Population, effective_share, systematic_index
@@ -107,7 +108,7 @@ def with_new_coordinates(model: OneStepModel, control) -> OneStepModel:
 
     The map works in standardised coordinates, in which two targets of one shape look the same wherever they are.
     """
-    kept = {name: value for name, value in model.config.items() if name != "n_knots"}
+    kept = {name: value for name, value in model.config.items() if name not in OPTIONAL_PARTS}
     with without_draws():
         copy = OneStepModel(**(kept | {"log_snr_max": control.log_snr_max} | control.standardization.config))
     copy.map.load_state_dict(model.map.state_dict())

@@ -292,7 +292,7 @@ class Adaptive(Part):
     many_features : int, default=20
         Above which, with a gradient and one mode, a short tempered run from the best Gaussian takes the place of
         weighted points, and the map is trained on its own draws.
-    evals_before_own_draws : float, default=0.4
+    evals_before_own_draws : float, default=0.6
         Share of the limit of evaluations for that.
     checked_share : float, default=0.05
         Of the evaluations left, kept for a look at whether the density is one.
@@ -373,7 +373,7 @@ class Adaptive(Part):
     time_share: float = 0.6
     evals_share: float = 0.9
     many_features: int = 20
-    evals_before_own_draws: float = 0.4
+    evals_before_own_draws: float = 0.6
     checked_share: float = 0.05
     fewest_effective: int = 50
     rounds: int = 12

@@ -5,6 +5,7 @@ __all__ = ["run_pilot"]
 import contextlib
 import math
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from .result import PilotResult
 from .skewness import best_gaussian
 from .smc import MANY_FEATURES, moments
 from .specifications import Pilot
+from .stages import HighDimension
 from .start import Start
 from .store import Store, log_evidence, n_effective
 from .tempered_run import (
@@ -41,6 +43,7 @@ from .tempered_run import (
     standardization_of,
     standardize,
 )
+from .triangular import best_triangular
 
 LINES = 25  # evaluations for approximations and comparisons of coordinates, in units of the draws of one comparison
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
@@ -59,7 +62,9 @@ def run_pilot(
     `Standardization`), and the repetition kept if it finds more of the density, or if its particles look more Gaussian.
     Climbs from its particles look for modes that were lost on the way, which are added by their evidence. Regions of
     the particles get the masses that importance sampling tells, necks of funnels too (`balance`). Where the scale or
-    the place of coordinates depends on one of them, what follows is in non-centred coordinates (`non_centred`).
+    the place of coordinates depends on one of them, what follows is in non-centred coordinates (`non_centred`). In more
+    than 20 dimensions, with a gradient, the best Gaussian and a triangular map take the place of the particles' moments
+    where they are better.
 
     Where coordinates have a single bound, the race is run again with the scales of the bijection from the first. So it
     is where coordinates are periodic, with their seams where the particles of the first are sparsest.
@@ -438,6 +443,18 @@ class _Pilot:
             found, better = best_gaussian(self.energy, start, self.generator, by)
         if better:
             run.refine(found, self.by.tails.clear_loss)
+        found, better = self._with_triangular(run.standardized())
+        if better:
+            run.refine(found, self.by.tails.clear_loss)
+
+    def _with_triangular(self, gaussian: Standardization) -> tuple[Standardization, bool]:
+        """A Gaussian behind a triangular map, and whether it is clearly better, within a share of the limits."""
+        by = self.by.triangular
+        self.budget.progress.phase("triangular map")
+        end = time.perf_counter() + by.share * self.budget.seconds_left(self.time_share)
+        return best_triangular(
+            self.energy, gaussian, self.generator, by, by.share * self.left(), lambda: time.perf_counter() >= end
+        )  # fmt: skip
 
     def _note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
@@ -480,7 +497,7 @@ class _Pilot:
         standardization = laplace_away_from_seams(energy, start, by.max_iter)
         if standardization is None:
             return None
-        standardization, inflation = self._best_gaussian(standardization)
+        standardization, inflation = self._best_around(standardization)
         most = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
         affordable = max(self.by.tempering.fewest_particles, self.left() / (by.n_temperatures * (1 + self.n_moves)))
         self.budget.progress.phase("tempering")
@@ -496,9 +513,23 @@ class _Pilot:
             self._note(stopped)
         return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
 
-    def _best_gaussian(self, laplace: Standardization) -> tuple[Standardization, float]:
-        """The best Gaussian that the limits allow, and the width that a run starts with from there."""
-        budget, by = self.budget, self.by.high_dimension
+    def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:
+        """The best coordinates that the limits allow, and the width that a run starts with from there.
+
+        A triangular map needs only a fair Gaussian to start from.
+        """
+        by = self.by.high_dimension
+        if self.energy.n_features <= self.by.triangular.max_features:
+            few = replace(by, n_hessians=min(by.n_hessians, self.by.triangular.n_hessians), n_skew_draws=0)
+            found, better = self._with_triangular(self._best_gaussian(laplace, few)[0])
+            if better:
+                return found, by.variational_inflation
+        found, better = self._best_gaussian(laplace, by)
+        return found, by.variational_inflation if better else by.inflation
+
+    def _best_gaussian(self, laplace: Standardization, by: HighDimension) -> tuple[Standardization, bool]:
+        """The best Gaussian that the limits allow, and whether it is better than Laplace's."""
+        budget = self.budget
         until = by.gaussian_share * self.time_share
         least = max((1 - by.gaussian_share) * self.left(), 2 * self.energy.n_features)
         budget.progress.phase("best Gaussian")
@@ -506,5 +537,4 @@ class _Pilot:
         def ended():
             return self.left() < least or budget.seconds_left(until) <= 0
 
-        found, better = best_gaussian(self.energy, laplace, self.generator, by, ended)
-        return found, by.variational_inflation if better else by.inflation
+        return best_gaussian(self.energy, laplace, self.generator, by, ended)

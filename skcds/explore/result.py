@@ -11,13 +11,17 @@ import torch
 from .._support.devices import to_numpy
 from ..density.noncentred import NonCentred
 from ..density.standardize import Standardization
+from ..density.triangular import TriangularMap
 from ..io.packing import pack, unpack
 from ..io.registry import register_record
+
+PARTS = {"noncentred": NonCentred, "triangular": TriangularMap}  # of a standardisation, that are modules
 
 
 @register_record(
     "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
     tail_center="vector", tail_width="vector", n_temperatures="count", noncentred="model or None",
+    triangular="model or None",
 )  # fmt: skip
 @dataclass
 class PilotResult:
@@ -40,6 +44,8 @@ class PilotResult:
         Number of temperatures, or of the proposals of the importance sampling.
     noncentred : NonCentred or None
         Coordinates in which the others have one scale and one place whatever a leading one is, where they depend on it.
+    triangular : TriangularMap or None
+        Coordinates in which the density is close to a Gaussian, where it is skew along any directions.
     """
 
     log_evidence: float
@@ -50,38 +56,43 @@ class PilotResult:
     tail_width: np.ndarray
     n_temperatures: int
     noncentred: NonCentred | None = None
+    triangular: TriangularMap | None = None
 
     @classmethod
     def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":
         """With the standardisation that was found."""
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
-        return cls(log_evidence, scale, loc, covariance, center, width, n_temperatures, found.noncentred)
+        return cls(
+            log_evidence, scale, loc, covariance, center, width, n_temperatures, found.noncentred, found.triangular
+        )  # fmt: skip
 
     def state_dict(self) -> dict:
         """Tensors and plain values, which `restored` makes it of again."""
         state = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in vars(self).items()}
-        inner = self.noncentred and {"config": self.noncentred.config, "weights": self.noncentred.state_dict()}
-        return state | {"noncentred": inner}
+        parts = {name: getattr(self, name) for name in PARTS}
+        return state | {n: p and {"config": p.config, "weights": p.state_dict()} for n, p in parts.items()}
 
     @classmethod
     def restored(cls, state: dict) -> "PilotResult":
         """From its `state_dict`."""
         values: dict[str, Any] = {n: to_numpy(v) if isinstance(v, torch.Tensor) else v for n, v in state.items()}
-        if inner := state["noncentred"]:
-            values["noncentred"] = NonCentred(**inner["config"])
-            values["noncentred"].load_state_dict(inner["weights"])
+        for name, part in PARTS.items():
+            if inner := state[name]:
+                values[name] = part(**inner["config"])
+                values[name].load_state_dict(inner["weights"])
         return cls(**values)
 
     def __getstate__(self) -> dict:
         """Of NumPy arrays and plain values."""
-        return vars(self) | {"noncentred": self.noncentred and pack(self.noncentred)}
+        parts = {name: getattr(self, name) for name in PARTS}
+        return vars(self) | {name: part and pack(part) for name, part in parts.items()}
 
     def __setstate__(self, state: dict) -> None:
-        inner = state.get("noncentred")
-        vars(self).update(state, noncentred=inner and unpack(inner))
+        inner = {name: state.get(name) for name in PARTS}
+        vars(self).update(state, **{name: part and unpack(part) for name, part in inner.items()})
 
     def standardization(self) -> Standardization:
         """The standardisation by what was found."""
         tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
         moments = torch.from_numpy(self.loc), torch.from_numpy(self.covariance)
-        return Standardization.from_moments(*moments, tails, self.noncentred)
+        return Standardization.from_moments(*moments, tails, self.noncentred).with_triangular(self.triangular)

@@ -13,7 +13,7 @@ from ..io.registry import register_specification
 from ..models.specifications import Specification, positive, share
 from .few_evaluations import Adaptive
 from .mode_stages import Balance, Climbs, LostModes
-from .stages import Centring, FamilyTempering, HighDimension, Race, Tails, Tempering
+from .stages import Centring, FamilyTempering, HighDimension, Race, Tails, Tempering, Triangular
 
 at_least_a_hundred = Interval(numbers.Integral, 100, None, closed="left")
 
@@ -33,9 +33,9 @@ class Pilot(Specification):
         Particles; in more than 256 dimensions no more than hold 5e6 numbers, or 2000 if that is more.
     time_share, evals_share : float, default=0.4 and 0.6
         Of the limits of a fit. Unmeasured.
-    climbs, race, tempering, tails, lost_modes, balance, centring, high_dimension : specification
-        What each stage of the run goes by: `Climbs`, `Race`, `Tempering`, `Tails`, `LostModes`, `Balance`, `Centring`
-        and `HighDimension` of `skcds.specifications`.
+    climbs, race, tempering, tails, lost_modes, balance, centring, high_dimension, triangular : specification
+        What each stage of the run goes by: `Climbs`, `Race`, `Tempering`, `Tails`, `LostModes`, `Balance`, `Centring`,
+        `HighDimension` and `Triangular` of `skcds.specifications`.
     adaptive : Adaptive
         What takes their place where few evaluations are allowed.
     family : FamilyTempering
@@ -64,6 +64,7 @@ class Pilot(Specification):
         "balance": [Balance],
         "centring": [Centring],
         "high_dimension": [HighDimension],
+        "triangular": [Triangular],
         "adaptive": [Adaptive],
         "family": [FamilyTempering],
     }
@@ -80,6 +81,7 @@ class Pilot(Specification):
     balance: Balance = Balance()
     centring: Centring = Centring()
     high_dimension: HighDimension = HighDimension()
+    triangular: Triangular = Triangular()
     adaptive: Adaptive = Adaptive()
     family: FamilyTempering = FamilyTempering()
 

@@ -1,6 +1,6 @@
 """What the stages of a pilot run go by: race, tempering, tails, centring, high dimension, tempering of families."""
 
-__all__ = ["Centring", "FamilyTempering", "HighDimension", "Race", "Tails", "Tempering"]
+__all__ = ["Centring", "FamilyTempering", "HighDimension", "Race", "Tails", "Tempering", "Triangular"]
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -301,6 +301,53 @@ class HighDimension(Part):
     variational_inflation: float = 1.0
     gaussian_share: float = 0.4
     refined_share: float = 0.1
+
+
+@register_specification
+@dataclass(frozen=True, repr=False)
+class Triangular(Part):
+    """A triangular map before the Gaussian, where the density is skew along any directions (`TriangularMap`).
+
+    It is looked for in more than 20 features, where the energy has a gradient; see ``benchmarks/gaussians.py``.
+
+    Parameters
+    ----------
+    max_features : int, default=64
+        In which it is looked for; it has a third of their cube of numbers.
+    n_hessians : int, default=4
+        Steps to the Gaussian that it starts from, where evaluations are few; see `HighDimension`. With 32 the ESS is
+        the same.
+    n_steps : int, default=8
+        Towards it. With 16 the ESS is the same.
+    draws, draws_at_least : float, default=1.0 and 0.25
+        Draws of a step, and those that have to be affordable, in units of the square of the number of features.
+    fewest_draws : int, default=256
+        Draws of a step, however few features there are.
+    n_compared : int, default=512
+        Draws of the comparison with the Gaussian.
+    share : float, default=0.6
+        Of the evaluations and the time that the pilot has left.
+    """
+
+    constraints: ClassVar[dict] = {
+        "max_features": [not_negative],
+        "n_hessians": [not_negative],
+        "n_steps": [not_negative],
+        "draws": [positive],
+        "draws_at_least": [positive],
+        "fewest_draws": [at_least_two],
+        "n_compared": [at_least_two],
+        "share": [share],
+    }
+
+    max_features: int = 64
+    n_hessians: int = 4
+    n_steps: int = 8
+    draws: float = 1.0
+    draws_at_least: float = 0.25
+    fewest_draws: int = 256
+    n_compared: int = 512
+    share: float = 0.6
 
 
 @register_specification

@@ -273,17 +273,20 @@ class OneStepModel(nn.Module):
         Log signal-to-noise ratio of the last noisy level of the teacher's grid.
     full : bool
         Whether the standardisation has a full matrix.
-    n_knots : int, default=0
-        Of its `NonCentred` coordinates; 0 if there are none.
+    n_knots, triangular : int and bool, default=0 and False
+        Of the standardisation; see there.
     **sizes
         Of the map.
     """
 
-    def __init__(self, network: str, n_features: int, log_snr_max: float, full: bool, n_knots: int = 0, **sizes):
+    def __init__(
+        self, network: str, n_features: int, log_snr_max: float, full: bool, n_knots: int = 0, triangular: bool = False,
+        **sizes,
+    ):  # fmt: skip
         super().__init__()
         self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
         self.n_features, self.log_snr_max = n_features, log_snr_max
-        self.standardization = Standardization(n_features, full, n_knots)
+        self.standardization = Standardization(n_features, full, n_knots, triangular)
         self.config |= self.standardization.config
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 

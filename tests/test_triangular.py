@@ -1,0 +1,307 @@
+"""Triangular maps: their inverse and gradients, what they make of skew densities, and where a fit takes them."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from bounds_of_gaussians import gaussian_bound
+from cases import slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import skcds
+from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, Pilot
+from skcds._support.errors import Spent
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.density.triangular import LARGEST_BEND, TriangularMap, features
+from skcds.explore.laplace import laplace_standardization
+from skcds.explore.pilot import run_pilot
+from skcds.explore.result import PilotResult
+from skcds.explore.skewness import best_gaussian
+from skcds.explore.triangular import best_triangular, residual_moments, stepped
+from skcds.specifications import Climbs, Race, Tempering, Triangular
+from skcds.targets import BayesianLogisticRegression
+from skcds.train.particles import effective_share
+
+D = 22  # from 21 on a fit looks for such a map
+QUICK = {"tempering": Tempering(n_moves=3), "climbs": Climbs(n_after=4, n_further=0), "race": Race(n_particles=300)}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def any_map(d, generator, size=0.3):
+    found, below = TriangularMap(d), torch.ones(d, d, dtype=torch.float64).tril(-1)
+    found.location, found.log_scale = size * normal(generator, d), size * normal(generator, d)
+    found.bend = (size * normal(generator, d)).clamp(-LARGEST_BEND, LARGEST_BEND)
+    found.regression, found.slope = (size * normal(generator, d, d) * below for _ in range(2))
+    curvature = size * normal(generator, d, d, d) / d
+    found.curvature = (curvature + curvature.mT) * below[:, :, None] * below[:, None, :]
+    return found
+
+
+def regression(d=D, n=60, seed=0):
+    """A posterior that is skew along directions of its data; some observations for a coefficient, so that it is."""
+    generator = np.random.default_rng(seed)
+    X = generator.standard_normal((n, d - 1))
+    y = generator.random(n) < 1 / (1 + np.exp(-X @ generator.standard_normal(d - 1)))
+    return BayesianLogisticRegression(X, y.astype(float))
+
+
+def gaussian_of(energy, seed=0):
+    return best_gaussian(energy, laplace_standardization(energy), seeded(seed))[0]
+
+
+def ess(energy, standardization, n=4000, seed=1):
+    z = normal(seeded(seed), n, energy.n_features)
+    return effective_share(StandardizedTarget(energy, standardization).log_prob(z) + 0.5 * z.square().sum(1))
+
+
+class TestMap:
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 10**6), st.integers(1, 7))
+    def test_inverse_determinant_and_gradient(self, seed, d):
+        """Of any such map, by `autograd`."""
+        generator = seeded(seed)
+        found = any_map(d, generator)
+        z = (2 * normal(generator, 6, d)).requires_grad_()
+        y, log_det, pull_back = found.call_and_pull_back(z)
+        assert torch.allclose(found(z), y)
+        jacobian = torch.stack([torch.autograd.functional.jacobian(lambda p: found(p[None])[0], point) for point in z])
+        assert torch.allclose(torch.linalg.slogdet(jacobian)[1], log_det, atol=1e-9)
+        assert (jacobian.triu(1) == 0).all()
+        (gradient,) = torch.autograd.grad((y.sin().sum(1) + log_det).sum(), z)
+        with torch.no_grad():
+            assert torch.allclose(found.inverse(y), z, atol=1e-8)
+            assert torch.allclose(pull_back(y.cos()), gradient, atol=1e-9)
+
+    def test_untrained_it_is_the_identity(self):
+        z = normal(seeded(), 5, 4)
+        y, log_det, pull_back = TriangularMap(4).call_and_pull_back(z)
+        assert torch.equal(y, z) and (log_det == 0).all() and torch.equal(pull_back(z), z)
+
+    def test_far_away(self):
+        """Features level off, so that points 1000 standard deviations out stay finite, and come back."""
+        found, z = any_map(5, seeded()), 1000 * normal(seeded(1), 50, 5)
+        y, log_det, pull_back = found.call_and_pull_back(z)
+        assert y.isfinite().all() and log_det.isfinite().all() and pull_back(z).isfinite().all()
+        assert torch.allclose(found.inverse(y), z, rtol=1e-6)
+
+    def test_features_have_unit_variance(self):
+        nodes = torch.linspace(-10, 10, 20_001, dtype=torch.float64)
+        weights = (-0.5 * nodes**2).exp() / (-0.5 * nodes**2).exp().sum()
+        assert float((weights * features(nodes)[0] ** 2).sum()) == pytest.approx(1, abs=1e-6)
+
+    def test_in_front_of_the_other_parts(self):
+        """Of a Gaussian with a heavy tail, by `autograd`."""
+        generator = seeded(3)
+        width = torch.tensor([0.5, torch.inf, 2.0], dtype=torch.float64)
+        standardization = Standardization.from_moments(
+            normal(generator, 3), torch.eye(3) + 0.5, (normal(generator, 3), width)
+        ).with_triangular(any_map(3, generator))
+        z = normal(generator, 6, 3).requires_grad_()
+        x, log_det, pull_back = standardization.call_and_pull_back(z)
+        (gradient,) = torch.autograd.grad((x.sin().sum(1) + log_det).sum(), z)
+        with torch.no_grad():
+            assert torch.allclose(standardization(z), x) and torch.allclose(standardization.inverse(x), z, atol=1e-8)
+            assert torch.allclose(pull_back(x.cos()), gradient, atol=1e-8)
+        assert standardization.config == {"full": True, "triangular": True}
+        assert standardization.with_triangular(None).config == {"full": True}
+
+
+class TestMoments:
+    @pytest.mark.parametrize("seed", [0, *slow(1, 2)])
+    def test_of_a_cubic(self, seed):
+        """The log density is -|z|^2 / 2 and cubic Hermite polynomials. All moments are their coefficients.
+
+        Features level off, which takes up to a ninth of a coefficient away. The standard error is at most .003: .02 is
+        six of them, and half a typical coefficient away from none.
+        """
+        d, generator = 4, seeded(seed)
+        third = 0.2 * normal(generator, d, d, d)
+        third = sum(third.permute(p) for p in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))) / 6
+        second = 0.1 * normal(generator, d, d)
+        second, mean = second + second.T, 0.1 * normal(generator, d)
+
+        def cubic(z):
+            t, s, m = third.to(z), second.to(z), mean.to(z)
+            he3 = torch.einsum("ijk,ni,nj,nk->n", t, z, z, z) - 3 * torch.einsum("ijj,ni->n", t, z)
+            return 0.5 * z.square().sum(1) - z @ m - 0.5 * ((z @ s) * z).sum(1) - he3 / 6
+
+        found = residual_moments(Energy(cubic, d), Standardization(d), 200_000, generator)
+        for moment, expected in zip(found, (mean, second, third), strict=True):
+            assert torch.allclose(moment, expected, rtol=0.12, atol=0.02)
+        assert not torch.allclose(found[2], 0 * third, rtol=0.12, atol=0.02)
+
+    def test_a_step_moves_only_the_last_coordinate_of_a_product(self):
+        """Of z_0 z_1 z_2 the coordinate 2 moves, by the product of the others."""
+        third = torch.zeros(3, 3, 3, dtype=torch.float64)
+        for p in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+            third[p] = 0.1
+        zeros = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+        moved = stepped(TriangularMap(3), *zeros, third, gain=1.0)
+        z = torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64)
+        assert torch.allclose(moved(z), z + torch.tensor([[0.0, 0.0, 0.1]]) * features(torch.ones(1).double())[0] ** 2)
+
+
+class TestBestTriangular:
+    @pytest.mark.parametrize("seed", [0, *slow(1, 2, 3)])
+    def test_of_a_regression(self, seed):
+        """The bound gains a tenth of a nat and more, 20 standard errors, and the ESS a third of what it lacks."""
+        energy = Energy(regression(seed=seed), D)
+        gaussian = gaussian_of(energy, seed)
+        found, better = best_triangular(energy, gaussian, seeded(seed))
+        assert better and found.triangular is not None
+        bounds = [gaussian_bound(energy, s, 20_000, seeded(seed))[0] for s in (found, gaussian)]
+        assert bounds[0] > bounds[1] + 0.1
+        assert 1 - ess(energy, found) < (1 - ess(energy, gaussian)) / 1.5
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_not_of_a_gaussian(self, seed):
+        """There is nothing to gain, and noise makes what is found worse. Two standard errors: a false alarm of .02."""
+        energy = Energy(lambda x: 0.5 * x.square().sum(1), D)
+        gaussian = Standardization(D)
+        found, better = best_triangular(energy, gaussian, seeded(seed))
+        assert found is gaussian and not better
+
+    @pytest.mark.parametrize("n_evals", [0, 2000, 4000, 20_000, math.inf])
+    def test_evaluations_are_bounded(self, n_evals):
+        energy, by = Energy(regression(), D), Triangular()
+        gaussian = gaussian_of(energy)
+        before = energy.n_energy_evals
+        _, better = best_triangular(energy, gaussian, seeded(), by, n_evals)
+        used = energy.n_energy_evals - before
+        fewest = by.n_steps * by.fewest_draws + 2 * by.n_compared
+        assert used <= n_evals and (used > 0) == better == (n_evals >= fewest)
+
+    @pytest.mark.parametrize("by", [Triangular(max_features=D - 1), Triangular(n_steps=0)])
+    def test_can_be_left_out(self, by):
+        energy = Energy(regression(), D)
+        gaussian = gaussian_of(energy)
+        assert best_triangular(energy, gaussian, seeded(), by) == (gaussian, False)
+
+    def test_ends_with_the_time_and_with_the_evaluations(self):
+        target, calls = regression(), []
+
+        def energy_fn(x):
+            calls.append(len(x))
+            if sum(calls) > limit[0]:
+                raise Spent
+            return target(x)
+
+        limit = [math.inf]
+        energy = Energy(energy_fn, D)
+        gaussian = gaussian_of(energy)
+        checked = []
+        _, better = best_triangular(energy, gaussian, seeded(), ended=lambda: checked.append(0) or len(checked) > 4)
+        assert better and len(checked) == 5
+        limit[0] = sum(calls) + 3000
+        assert best_triangular(energy, gaussian, seeded()) == (gaussian, False)
+
+    def test_not_where_half_of_its_draws_are_impossible(self):
+        target = regression()
+        gaussian = gaussian_of(Energy(target, D))
+        middle = gaussian(torch.zeros(1, D))[0, 0]
+        half = Energy(lambda x: torch.where(x[:, 0] > middle, torch.inf, target(x)), D)
+        assert best_triangular(half, gaussian, seeded()) == (gaussian, False)
+
+
+class TestPilot:
+    @pytest.mark.parametrize("seed", [0, *slow(1)])
+    def test_it_is_found(self, seed):
+        """Beside its particles, which are then closer to normal in third moments, too."""
+        energy = Energy(regression(seed=seed), D)
+        result, x = run_pilot(energy, 2000, seeded(seed), pilot=Pilot(**QUICK))
+        found = result.standardization()
+        assert found.triangular is result.triangular is not None
+        assert ess(energy, found) > ess(energy, found.with_triangular(None))
+        assert abs(float(found.inverse(x).mean())) < 0.1
+
+    def test_not_in_few_dimensions(self):
+        """Nor without a gradient: it goes with the best Gaussian."""
+        assert run_pilot(Energy(regression(5), 5), 500, seeded(), pilot=Pilot(**QUICK))[0].triangular is None
+
+    def test_its_result_comes_back(self):
+        x = normal(seeded(), 20, 4)
+        found = Standardization.from_moments(x.mean(0), torch.eye(4)).with_triangular(any_map(4, seeded()))
+        result = PilotResult.of(found, 0.0, 1.0, 3)
+        for again in (PilotResult.restored(result.state_dict()), pickle.loads(pickle.dumps(result))):
+            assert torch.equal(again.standardization().inverse(x), found.inverse(x))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """One sampler of each kind, in the coordinates of such a map."""
+    target, options = regression(), {"random_state": 0, "max_iter": 5}
+    start = Pilot(n_particles=500, **QUICK)
+    teacher = DiffusionSampler(n_features=D, start=start, n_steps=8, **options).fit(target)
+    student = ConsistentSamplerDistiller(teacher, **options).fit(target)
+    scratch = ConsistentSamplerScratch(n_features=D, start=start, n_steps=8, **options).fit(target)
+    for sampler in (teacher, student, scratch):
+        assert sampler._model.standardization.triangular is not None
+    return teacher, student, scratch
+
+
+@pytest.mark.parametrize("place", range(3))
+class TestSamplers:
+    def test_weights_are_exact(self, fitted, place):
+        """After five iterations they vary, and their mean is Z: that of the best coordinates, by 200 000 draws."""
+        energy = Energy(regression(), D)
+        z = normal(seeded(5), 200_000, D)
+        known = StandardizedTarget(energy, fitted[0]._model.standardization).log_prob(z) + 0.5 * z.square().sum(1)
+        log_z = float(known.logsumexp(0)) - math.log(len(z)) + 0.5 * D * math.log(2 * math.pi)
+        weighted = fitted[place].sample_weighted(10_000, random_state=1)
+        assert weighted.log_evidence == pytest.approx(log_z, abs=5 * weighted.log_evidence_se + 0.02)
+
+    def test_files_and_pickles(self, fitted, place, tmp_path):
+        sampler, target = fitted[place], regression()
+        sampler.save(tmp_path / "sampler.skcds")
+        x = sampler.sample(50, random_state=3)
+        for other in (skcds.load(tmp_path / "sampler.skcds"), pickle.loads(pickle.dumps(sampler)), copy.copy(sampler)):
+            assert np.array_equal(x, other.sample(50, random_state=3, **({"energy_fn": target} if place != 1 else {})))
+        if place != 1:
+            loaded = skcds.load(tmp_path / "sampler.skcds").pilot_.triangular
+            assert torch.equal(loaded.curvature, sampler.pilot_.triangular.curvature)
+
+    def test_densities_at_any_points(self, fitted, place):
+        if place:
+            x, log_q = fitted[place].sample(200, random_state=3, return_log_density=True)
+            assert np.allclose(fitted[place].score_samples(x), log_q, atol=1e-2)
+
+    def test_a_warm_start_goes_on(self, fitted, place):
+        if place != 1:
+            again = copy.deepcopy(fitted[place]).set_params(warm_start=True, max_iter=2).fit(regression())
+            assert again._model.standardization.triangular is not None
+
+
+@pytest.mark.parametrize("cls", [ConsistentSamplerScratch, *slow(DiffusionSampler)])
+def test_a_fit_goes_on_from_its_checkpoint(cls, tmp_path):
+    """After an error of the energy in training, with the map that the pilot found."""
+    calls = []
+
+    def energy(x, last=math.inf):
+        calls.append(len(x))
+        if len(calls) > last:
+            raise RuntimeError("stop")
+        return regression()(x)
+
+    options = {
+        "n_features": D, "start": Pilot(n_particles=500, **QUICK), "n_steps": 8, "random_state": 0, "max_iter": 6,
+    }  # fmt: skip
+    whole = cls(**options).fit(energy)
+    last, path = len(calls) - 2, tmp_path / "fit"
+    calls.clear()
+    with pytest.raises(Exception, match="stop"):
+        cls(**options).fit(lambda x: energy(x, last), checkpoint=path)
+    again = cls(**options).fit(regression(), checkpoint=path)
+    assert torch.equal(again.pilot_.triangular.curvature, whole.pilot_.triangular.curvature)
+    assert np.array_equal(whole.sample(20, random_state=0), again.sample(20, random_state=0))
