@@ -121,6 +121,7 @@ TESTS = {
     "explore/mode_stages": ["modes", "pilot"],
     "explore/modes": ["modes", "adaptive", "pilot::TestLimit"],
     "explore/nested_laplace": ["nested_laplace"],
+    "explore/one_mode": ["only_mode", "triangular", "skewness", "laplace"],
     "explore/pilot": ["balance", "noncentred", "start", "laplace", "pilot", "limits::TestFits", "devices"],
     "explore/propriety": ["propriety", "pilot::TestFlatDirections", "start"],
     "explore/race": ["race", "start", "rounding", "pilot", "limits::TestFits", "devices"],

@@ -288,12 +288,12 @@ class TestManyFeatures:
             run.time_share, run.evals_share = run.shares_of_few()
             found, x = run.explore(store)
         assert not len(store) and x.isfinite().all() and math.isfinite(found.log_evidence)
-        assert energy.n_energy_evals <= 0.4 * 20_000
+        assert energy.n_energy_evals <= run.by.adaptive.evals_before_own_draws * 20_000
 
     def test_several_modes_are_explored(self, monkeypatch):
         run, _ = self.pilot(6)
         monkeypatch.setattr(run, "_survey", lambda: [object(), object()])
-        monkeypatch.setattr(run, "_in_high_dimension", lambda begin: pytest.fail("there are two modes"))
+        monkeypatch.setattr(run.one_mode, "run", lambda begin: pytest.fail("there are two modes"))
         monkeypatch.setattr(pilots, "explore", lambda *args: None)
         assert run.explore(Store(6)) is None
 

@@ -42,7 +42,7 @@ class TestFromTheOnlyMode:
     def test_one_mode(self):
         nodes = np.linspace(-8, 8, 20_001)
         log_z = D * np.log(np.trapezoid(np.exp(-0.5 * nodes**2 - 0.1 * nodes**4), nodes))
-        result, x = climbed(quartic)._from_the_only_mode()
+        result, x = climbed(quartic).one_mode.run_if_all_climbs_end_there()
         assert x.shape == (500, D) and abs(result.log_evidence - log_z) < 0.3
 
     @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ class TestFromTheOnlyMode:
         ],
     )
     def test_where_a_race_is_better(self, energy_fn, by):
-        assert climbed(energy_fn, **by)._from_the_only_mode() is None
+        assert climbed(energy_fn, **by).one_mode.run_if_all_climbs_end_there() is None
 
     @pytest.mark.parametrize("log_mass, found", [(-1e9, True), (0.0, False)])
     def test_climbs_that_went_astray(self, log_mass, found):
@@ -63,12 +63,12 @@ class TestFromTheOnlyMode:
         run = climbed(quartic)
         far = Standardization.from_moments(torch.full((D,), 99.0), torch.eye(D))
         run.modes.append(Mode(far, log_mass))
-        assert (run._from_the_only_mode() is not None) == found
+        assert (run.one_mode.run_if_all_climbs_end_there() is not None) == found
 
     def test_no_climb_ended(self):
         run = climbed(quartic)
         run.modes = []
-        assert run._from_the_only_mode() is None
+        assert run.one_mode.run_if_all_climbs_end_there() is None
 
     @pytest.mark.slow
     @pytest.mark.parametrize("seed", [0, 1])
@@ -116,7 +116,7 @@ class TestRefined:
     def test_when_it_is_looked_for(self, energy_fn, d, refined, monkeypatch):
         seen = []
         monkeypatch.setattr(
-            "skcds.explore.pilot.best_gaussian", lambda energy, start, *rest: (seen.append(start) or start, False)
+            "skcds.explore.one_mode.best_gaussian", lambda energy, start, *rest: (seen.append(start) or start, False)
         )
         run_pilot(Energy(energy_fn, d, generator=seeded()), 300, seeded())
         assert bool(seen) == refined

@@ -5,7 +5,6 @@ __all__ = ["run_pilot"]
 import contextlib
 import math
 import time
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,17 +20,15 @@ from .balance import balance
 from .centring import non_centred
 from .climb import Mode
 from .evaluations import N_CLIMBS
-from .laplace import laplace_away_from_seams
 from .mixture import TMixture, log_weights_of
-from .modes import climbs_from, find_lost_modes, near_to, starting_points, survey
+from .modes import climbs_from, find_lost_modes, starting_points, survey
 from .nested_laplace import Along
+from .one_mode import OneMode
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
-from .skewness import best_gaussian
-from .smc import MANY_FEATURES, moments
+from .smc import moments
 from .specifications import Pilot
-from .stages import HighDimension
 from .start import Start
 from .store import Store, log_evidence, n_effective
 from .tempered_run import (
@@ -43,7 +40,6 @@ from .tempered_run import (
     standardization_of,
     standardize,
 )
-from .triangular import best_triangular
 
 LINES = 25  # evaluations for approximations and comparisons of coordinates, in units of the draws of one comparison
 OVERHEAD = 0.3  # rate of evaluations in runs, in units of that of the energy by itself, before it is measured
@@ -136,6 +132,7 @@ class _Pilot:
         self.rate: float | None = None  # measured in the race
         self.modes: list[Mode] = []
         self.own_draws = False
+        self.one_mode = OneMode(self)
         self.time_share, self.evals_share = by.time_share, by.evals_share
 
     def left(self) -> float:
@@ -156,11 +153,11 @@ class _Pilot:
             first_look(self.energy, self.generator, few=self.left() < FEW_EVALS)
         except Spent:
             pass
-        if self.is_high and self.energy.has_gradient and (found := self._in_high_dimension()) is not None:
+        if self.is_high and self.energy.has_gradient and (found := self.one_mode.run()) is not None:
             return found
         if not self.is_high:
             self._climb()
-            if (found := self._from_the_only_mode()) is not None:
+            if (found := self.one_mode.run_if_all_climbs_end_there()) is not None:
                 return found
         winner, stopped = self._race()
         if stopped is not None:
@@ -175,10 +172,10 @@ class _Pilot:
             self._look_for_lost_modes(run)
             self._balance(run)
             self._non_centre(run)
-            self._refine(run)
+            self.one_mode.refine(run)
             run.grow(int(min(self.n_particles, self.left() / (1 + self.by.tempering.growth_moves * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
-            self._note(ended)
+            self.note(ended)
         return run.result(run.standardized(), winner.scale), run.x
 
     # ---------------------------------------------------------------- by few evaluations
@@ -205,11 +202,11 @@ class _Pilot:
         with contextlib.suppress(Spent):
             first_look(energy, generator, few=self.left() < FEW_EVALS)
         budget.progress.phase("climbs")
-        with self._share(by.survey.share):
+        with self.share(by.survey.share):
             self.modes = self._survey()
             self._cut_between_modes()
         if self.leaves_own_draws() and len(self.modes) < 2:
-            found = self._in_high_dimension(self.modes[0].x if self.modes else None)
+            found = self.one_mode.run(self.modes[0].x if self.modes else None)
             if found is not None:
                 return self._with_a_neck(*found)
         budget.progress.phase("exploration")
@@ -226,7 +223,7 @@ class _Pilot:
             store.clear()
             return None
         if stopped is not None:
-            self._note(stopped)
+            self.note(stopped)
         store.chosen = store.particles(min(self.n_particles, 2 * len(store)), generator, by.fewest_effective)
         return self._result_of(store, kept)
 
@@ -304,7 +301,7 @@ class _Pilot:
         """Modes that climbs from near and far, or from where the user says, end at."""
         by = self.by.climbs
         n = by.n_before if self.energy.n_features <= by.many_features else by.n_there
-        if self._may_have_one_mode():
+        if self.one_mode.is_likely():
             n = self.by.high_dimension.n_climbs
         if self.start is None:
             points = starting_points(self.energy, self.generator, n, by)
@@ -315,10 +312,10 @@ class _Pilot:
 
     def _climbs(self, points: Tensor) -> list[Mode]:
         """Climbs within a small share of the limits."""
-        with self._share(self.by.climbs.share):
+        with self.share(self.by.climbs.share):
             return climbs_from(self.energy, points, by=self.by.climbs)
 
-    def _share(self, share: float):
+    def share(self, share: float):
         """A part of the limits: a share of what the pilot has left."""
         budget, n_evals, left = self.budget, share * self.left(), share * self.budget.seconds_left(self.time_share)
         evals = math.inf if budget.max_energy_evals is None else budget.max_energy_evals - budget.evals_reserve
@@ -372,7 +369,7 @@ class _Pilot:
                 by.inflation, self.budget.progress, MAX_RAISED, by,
             )  # fmt: skip
             if tamed.stopped is not None:
-                self._note(tamed.stopped)
+                self.note(tamed.stopped)
                 break
             gain = tamed.log_evidence - run.log_evidence
             found_more, found_less = gain >= of_tails.clear_gain, gain < -of_tails.clear_loss
@@ -390,7 +387,7 @@ class _Pilot:
         if self.left() < 200 * n * self.energy.n_features:
             n = climbs.few
         self.budget.progress.phase("lost modes")
-        with self._share(self.by.lost_modes.share):
+        with self.share(self.by.lost_modes.share):
             found = find_lost_modes(
                 self.energy, run.x, run.log_evidence, self.modes, n, self.n_moves, self.generator, self.by.lost_modes,
                 climbs, self.by.tempering,
@@ -431,110 +428,15 @@ class _Pilot:
             if found is not None:
                 run.non_centre(found, by.tails)
 
-    def _refine(self, run: "TemperedRun") -> None:
-        """Take the best Gaussian, by scores, in dimensions of which particles tell a covariance with much noise."""
-        by, start = self.by.high_dimension, run.standardized()
-        if not self.energy.has_gradient or self.energy.n_features <= MANY_FEATURES or not start.full:
-            return
-        if start.noncentred is not None or start.width.isfinite().any():
-            return
-        self.budget.progress.phase("best Gaussian")
-        with self._share(by.refined_share):
-            found, better = best_gaussian(self.energy, start, self.generator, by)
-        if better:
-            run.refine(found, self.by.tails.clear_loss)
-        found, better = self._with_triangular(run.standardized())
-        if better:
-            run.refine(found, self.by.tails.clear_loss)
-
-    def _with_triangular(self, gaussian: Standardization) -> tuple[Standardization, bool]:
-        """A Gaussian behind a triangular map, and whether it is clearly better, within a share of the limits."""
-        by = self.by.triangular
-        self.budget.progress.phase("triangular map")
-        end = time.perf_counter() + by.share * self.budget.seconds_left(self.time_share)
-        return best_triangular(
-            self.energy, gaussian, self.generator, by, by.share * self.left(), lambda: time.perf_counter() >= end
-        )  # fmt: skip
-
-    def _note(self, stopped: BaseException) -> None:
+    def note(self, stopped: BaseException) -> None:
         self.budget.interrupted |= isinstance(stopped, KeyboardInterrupt)
 
     def _end_with(self, winner: Entrant, stopped: BaseException) -> tuple[PilotResult, Tensor]:
         """The race's particles, where the run with all of them was not to be had."""
         if isinstance(stopped, KeyboardInterrupt) and not winner.usable:
             raise stopped
-        self._note(stopped)
+        self.note(stopped)
         x = winner.x[winner.x.isfinite().all(1)]
         found = Standardization.from_moments(*self._moments(x))
         log_evidence = winner.log_evidence if winner.log_evidence > -math.inf else math.nan
         return PilotResult.of(found, log_evidence, winner.scale, 0), x
-
-    def _may_have_one_mode(self) -> bool:
-        """Whether a run from the best Gaussian is worth a look: a race is slow, and a covariance of particles poor."""
-        return self.energy.has_gradient and self.energy.n_features > self.by.high_dimension.n_features_of_one_mode
-
-    def _from_the_only_mode(self) -> tuple[PilotResult, Tensor] | None:
-        """`_in_high_dimension` where all climbs end at one mode, if the density is like a Gaussian there."""
-        if not self._may_have_one_mode() or not self.modes:
-            return None
-        best = max(self.modes, key=lambda mode: mode.log_mass)
-        least = best.log_mass - self.energy.n_features  # Laplace's approximation may be a nat off for each
-        if not near_to(best, torch.stack([mode.x for mode in self.modes if mode.log_mass > least])).all():
-            return None
-        found = self._in_high_dimension(best.x)
-        few = self.by.high_dimension.n_temperatures
-        return found if found is not None and 0 < found[0].n_temperatures <= few else None
-
-    def _in_high_dimension(self, begin: Tensor | None = None) -> tuple[PilotResult, Tensor] | None:
-        """A run from Laplace's approximation at the mode found from a point, by default the origin; None without one.
-
-        Particles of short runs say too little about a covariance in hundreds of dimensions, and tempering from afar
-        takes hundreds of temperatures. Other modes are found only by luck.
-        """
-        self.budget.progress.phase("Laplace's approximation")
-        energy, by = self.energy, self.by.high_dimension
-        start = begin if begin is not None else None if self.start is None else self.start.points[0]
-        standardization = laplace_away_from_seams(energy, start, by.max_iter)
-        if standardization is None:
-            return None
-        standardization, inflation = self._best_around(standardization)
-        most = min(self.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
-        affordable = max(self.by.tempering.fewest_particles, self.left() / (by.n_temperatures * (1 + self.n_moves)))
-        self.budget.progress.phase("tempering")
-        run = TemperedRun(
-            energy, standardization, int(min(most, affordable)), self.n_moves, self.generator, inflation,
-            self.budget.progress, by=self.by.tempering,
-        )  # fmt: skip
-        try:
-            if run.stopped is not None:
-                raise run.stopped
-            check_directions(run.x, self._moments(run.x), run.target)
-        except (Spent, KeyboardInterrupt) as stopped:
-            self._note(stopped)
-        return run.result(standardization, float(standardization.scale.diagonal().mean())), run.x
-
-    def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:
-        """The best coordinates that the limits allow, and the width that a run starts with from there.
-
-        A triangular map needs only a fair Gaussian to start from.
-        """
-        by = self.by.high_dimension
-        if self.energy.n_features <= self.by.triangular.max_features:
-            few = replace(by, n_hessians=min(by.n_hessians, self.by.triangular.n_hessians), n_skew_draws=0)
-            found, better = self._with_triangular(self._best_gaussian(laplace, few)[0])
-            if better:
-                return found, by.variational_inflation
-        found, better = self._best_gaussian(laplace, by)
-        return found, by.variational_inflation if better else by.inflation
-
-    def _best_gaussian(self, laplace: Standardization, by: HighDimension) -> tuple[Standardization, bool]:
-        """The best Gaussian that the limits allow, and whether it is better than Laplace's."""
-        budget = self.budget
-        until = by.gaussian_share * self.time_share
-        least = max((1 - by.gaussian_share) * self.left(), 2 * self.energy.n_features)
-        budget.progress.phase("best Gaussian")
-
-        def ended():
-            return self.left() < least or budget.seconds_left(until) <= 0
-
-        return best_gaussian(self.energy, laplace, self.generator, by, ended)

@@ -323,7 +323,7 @@ class Triangular(Part):
         Draws of a step, and those that have to be affordable, in units of the square of the number of features.
     fewest_draws : int, default=256
         Draws of a step, however few features there are.
-    n_compared : int, default=512
+    n_compared : int, default=256
         Draws of the comparison with the Gaussian.
     share : float, default=0.6
         Of the evaluations and the time that the pilot has left.
@@ -346,7 +346,7 @@ class Triangular(Part):
     draws: float = 1.0
     draws_at_least: float = 0.25
     fewest_draws: int = 256
-    n_compared: int = 512
+    n_compared: int = 256
     share: float = 0.6
 
 

@@ -1,0 +1,131 @@
+"""What a pilot does where it knows one mode: the best coordinates around it, and a short tempered run from these."""
+
+__all__ = ["OneMode"]
+
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .._support.errors import Spent
+from ..density.standardize import Standardization
+from .laplace import laplace_away_from_seams
+from .modes import near_to
+from .propriety import check_directions
+from .result import PilotResult
+from .skewness import best_gaussian
+from .smc import MANY_FEATURES, moments
+from .stages import HighDimension
+from .tempered_run import TemperedRun
+from .triangular import best_triangular
+
+
+class OneMode:
+    """Runs from the best coordinates around a mode, and these coordinates in place of those by particles.
+
+    Parameters
+    ----------
+    run : _Pilot
+        The pilot's run: its energy, its limits, and what it goes by.
+    """
+
+    def __init__(self, run):
+        self.pilot, self.energy, self.generator, self.budget = run, run.energy, run.generator, run.budget
+        self.by = run.by
+
+    def is_likely(self) -> bool:
+        """Whether a run from the best Gaussian is worth a look: a race is slow, and a covariance of particles poor."""
+        return self.energy.has_gradient and self.energy.n_features > self.by.high_dimension.n_features_of_one_mode
+
+    def run_if_all_climbs_end_there(self) -> tuple[PilotResult, Tensor] | None:
+        """`run` from the only mode that is known; None where there are others, or the run takes many temperatures."""
+        modes = self.pilot.modes
+        if not self.is_likely() or not modes:
+            return None
+        best = max(modes, key=lambda mode: mode.log_mass)
+        least = best.log_mass - self.energy.n_features  # Laplace's approximation may be a nat off for each
+        if not near_to(best, torch.stack([mode.x for mode in modes if mode.log_mass > least])).all():
+            return None
+        found, few = self.run(best.x), self.by.high_dimension.n_temperatures
+        return found if found is not None and 0 < found[0].n_temperatures <= few else None
+
+    def run(self, begin: Tensor | None = None) -> tuple[PilotResult, Tensor] | None:
+        """A run from around the mode found from a point, by default the user's, or the origin; None without a mode.
+
+        Particles of short runs say too little about a covariance in hundreds of dimensions, and tempering from afar
+        takes hundreds of temperatures. Other modes are found only by luck.
+        """
+        self.budget.progress.phase("Laplace's approximation")
+        energy, pilot, by = self.energy, self.pilot, self.by.high_dimension
+        start = begin if begin is not None else None if pilot.start is None else pilot.start.points[0]
+        laplace = laplace_away_from_seams(energy, start, by.max_iter)
+        if laplace is None:
+            return None
+        found, inflation = self._best_around(laplace)
+        most = min(pilot.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
+        affordable = pilot.left() / (by.n_temperatures * (1 + pilot.n_moves))
+        affordable = max(self.by.tempering.fewest_particles, affordable)
+        self.budget.progress.phase("tempering")
+        run = TemperedRun(
+            energy, found, int(min(most, affordable)), pilot.n_moves, self.generator, inflation, self.budget.progress,
+            by=self.by.tempering,
+        )  # fmt: skip
+        try:
+            if run.stopped is not None:
+                raise run.stopped
+            check_directions(run.x, moments(run.x, self.by.tempering.full_covariance), run.target)
+        except (Spent, KeyboardInterrupt) as stopped:
+            pilot.note(stopped)
+        return run.result(found, float(found.scale.diagonal().mean())), run.x
+
+    def refine(self, run: TemperedRun) -> None:
+        """Take the best coordinates, by scores, in dimensions of which particles tell a covariance with much noise."""
+        start = run.standardized()
+        if not self.energy.has_gradient or self.energy.n_features <= MANY_FEATURES or not start.full:
+            return
+        if start.noncentred is not None or start.width.isfinite().any():
+            return
+        self.budget.progress.phase("best Gaussian")
+        with self.pilot.share(self.by.high_dimension.refined_share):
+            found, better = best_gaussian(self.energy, start, self.generator, self.by.high_dimension)
+        if better:
+            run.refine(found, self.by.tails.clear_loss)
+        found, better = self._with_triangular(run.standardized())
+        if better:
+            run.refine(found, self.by.tails.clear_loss)
+
+    def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:
+        """The best coordinates that the limits allow, and the width that a run starts with from there.
+
+        A triangular map needs only a fair Gaussian to start from.
+        """
+        by = self.by.high_dimension
+        if self.energy.n_features <= self.by.triangular.max_features:
+            few = replace(by, n_hessians=min(by.n_hessians, self.by.triangular.n_hessians), n_skew_draws=0)
+            found, better = self._with_triangular(self._best_gaussian(laplace, few)[0])
+            if better:
+                return found, by.variational_inflation
+        found, better = self._best_gaussian(laplace, by)
+        return found, by.variational_inflation if better else by.inflation
+
+    def _best_gaussian(self, laplace: Standardization, by: HighDimension) -> tuple[Standardization, bool]:
+        """The best Gaussian that the limits allow, and whether it is better than Laplace's."""
+        pilot, budget = self.pilot, self.budget
+        until = by.gaussian_share * pilot.time_share
+        least = max((1 - by.gaussian_share) * pilot.left(), 2 * self.energy.n_features)
+        budget.progress.phase("best Gaussian")
+
+        def ended():
+            return pilot.left() < least or budget.seconds_left(until) <= 0
+
+        return best_gaussian(self.energy, laplace, self.generator, by, ended)
+
+    def _with_triangular(self, gaussian: Standardization) -> tuple[Standardization, bool]:
+        """A Gaussian behind a triangular map, and whether it is clearly better, within a share of the limits."""
+        by, pilot = self.by.triangular, self.pilot
+        self.budget.progress.phase("triangular map")
+        end = time.perf_counter() + by.share * self.budget.seconds_left(pilot.time_share)
+        return best_triangular(
+            self.energy, gaussian, self.generator, by, by.share * pilot.left(), lambda: time.perf_counter() >= end
+        )  # fmt: skip
