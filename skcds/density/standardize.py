@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .._support.settings import place
+from .block_triangular import BlockTriangularMap
 from .energy import Energy
 from .noncentred import NonCentred
 from .triangular import TriangularMap
 
-OPTIONAL_PARTS = ("n_knots", "triangular")  # options of a `Standardization` that say which it has
+OPTIONAL_PARTS = ("n_knots", "triangular", "skewed")  # options of a `Standardization` that say which it has
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 
 
@@ -24,7 +25,8 @@ class Standardization(torch.nn.Module):
     The hyperbolic sine is linear within `width_j` of the center and exponential far from it: scales that differ by
     factors become scales that differ by terms (Johnson 1949). Where the scale or the place of coordinates depends on
     one of them, these x are non-centred ones, from which `NonCentred` leads to the user's. Where the density is skew
-    along other directions than the coordinates, a `TriangularMap` of z comes before all of these.
+    along other directions than the coordinates, a `TriangularMap` of z comes before all of these. Where it is skew
+    along many coordinates that depend on each other, a `BlockTriangularMap` comes after the hyperbolic sine.
 
     Parameters
     ----------
@@ -34,8 +36,8 @@ class Standardization(torch.nn.Module):
         Lower-triangular `L`; a diagonal one otherwise.
     n_knots : int, default=0
         Of the splines of the `NonCentred` coordinates; 0 if there are none.
-    triangular : bool, default=False
-        Whether there is a `TriangularMap`.
+    triangular, skewed : bool, default=False
+        Whether there is a `TriangularMap`, and a `BlockTriangularMap`.
 
     Attributes
     ----------
@@ -47,6 +49,8 @@ class Standardization(torch.nn.Module):
         The last part of the map.
     triangular : TriangularMap or None
         The first part of the map.
+    skewed : BlockTriangularMap or None
+        The part before the last.
     """
 
     loc: Tensor
@@ -54,11 +58,14 @@ class Standardization(torch.nn.Module):
     center: Tensor
     width: Tensor
 
-    def __init__(self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False):
+    def __init__(
+        self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False, skewed: bool = False
+    ):  # fmt: skip
         super().__init__()
         self.full = full
         self.noncentred = NonCentred(n_features, n_knots) if n_knots else None
         self.triangular = TriangularMap(n_features) if triangular else None
+        self.skewed = BlockTriangularMap(n_features) if skewed else None
         one = torch.ones(n_features, dtype=torch.float64, device=place())
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("scale", torch.diag(one) if full else one)
@@ -68,7 +75,7 @@ class Standardization(torch.nn.Module):
     @classmethod
     def from_moments(
         cls, loc: Tensor, covariance: Tensor, tails: tuple[Tensor, Tensor] | None = None,
-        noncentred: NonCentred | None = None,
+        noncentred: NonCentred | None = None, skewed: BlockTriangularMap | None = None,
     ):  # fmt: skip
         """Standardise to zero mean and unit covariance, given as a (d, d) matrix or its (d,) diagonal.
 
@@ -80,20 +87,20 @@ class Standardization(torch.nn.Module):
         standardization.scale = scale.contiguous()  # as it comes back from a file: the layout decides how it is rounded
         if tails is not None:
             standardization.center, standardization.width = (t.double().clone() for t in tails)
-        standardization.noncentred = noncentred
+        standardization.noncentred, standardization.skewed = noncentred, skewed
         return standardization
 
     def without_affine(self) -> "Standardization":
         """The map from y to the user's coordinates alone."""
         bend = Standardization(len(self.loc), full=False).to(self.loc.device)
-        bend.center, bend.width, bend.noncentred = self.center, self.width, self.noncentred
+        bend.center, bend.width, bend.noncentred, bend.skewed = self.center, self.width, self.noncentred, self.skewed
         return bend
 
     def with_triangular(self, triangular: TriangularMap | None) -> "Standardization":
         """The same with another first part."""
         found = Standardization(len(self.loc), self.full).to(self.loc.device)
         found.loc, found.scale, found.center, found.width = self.loc, self.scale, self.center, self.width
-        found.noncentred, found.triangular = self.noncentred, triangular
+        found.noncentred, found.skewed, found.triangular = self.noncentred, self.skewed, triangular
         return found
 
     @property
@@ -105,7 +112,7 @@ class Standardization(torch.nn.Module):
     def parts(self) -> dict[str, Any]:
         """Options of the parts that it has beside the affine one and the hyperbolic sine."""
         parts = {} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)}
-        return parts if self.triangular is None else parts | {"triangular": True}
+        return parts | {name: True for name in ("triangular", "skewed") if getattr(self, name) is not None}
 
     @property
     def matrix(self) -> Tensor:
@@ -119,9 +126,7 @@ class Standardization(torch.nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
-        z = z if self.triangular is None else self.triangular(z)
-        bent = self.noncentred is not None or self._heavy.any()
-        return self._call_of_last_parts(z)[0] if bent else self._affine(z)
+        return self._affine(z) if self._is_affine() else self.call_and_pull_back(z)[0]
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to standardised ones, float64."""
@@ -134,7 +139,9 @@ class Standardization(torch.nn.Module):
 
     def tame(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to y, float64."""
-        y, heavy = x.double() if self.noncentred is None else self.noncentred.inverse(x), self._heavy
+        y, heavy = x.double(), self._heavy
+        for part in (self.noncentred, self.skewed):
+            y = y if part is None else part.inverse(y)
         if heavy.any():
             y = y.clone()
             y[:, heavy] = ((y[:, heavy] - self.center[heavy]) / self.width[heavy]).asinh()
@@ -150,22 +157,28 @@ class Standardization(torch.nn.Module):
 
     def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """What `forward` and `log_det` give at z, and `pull_back` there."""
-        if self.triangular is None:
-            return self._call_of_last_parts(z)
-        y, before, through = self.triangular.call_and_pull_back(z)
-        x, log_det, pull_back = self._call_of_last_parts(y)
-        return x, log_det + before, lambda score: through(pull_back(score))
+        if self._is_affine():
+            return self._tame_part(z)
+        first, *last = [part and part.call_and_pull_back for part in (self.triangular, self.skewed, self.noncentred)]
+        x, total = z, torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        pulls: list[Callable[[Tensor], Tensor]] = []
+        for call in (first, self._tame_part, *last):
+            if call is not None:
+                x, log_det, pull = call(x)
+                total, pulls = total + log_det, [pull, *pulls]
 
-    def _call_of_last_parts(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """`call_and_pull_back` without the first part."""
-        y, log_det, pull_back = self._tame_part(z)
-        if self.noncentred is None:
-            return y, log_det, pull_back
-        x, more, through = self.noncentred.call_and_pull_back(y)
-        return x, log_det + more, lambda score: pull_back(through(score))
+        def pull_back(score):
+            for pull in pulls:
+                score = pull(score)
+            return score
+
+        return x, total, pull_back
+
+    def _is_affine(self) -> bool:
+        return not (self.parts or self._heavy.any())
 
     def _tame_part(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """`call_and_pull_back` without the first and the last part."""
+        """`call_and_pull_back` of the affine part and the hyperbolic sine."""
         x, heavy = self._affine(z), self._heavy
         log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
 

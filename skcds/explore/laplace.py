@@ -75,8 +75,9 @@ def _gaussian_of(loc: Tensor, root: Tensor, like: Standardization | None = None)
     covariance = torch.cholesky_inverse(root)
     if torch.linalg.cholesky_ex(covariance).info:
         return None
-    tails, noncentred = (None, None) if like is None else ((like.center, like.width), like.noncentred)
-    return Standardization.from_moments(loc, covariance, tails, noncentred)
+    if like is None:
+        return Standardization.from_moments(loc, covariance)
+    return Standardization.from_moments(loc, covariance, (like.center, like.width), like.noncentred, like.skewed)
 
 
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor] | None:

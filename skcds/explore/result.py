@@ -9,19 +9,24 @@ import numpy as np
 import torch
 
 from .._support.devices import to_numpy
+from ..density.block_triangular import BlockTriangularMap
 from ..density.noncentred import NonCentred
 from ..density.standardize import Standardization
 from ..density.triangular import TriangularMap
 from ..io.packing import pack, unpack
 from ..io.registry import register_record
 
-PARTS = {"noncentred": NonCentred, "triangular": TriangularMap}  # of a standardisation, that are modules
+PARTS = {  # of a standardisation, that are modules
+    "noncentred": NonCentred,
+    "triangular": TriangularMap,
+    "skewed": BlockTriangularMap,
+}
 
 
 @register_record(
     "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
     tail_center="vector", tail_width="vector", n_temperatures="count", noncentred="model or None",
-    triangular="model or None",
+    triangular="model or None", skewed="model or None",
 )  # fmt: skip
 @dataclass
 class PilotResult:
@@ -46,6 +51,8 @@ class PilotResult:
         Coordinates in which the others have one scale and one place whatever a leading one is, where they depend on it.
     triangular : TriangularMap or None
         Coordinates in which the density is close to a Gaussian, where it is skew along any directions.
+    skewed : BlockTriangularMap or None
+        The same in more than 64 dimensions, where it is skew along the coordinates.
     """
 
     log_evidence: float
@@ -57,13 +64,15 @@ class PilotResult:
     n_temperatures: int
     noncentred: NonCentred | None = None
     triangular: TriangularMap | None = None
+    skewed: BlockTriangularMap | None = None
 
     @classmethod
     def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":
         """With the standardisation that was found."""
         loc, covariance, center, width = (to_numpy(t) for t in (found.loc, found.covariance, found.center, found.width))
         return cls(
-            log_evidence, scale, loc, covariance, center, width, n_temperatures, found.noncentred, found.triangular
+            log_evidence, scale, loc, covariance, center, width, n_temperatures,
+            **{name: getattr(found, name) for name in PARTS},
         )  # fmt: skip
 
     def state_dict(self) -> dict:
@@ -95,4 +104,5 @@ class PilotResult:
         """The standardisation by what was found."""
         tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
         moments = torch.from_numpy(self.loc), torch.from_numpy(self.covariance)
-        return Standardization.from_moments(*moments, tails, self.noncentred).with_triangular(self.triangular)
+        found = Standardization.from_moments(*moments, tails, self.noncentred, self.skewed)
+        return found.with_triangular(self.triangular)

@@ -1,16 +1,17 @@
-"""Coordinates in which a Gaussian is skew as a density is: a monotone bend of each, found from scores at its draws."""
+"""Coordinates in which a Gaussian is skew as a density is, along these: by scores at its draws."""
 
-__all__ = ["bends", "bent", "best_gaussian"]
+__all__ = ["bends", "bent", "best_gaussian", "skewed", "third_derivatives"]
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from .._support.devices import randn
 from .._support.errors import Spent
+from ..density.block_triangular import BlockTriangularMap
 from ..density.energy import Energy
 from ..density.standardize import Standardization
 from .laplace import is_better, stepped
@@ -18,6 +19,7 @@ from .stages import HighDimension
 
 FAR = 3.0  # where the hyperbolic sine bends: it is an exponential there, whose skewness goes with the width in it
 LARGEST, LEAST = 0.3, 1e-3  # bends; of the largest the density's slope is zero 1.7 standard deviations out
+DIFFERENCE = 1e-2  # for third derivatives, in units of a coordinate's standard deviation
 CLEAR = 2.0  # by which the gain has to exceed what noise alone seems to gain
 
 
@@ -25,9 +27,11 @@ def best_gaussian(
     energy: Energy, laplace: Standardization, generator, by: HighDimension | None = None,
     ended: Callable | None = None,
 ) -> tuple[Standardization, bool]:  # fmt: skip
-    """The best Gaussian, behind a monotone bend of each coordinate where the density is skew along these.
+    """The best Gaussian, behind bends or a block triangular map where the density is skew along the coordinates.
 
-    Half of the steps are made without the bends, which are found then, the others in the bent coordinates.
+    Half of the steps are made without these, which are found then, the others in the coordinates that have the better
+    bound. Bends are monotone functions of single coordinates; a `BlockTriangularMap` knows how these depend on each
+    other, too.
 
     Parameters
     ----------
@@ -53,13 +57,24 @@ def best_gaussian(
     half = by.n_hessians // 2 if by.n_skew_draws else by.n_hessians
     found = stepped(energy, laplace, generator, by, ended, range(half))
     if half < by.n_hessians and not (ended is not None and ended()):
+        gaussian = found
         with contextlib.suppress(Spent):
-            bend = bends(energy, found, by.n_skew_draws, generator)
-            if bend is not None and is_better(energy, bent(found, bend), found, by.n_draws, generator):
-                found = bent(found, bend)
+            for tried in _skew(energy, gaussian, generator, by):
+                if tried is not None and is_better(energy, tried, found, by.n_draws, generator):
+                    found = tried
         found = stepped(energy, found, generator, by, ended, range(half, by.n_hessians))
     better = is_better(energy, found, laplace, by.n_draws, generator)
     return (found if better else laplace), better
+
+
+def _skew(
+    energy: Energy, gaussian: Standardization, generator, by: HighDimension
+) -> Iterator[Standardization | None]:  # fmt: skip
+    """A Gaussian behind bends, and behind a block triangular map; None where there is none."""
+    bend = bends(energy, gaussian, by.n_skew_draws, generator)
+    yield None if bend is None else bent(gaussian, bend)
+    third = third_derivatives(energy, gaussian, by.n_third_draws, generator)
+    yield None if third is None else skewed(gaussian, third)
 
 
 def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor | None:
@@ -117,3 +132,39 @@ def bent(gaussian: Standardization, by: Tensor) -> Standardization:
     return Standardization.from_moments(
         torch.where(apart, at, loc), covariance * torch.outer(factor, factor), tails
     )  # fmt: skip
+
+
+def third_derivatives(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor | None:
+    """Mean third derivative (d,) of the log density along each coordinate, over n draws; None if it is not finite.
+
+    The score's second difference along a random corner of a cube is, in each coordinate, that along the coordinate and
+    what mixed derivatives add, whose mean over the corners is zero.
+
+    Parameters
+    ----------
+    energy : Energy
+        The density; its gradient is needed.
+    gaussian : Standardization
+        Affine, with a full matrix.
+    n : int
+        Draws, in pairs of mirror images, of three evaluations each.
+    generator : torch.Generator
+        Source of randomness.
+    """
+    z, corner = (randn(generator, n // 2, energy.n_features, dtype=torch.float64) for _ in range(2))
+    x, spread = gaussian(torch.cat([z, -z])), gaussian.covariance.diagonal().sqrt()
+    step = DIFFERENCE * spread * torch.cat([corner, corner]).sign()
+    behind, middle, ahead = (energy.log_prob_and_score(x + sign * step)[1] for sign in (-1, 0, 1))
+    third = ((behind - 2 * middle + ahead) / (DIFFERENCE * spread).square()).mean(0)
+    return third if third.isfinite().all() else None
+
+
+def skewed(gaussian: Standardization, third: Tensor) -> Standardization | None:
+    """A Gaussian that becomes skew along its coordinates by a `BlockTriangularMap`; None if rounding forbids it."""
+    part = BlockTriangularMap.of_gaussian(gaussian.loc, gaussian.covariance, third)
+    if part is None:
+        return None
+    d = len(third)
+    return Standardization.from_moments(
+        torch.zeros_like(third), torch.eye(d, dtype=third.dtype, device=third.device), skewed=part
+    )

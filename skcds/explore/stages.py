@@ -260,6 +260,8 @@ class HighDimension(Part):
     n_skew_draws : int, default=2048
         By whose scores coordinates are bent to the density's skewness, after half of the steps (`bends`); 0 leaves them
         as they are.
+    n_third_draws : int, default=64
+        By which third derivatives are known, for a block triangular map in place of the bends.
     variational_inflation : float, default=1.0
         In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
         nats.
@@ -281,6 +283,7 @@ class HighDimension(Part):
         "mean_steps": [at_least_one],
         "n_draws": [at_least_two],
         "n_skew_draws": [not_negative],
+        "n_third_draws": [at_least_two],
         "variational_inflation": [positive],
         "gaussian_share": [share],
         "refined_share": [share],
@@ -298,6 +301,7 @@ class HighDimension(Part):
     mean_steps: int = 2
     n_draws: int = 256
     n_skew_draws: int = 2048
+    n_third_draws: int = 64
     variational_inflation: float = 1.0
     gaussian_share: float = 0.4
     refined_share: float = 0.1

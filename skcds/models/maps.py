@@ -273,7 +273,7 @@ class OneStepModel(nn.Module):
         Log signal-to-noise ratio of the last noisy level of the teacher's grid.
     full : bool
         Whether the standardisation has a full matrix.
-    n_knots, triangular : int and bool, default=0 and False
+    n_knots, triangular, skewed : int and bool, default=0 and False
         Of the standardisation; see there.
     **sizes
         Of the map.
@@ -281,12 +281,12 @@ class OneStepModel(nn.Module):
 
     def __init__(
         self, network: str, n_features: int, log_snr_max: float, full: bool, n_knots: int = 0, triangular: bool = False,
-        **sizes,
+        skewed: bool = False, **sizes,
     ):  # fmt: skip
         super().__init__()
         self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
         self.n_features, self.log_snr_max = n_features, log_snr_max
-        self.standardization = Standardization(n_features, full, n_knots, triangular)
+        self.standardization = Standardization(n_features, full, n_knots, triangular, skewed)
         self.config |= self.standardization.config
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 
