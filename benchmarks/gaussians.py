@@ -1,11 +1,13 @@
-"""Gaussians that a fit in many dimensions starts from: Laplace's, the best, those behind bends or a triangular map.
+"""Gaussians that a fit in many dimensions starts from: Laplace's, the best, those behind bends or triangular maps.
 
     python benchmarks/gaussians.py --targets lgcp --data FOLDER
     python benchmarks/gaussians.py --targets ionosphere sonar --data FOLDER
+    python benchmarks/gaussians.py --targets line200 line1000
 
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
-the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends (`best_gaussian`), or
-before the triangular map (`best_triangular`), which has 64 dimensions at most.
+the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends or the block
+triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`), which has 64
+dimensions at most. The lines are Cox processes (`dimensions.py`).
 """
 
 import argparse
@@ -13,18 +15,25 @@ import math
 import time
 
 import torch
-from paper_tables import TARGETS, Unavailable
+from dimensions import CoxLine
+from paper_tables import TARGETS as OF_TABLES
+from paper_tables import Unavailable
 
 from skcds.density.energy import Energy
 from skcds.density.standardize import StandardizedTarget
 from skcds.explore.laplace import laplace_standardization, stepped
-from skcds.explore.skewness import bends, bent
+from skcds.explore.skewness import bends, bent, skewed, third_derivatives
 from skcds.explore.triangular import best_triangular
 from skcds.models.maps import standard_normal_log_prob
 from skcds.specifications import HighDimension, Triangular
 from skcds.train.particles import effective_share
 
 N, PART = 4000, 500
+TARGETS = {
+    **OF_TABLES,
+    "line200": lambda data: ("line200", CoxLine(200)),
+    "line1000": lambda data: ("line1000", CoxLine(1000)),
+}
 HEAD = ("target", "Gaussian", "before", "after", "evals", "s", "ELBO", "sd", "ESS", "log Z")
 KINDS = {  # name: Hessians before the bends, whether there are any, Hessians after them
     "Laplace's": (0, False, 0),
@@ -32,6 +41,8 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "bent": (16, True, 0),
     "bent, best": (16, True, 16),
     "bent late, best": (32, True, 32),
+    "skewed": (16, True, 0),
+    "skewed, best": (16, True, 16),
     "triangular": (32, False, 0),
     "triangular, of a fair Gaussian": (4, False, 0),
     "triangular, half the draws": (4, False, 0),
@@ -50,7 +61,11 @@ def found(energy: Energy, kind: str, generator):
     before, is_bent, after = KINDS[kind]
     by, gaussian = HighDimension(), laplace_standardization(energy)
     gaussian = stepped(energy, gaussian, generator, by, None, range(before)) if before else gaussian
-    if is_bent:
+    if is_bent and kind.startswith("skewed"):
+        third = third_derivatives(energy, gaussian, by.n_third_draws, generator)
+        gaussian = gaussian if third is None else skewed(gaussian, third) or gaussian
+        gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))
+    elif is_bent:
         bend = bends(energy, gaussian, by.n_skew_draws, generator)
         gaussian = gaussian if bend is None else bent(gaussian, bend)
         gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))

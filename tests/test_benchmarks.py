@@ -755,7 +755,7 @@ def test_rows_of_gaussians(capsys, monkeypatch):
     """Of a skew product bends and a triangular map gain what they do in a fit; without data a target is left out."""
     target = dimensions.CoxLine(30)
     monkeypatch.setitem(gaussians.TARGETS, "lgcp", lambda data: ("line", target))
-    gaussians.main(["--n", "4000", "--kinds", "Laplace's", "bent, best", "triangular, half the draws"])
+    gaussians.main(["--n", "4000", "--kinds", "Laplace's", "bent, best", "skewed, best", "triangular, half the draws"])
     head, _, *rows = capsys.readouterr().out.strip().splitlines()
     bounds = [float(line.split("|")[7].split("±")[0]) for line in rows]
     assert all(bounds[0] + 0.2 < bound < target.log_evidence + 0.1 for bound in bounds[1:])
