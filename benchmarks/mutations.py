@@ -83,6 +83,7 @@ TESTS = {
     "density/tempered": ["families"],
     "density/triangular": ["triangular"],
     "estimators/base": ["estimators", "streams", "bounds", "importance"],
+    "estimators/comparison": ["comparison"],
     "estimators/control": ["estimators", "copies", "devices"],
     "estimators/copies": ["copies"],
     "estimators/densities": ["densities"],

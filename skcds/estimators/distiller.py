@@ -1,5 +1,7 @@
 """ConsistentSamplerDistiller: a one-step sampler distilled from a diffusion sampler."""
 
+import copy
+
 import torch
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -231,6 +233,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.model = self._start_model(control, run.generator, run.explored and run.explored.model)
         may_drop = getattr(self._specified("network"), "n_transforms", 0) is None
         start_marginals(run.model, run.population, run.training.marginals, run.budget, may_drop)
+        run.untrained = copy.deepcopy(run.model.map)
 
     def _particles(self, run, teacher, z):
         """A population of the teacher's particles, with what was evaluated there if few evaluations are allowed."""

@@ -20,6 +20,7 @@ from ..weights.polish import Acceptance, PolishedSample, polish
 from ..weights.rejection import RejectionLimit, draw_by_rejection, rejection_limit, warn_of_loss
 from ..weights.sample import WeightedSample
 from .base import BaseSampler
+from .comparison import keep_the_better_map
 from .densities import WithDensity
 from .family_methods import WithDensityOfFamilies
 from .given import is_given, one_given
@@ -47,6 +48,7 @@ class OneStepSampler(WithDensityOfFamilies, WithDensity, BaseSampler):
         return self._model.call_and_log_weight(normal(0), target)
 
     def _judge(self, run):
+        keep_the_better_map(run)
         weighted, run.fitted["violation_share_"] = self._hold_out(run)
         return weighted
 

@@ -1,5 +1,6 @@
 """ConsistentSamplerScratch: one step or many, learned from the energy without a teacher."""
 
+import copy
 import functools
 
 from sklearn.utils._param_validation import StrOptions
@@ -179,6 +180,7 @@ class ConsistentSamplerScratch(OneStepSampler):
         objective = self._specified("objective")
         path_loss = PathLoss(batch_size=objective.path_batch_size, training=objective.training)
         ControlStart(self, self._specified("control"), path_loss, has_own_draws(self)).begin(run)
+        run.untrained = copy.deepcopy(run.model.map)
         gauge(run, self.n_steps)
 
     def _judge(self, run):

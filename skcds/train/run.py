@@ -42,7 +42,7 @@ class Run:
     seconds_a_path : float
         That a path of the chain takes; 0 without a limit of time.
     untrained : nn.Module or None
-        The model before training, where it is to be compared.
+        The model before training, or the map of a one-step sampler, to be compared with what it has become.
     explored : Explored or None
         What an exploration by few evaluations has left: a map, and points.
     points : KnownPoints or None

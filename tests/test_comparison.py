@@ -1,0 +1,106 @@
+"""Whether a map is kept, or that of before training."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from skcds._support.errors import Spent
+from skcds.density.energy import Energy
+from skcds.density.standardize import Standardization, StandardizedTarget
+from skcds.estimators.comparison import keep_the_better_map
+from skcds.models.maps import OneStepModel
+from skcds.models.networks import seeded
+from skcds.specifications import Training
+from skcds.train.budget import Budget
+
+D = 3
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def model_of(noise, seed=0):
+    """A model whose couplings are the identity but for normal numbers of this size in all parameters."""
+    with seeded(seed):
+        model = OneStepModel("coupling", D, 4.0, True, hidden=8, n_layers=1, n_transforms=2, bins=4)
+        for parameter in model.map.parameters():
+            parameter.data += noise * torch.randn(parameter.shape)
+    return model
+
+
+def run_of(before, after, x=None, function=lambda x: 0.5 * x.square().sum(1), seed=0, **limits):
+    energy = Energy(function, D, generator=generator())
+    x = torch.randn(2000, D, generator=generator(seed)) if x is None else x
+    budget = Budget(limits.get("max_time"), limits.get("max_energy_evals"), energy)
+    budget.training = Training()
+    return SimpleNamespace(
+        energy=energy, budget=budget, generator=generator(seed), model=after, untrained=before.map,
+        population=SimpleNamespace(x=x), target=StandardizedTarget(energy, Standardization(D)), training=Training(),
+    )  # fmt: skip
+
+
+class Wide(torch.nn.Module):
+    """A map to eight times the width."""
+
+    invertible = True
+
+    def call_and_log_det(self, z, log_snr, to=None):
+        return 8 * z, torch.full((len(z),), D * math.log(8))
+
+    def inverse_and_log_det(self, z, log_snr, to=None):
+        return z / 8, torch.full((len(z),), -D * math.log(8))
+
+
+@pytest.mark.parametrize("seed", range(3))
+class TestKept:
+    def test_before_where_training_spoiled_it(self, seed):
+        before, after = model_of(0.0), model_of(0.5, seed)
+        run = run_of(before, after, seed=seed)
+        keep_the_better_map(run)
+        assert run.model.map is before.map
+
+    def test_after_where_training_made_it_better(self, seed):
+        before, after = model_of(0.5, seed), model_of(0.0)
+        trained = after.map
+        run = run_of(before, after, seed=seed)
+        keep_the_better_map(run)
+        assert run.model.map is trained
+
+    def test_after_where_before_knows_half_of_the_particles(self, seed):
+        """A map that is far too wide has the worse bound, and gives no particle a density that is nearly zero."""
+        before = model_of(0.0)
+        x = torch.randn(2000, D, generator=generator(seed))
+        x[:1000, 0] += 8
+        run = run_of(before, model_of(0.0), x, seed=seed)
+        run.model.map = wide = Wide()
+        keep_the_better_map(run)
+        assert run.model.map is wide
+        run.population.x = torch.randn(2000, D, generator=generator(seed))  # all of which the other knows
+        keep_the_better_map(run)
+        assert run.model.map is before.map
+
+
+class TestLimits:
+    def test_few_evaluations_are_left_alone(self):
+        run = run_of(model_of(0.0), model_of(0.5), max_energy_evals=300)
+        spent, trained = run.energy.n_energy_evals, run.model.map
+        keep_the_better_map(run)
+        assert run.model.map is trained and run.energy.n_energy_evals == spent
+
+    def test_spent_on_the_way(self, monkeypatch):
+        run = run_of(model_of(0.0), model_of(0.5))
+        trained = run.model.map
+        monkeypatch.setattr(OneStepModel, "call_and_log_weight", lambda *args: (_ for _ in ()).throw(Spent()))
+        keep_the_better_map(run)
+        assert run.model.map is trained
+
+    @pytest.mark.parametrize("without", ["untrained", "population"])
+    def test_nothing_to_compare(self, without):
+        run = run_of(model_of(0.0), model_of(0.5))
+        trained = run.model.map
+        setattr(run, without, None)
+        keep_the_better_map(run)
+        assert run.model.map is trained
