@@ -18,7 +18,7 @@ from scipy import stats
 from skcds import Pilot
 from skcds.density.energy import Energy, InvalidEnergyError
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.explore import pilot, propriety, smc, tempered_run
+from skcds.explore import one_mode, propriety, smc, tempered_run
 from skcds.explore.pilot import run_pilot
 from skcds.explore.smc import temper
 from skcds.explore.store import Store
@@ -310,7 +310,7 @@ class TestManners:
 
     def test_diagonal_covariance_in_high_dimension(self, monkeypatch):
         energy_fn = GaussianEnergy()
-        monkeypatch.setattr(pilot, "laplace_away_from_seams", lambda *args: None)  # as where no mode is found
+        monkeypatch.setattr(one_mode, "laplace_away_from_seams", lambda *args: None)  # as where no mode is found
         high = {"high_dimension": HighDimension(n_features=1), "tempering": Tempering(full_covariance=1)}
         result, x = run(energy_fn, **self.short, **high)
         np.testing.assert_allclose(result.covariance, x.numpy().var(0, ddof=1))

@@ -152,7 +152,7 @@ class BlockTriangularMap(nn.Module):
         return self.root.square().sum(1).sqrt()
 
     def _bend(self) -> Tensor:
-        return (self.third @ self.root**3 / (6 * CURVATURE_OF_BEND)).clamp(-LARGEST_BEND, LARGEST_BEND)
+        return ((self.root**3).T @ self.third / (6 * CURVATURE_OF_BEND)).clamp(-LARGEST_BEND, LARGEST_BEND)
 
 
 def pivoted_root(covariance: Tensor) -> tuple[Tensor, Tensor] | None:

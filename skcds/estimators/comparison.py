@@ -36,10 +36,11 @@ def keep_the_better_map(run) -> None:
         latent = randn(run.generator, n, model.n_features)
         latent = torch.cat([latent, -latent])
         try:
-            gain = _log_weights(model, before, latent, run.target) - _log_weights(model, trained, latent, run.target)
+            first, last = (_log_weights(model, of_it, latent, run.target) for of_it in (before, trained))
         except Spent:
-            gain = torch.zeros(2 * n)
-    gain = gain.view(2, n).mean(0)
+            model.map = trained
+            return
+    gain = (first - last).view(2, n).mean(0)
     is_better = float(gain.mean()) > 2 * float(gain.std()) / n**0.5
     model.map = before if is_better and _knows(model, before, trained, run.population.x) else trained
 
