@@ -366,3 +366,20 @@ class TestFlow:
         end = model.flow(x, model.grid(512), normal_target(0.0, 1.0, 3))
         torch.testing.assert_close(end, (1 - s**2 / 2) / a * x, rtol=2e-4, atol=1e-6)
         torch.testing.assert_close(end, x, rtol=float(s**4), atol=1e-6)
+
+
+def test_a_path_that_leaves_its_numbers_has_no_weight(monkeypatch):
+    """The first of five is sent off by the network; without a check its weight is NaN, and no one's is of use."""
+    model, target, source = random_model(False, False), normal_target(), generator()
+    noise = model.noise
+
+    def sends_off(*arguments):
+        eps, variance = noise(*arguments)
+        eps[0] = -3e38
+        return eps, variance
+
+    monkeypatch.setattr(model, "noise", sends_off)
+    x = torch.randn(5, 1, generator=source)
+    z, log_w = model.simulate_weighted(x, model.grid(8), target, lambda k: torch.randn(5, 1, generator=source))
+    assert log_w[0] == -torch.inf and not z[0].isfinite().all()
+    assert log_w[1:].isfinite().all()

@@ -87,9 +87,14 @@ class Chain:
         return (torch.stack(path) if keep else x), log_ratio
 
     def simulate_weighted(self, x: Tensor, grid: Grid, target: StandardizedTarget, noise_source):
-        """Ends (n, d) of the chain, and their log path weights (n,) float64; arguments as in `simulate`."""
+        """Ends (n, d) of the chain, and their log path weights (n,) float64; arguments as in `simulate`.
+
+        A path that ends where the density is zero, or leaves the range of its numbers, has no weight.
+        """
         z, log_ratio = self.simulate(x, grid, target, noise_source)
-        return z, log_ratio + target.log_prob(z)
+        log_prob = target.log_prob(z)
+        lost = (log_prob == -torch.inf) | ~z.isfinite().all(1)
+        return z, (log_ratio + log_prob).masked_fill(lost, -torch.inf)
 
     @torch.no_grad()
     def noise_back(self, z: Tensor, grid: Grid, target: StandardizedTarget | None, noise_source, keep: bool = False):
