@@ -2,14 +2,16 @@
 
 __all__ = ["OneMode"]
 
+import math
 import time
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from .._support.devices import randn
 from .._support.errors import Spent
-from ..density.standardize import Standardization
+from ..density.standardize import Standardization, StandardizedTarget
 from .laplace import laplace_away_from_seams
 from .modes import near_to
 from .propriety import check_directions
@@ -19,6 +21,9 @@ from .smc import MANY_FEATURES, moments
 from .stages import HighDimension
 from .tempered_run import TemperedRun
 from .triangular import best_triangular
+
+GAUGED = 256  # rows whose time is measured
+FEW = 4.0  # temperatures of a run in coordinates that are close to normal
 
 
 class OneMode:
@@ -64,8 +69,10 @@ class OneMode:
             return None
         found, inflation = self._best_around(laplace)
         most = min(pilot.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
-        affordable = pilot.left() / (by.n_temperatures * (1 + pilot.n_moves))
-        affordable = max(self.by.tempering.fewest_particles, affordable)
+        affordable = min(pilot.left(), self._rows_left(found)) / (by.n_temperatures * (1 + pilot.n_moves))
+        affordable = max(
+            self.by.tempering.fewest_particles, affordable * (by.n_temperatures / FEW if found.parts else 1)
+        )
         self.budget.progress.phase("tempering")
         run = TemperedRun(
             energy, found, int(min(most, affordable)), pilot.n_moves, self.generator, inflation, self.budget.progress,
@@ -94,6 +101,15 @@ class OneMode:
         found, better = self._with_triangular(run.standardized())
         if better:
             run.refine(found, self.by.tails.clear_loss)
+
+    def _rows_left(self, found: Standardization) -> float:
+        """Rows that the time left is enough for, where coordinates take longer than the density itself."""
+        seconds = self.budget.seconds_left(self.pilot.time_share)
+        if not found.parts or math.isinf(seconds):
+            return math.inf
+        z, start = randn(self.generator, GAUGED, self.energy.n_features, dtype=torch.float64), time.perf_counter()
+        StandardizedTarget(self.energy, found).log_prob_and_score(z)
+        return GAUGED * seconds / (time.perf_counter() - start)
 
     def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:
         """The best coordinates that the limits allow, and the width that a run starts with from there.

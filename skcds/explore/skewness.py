@@ -60,7 +60,7 @@ def best_gaussian(
         gaussian = found
         with contextlib.suppress(Spent):
             for tried in _skew(energy, gaussian, generator, by):
-                if tried is not None and is_better(energy, tried, found, by.n_draws, generator):
+                if tried is not None and is_better(energy, tried, found, by.n_skew_draws, generator):
                     found = tried
         found = stepped(energy, found, generator, by, ended, range(half, by.n_hessians))
     better = is_better(energy, found, laplace, by.n_draws, generator)

@@ -258,8 +258,8 @@ class HighDimension(Part):
     mean_steps, n_draws : int, default=2 and 256
         Moves of the mean in each, and draws that a move, or the comparison of bounds, takes.
     n_skew_draws : int, default=2048
-        By whose scores coordinates are bent to the density's skewness, after half of the steps (`bends`); 0 leaves them
-        as they are.
+        By whose scores coordinates are bent to the density's skewness, after half of the steps (`bends`), and by which
+        such coordinates are compared; 0 leaves them as they are.
     n_third_draws : int, default=64
         By which third derivatives are known, for a block triangular map in place of the bends.
     variational_inflation : float, default=1.0
