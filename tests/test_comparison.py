@@ -62,6 +62,13 @@ class TestKept:
         keep_the_better_map(run)
         assert run.model.map is before.map
 
+    def test_none_where_all_are_worse(self, seed):
+        """The identity takes the place of two noisy maps."""
+        run = run_of(model_of(0.3, seed), model_of(0.5, seed), seed=seed)
+        keep_the_better_map(run)
+        z = torch.randn(20, D, generator=generator(9))
+        assert torch.allclose(run.model.map(z, run.model.start()), z, atol=1e-5)
+
     def test_after_where_training_made_it_better(self, seed):
         before, after = model_of(0.5, seed), model_of(0.0)
         trained = after.map

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._support.devices import randn
 from .._support.errors import Spent
-from ..density.standardize import Standardization, StandardizedTarget
+from ..density.standardize import Standardization
 from .laplace import laplace_away_from_seams
 from .modes import near_to
 from .propriety import check_directions
@@ -103,12 +103,12 @@ class OneMode:
             run.refine(found, self.by.tails.clear_loss)
 
     def _rows_left(self, found: Standardization) -> float:
-        """Rows that the time left is enough for, where coordinates take longer than the density itself."""
+        """Rows that the time left is enough for, where coordinates take longer than the density; no evaluation."""
         seconds = self.budget.seconds_left(self.pilot.time_share)
         if not found.parts or math.isinf(seconds):
             return math.inf
         z, start = randn(self.generator, GAUGED, self.energy.n_features, dtype=torch.float64), time.perf_counter()
-        StandardizedTarget(self.energy, found).log_prob_and_score(z)
+        found.pull_back(z, z)
         return GAUGED * seconds / (time.perf_counter() - start)
 
     def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:

@@ -52,7 +52,7 @@ class PilotResult:
     triangular : TriangularMap or None
         Coordinates in which the density is close to a Gaussian, where it is skew along any directions.
     skewed : BlockTriangularMap or None
-        The same in more than 64 dimensions, where it is skew along the coordinates.
+        The same in more than 20 dimensions, where it is skew along the coordinates.
     """
 
     log_evidence: float
