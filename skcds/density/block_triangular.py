@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._support.devices import to_numpy
 from .._support.settings import place
 from ..io.registry import register_model
-from .triangular import BEND_MEAN, CURVATURE_OF_BEND, FAR, LARGEST_BEND
+from .triangular import BEND_MEAN, CURVATURE_OF_BEND, FAR, LARGEST_BEND, unbent
 
 BLOCKS = 16  # at most; of the largest pivots first, so that coordinates of a block hardly depend on each other
 PART_NUMBERS = 2**23  # of points, at a time
@@ -83,9 +83,7 @@ class BlockTriangularMap(nn.Module):
         z, sums, bend = torch.zeros_like(w), torch.zeros_like(w), self._bend()
         for block, variance in self._blocks():
             shift, log_scale, _ = self._moved(sums, block, variance)
-            h = bend[block]
-            scaled = (w[:, block] - shift) * (-log_scale).exp() + h * BEND_MEAN
-            z[:, block] = (scaled - h * (scaled**2 + 1 - h**2).sqrt()) / (1 - h**2)
+            z[:, block] = unbent((w[:, block] - shift) * (-log_scale).exp(), bend[block])
             sums = sums + z[:, block] @ self.root[:, block].T
         return z
 

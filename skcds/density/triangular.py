@@ -1,6 +1,6 @@
 """Coordinates in which a density that is skew along any directions is close to a Gaussian: a triangular map."""
 
-__all__ = ["CURVATURE_OF_BEND", "LARGEST_BEND", "TriangularMap", "features"]
+__all__ = ["BEND_MEAN", "CURVATURE_OF_BEND", "FAR", "LARGEST_BEND", "TriangularMap", "features", "unbent"]
 
 from collections.abc import Callable
 
@@ -73,8 +73,8 @@ class TriangularMap(nn.Module):
             before, bend = p[:, :i], self.bend[i]
             moved = self.location[i] - traces[i] + z[:, :i] @ self.regression[i, :i]
             moved = moved + ((before @ self.curvature[i, :i, :i]) * before).sum(1)
-            scaled = (y[:, i] - moved) * (-self.log_scale[i] - before @ self.slope[i, :i]).exp() + bend * BEND_MEAN
-            z[:, i] = (scaled - bend * (scaled**2 + 1 - bend**2).sqrt()) / (1 - bend**2)
+            own = (y[:, i] - moved) * (-self.log_scale[i] - before @ self.slope[i, :i]).exp()
+            z[:, i] = unbent(own, bend)
             p[:, i] = features(z[:, i])[0]
         return z
 
@@ -119,6 +119,12 @@ class TriangularMap(nn.Module):
 
     def _traces(self) -> Tensor:
         return self.curvature.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def unbent(own: Tensor, bend: Tensor) -> Tensor:
+    """Where ``z + bend (sqrt(1 + z^2) - 1.35)`` has given values (n, k)."""
+    own = own + bend * BEND_MEAN
+    return (own - bend * (own**2 + 1 - bend**2).sqrt()) / (1 - bend**2)
 
 
 def features(z: Tensor) -> tuple[Tensor, Tensor]:
