@@ -9,7 +9,7 @@ import torch
 from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.estimators.comparison import keep_the_better_map
+from skcds.estimators.comparison import keep_the_better_map, keep_the_better_start
 from skcds.models.maps import OneStepModel
 from skcds.models.networks import seeded
 from skcds.specifications import Training
@@ -111,3 +111,35 @@ class TestLimits:
         setattr(run, without, None)
         keep_the_better_map(run)
         assert run.model.map is trained
+
+
+class TestStart:
+    @staticmethod
+    def begun(noise, triangular=True, **limits):
+        """Maps before and after a run's begin, in coordinates by scores or by moments, and its evaluations."""
+        run = run_of(model_of(0.0), model_of(noise), **limits)
+        run.model.standardization = Standardization(D, triangular=triangular)
+        first, before = run.model.map, run.energy.n_energy_evals
+        keep_the_better_start(run)
+        return first, run.model.map, run.energy.n_energy_evals - before
+
+    def test_noise_gives_way_to_the_identity(self):
+        noisy, found, _ = self.begun(0.3)
+        z, start = torch.randn(20, D, generator=generator(9)), model_of(0.0).start()
+        assert found is not noisy and torch.allclose(found(z, start), z, atol=1e-5)
+
+    def test_what_is_as_good_stays(self):
+        first, found, n_evals = self.begun(0.0)
+        assert found is first and n_evals
+
+    @pytest.mark.parametrize("options", [{"triangular": False}, {"max_energy_evals": 4000}])
+    def test_others_begin_as_they_are_for_no_evaluation(self, options):
+        """Of few evaluations two hundredths are not enough for two maps."""
+        first, found, n_evals = self.begun(0.3, **options)
+        assert found is first and not n_evals
+
+    def test_a_sampler_without_a_map(self):
+        run = run_of(model_of(0.0), SimpleNamespace())
+        before = run.energy.n_energy_evals
+        keep_the_better_start(run)
+        assert run.energy.n_energy_evals == before

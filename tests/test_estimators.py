@@ -18,10 +18,18 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, PathLoss, Pilot, Prior
+from skcds import (
+    Consistency,
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    DiffusionSampler,
+    PathLoss,
+    Pilot,
+    Prior,
+)
 from skcds.density.energy import InvalidEnergyError
 from skcds.estimators.sampling import CHUNK_ROWS
-from skcds.specifications import Training
+from skcds.specifications import Stopping, Training
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 each = pytest.mark.parametrize("kind", KINDS)
@@ -453,7 +461,8 @@ class TestDiffusionSampler:
         """Its trajectories and the scores that it needs are paid from its own budget."""
         teacher = fitted("DiffusionSampler")
         assert teacher._model.needs_score
-        options = {"max_iter": 100, "batch_size": 32, "network": SMALL_MAP}
+        never = Consistency(training=Training(stopping=Stopping(min_iter=1000)))
+        options = {"max_iter": 100, "batch_size": 32, "network": SMALL_MAP, "objective": never}
         student = ConsistentSamplerDistiller(teacher, **options, max_energy_evals=15_000)
         student.fit(quadratic)
         assert student.n_iter_ > 20 and student.n_energy_evals_ < 30_000

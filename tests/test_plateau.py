@@ -19,6 +19,7 @@ from skcds._support.progress import Progress
 from skcds.estimators.paths import _bound, plateau_of_paths, renewals
 from skcds.specifications import Particles, Stopping, Training
 from skcds.train.loop import _Training
+from skcds.train.phases import Phase
 from skcds.train.plateau import Plateau, share_at_particles
 
 EVERY_TENTH = Stopping(look_every=0.1, first=0.1, patience=2, gain=0.05, least=0.3, landing=0.2, min_iter=10)
@@ -27,7 +28,7 @@ EVERY_TENTH = Stopping(look_every=0.1, first=0.1, patience=2, gain=0.05, least=0
 def shares_of(*values):
     """A plateau that sees these effective shares in turn."""
     values = iter(values)
-    return Plateau(lambda averaged: next(values), 100, EVERY_TENTH, Progress())
+    return Plateau(lambda averaged: next(values), EVERY_TENTH, Progress())
 
 
 def test_renewals_are_due_at_shares_of_the_iterations():
@@ -72,10 +73,28 @@ class TestPlateau:
         assert not any(map(shares_of(0.4, 0.5, 0.6, 0.7, 0.8).reached, [None] * 5))
         assert not any(map(shares_of(0.2, 0.2, 0.2, 0.2, 0.2).reached, [None] * 5))
 
+    def test_a_start_that_is_not_poor_has_to_be_surpassed(self):
+        """At two looks, unlike earlier looks, which the best of two later ones has to surpass."""
+        assert list(map(shares_of(0.6, 0.5, 0.64).reached, [None] * 3)) == [False, False, True]
+        assert not any(map(shares_of(0.6, 0.5, 0.66).reached, [None] * 3))
+        assert not any(map(shares_of(0.2, 0.2, 0.2).reached, [None] * 3))
+
+    def test_none_is_begun_with_that_has_no_room(self):
+        assert shares_of(0.99).reached(None)
+
     def test_when_it_looks(self):
-        plateau = shares_of()
-        assert [i for i in range(100) if plateau.landing(i)] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
-        assert plateau.landing(50) == 20
+        """At the start, and by shares of the iterations, or of a limit where this is used faster."""
+        plateau = shares_of(0.5)
+        assert plateau.is_due(0, 0.0) and not plateau.reached(None)
+        assert [i for i in range(100) if plateau.is_due(i, i / 100)] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+        plateau = Plateau(None, EVERY_TENTH, Progress(), start=0.0)
+        assert [i for i in range(20) if plateau.is_due(i, i / 20)] == [10, 12, 14, 16, 18]
+
+    def test_an_earlier_state(self):
+        plateau, again = shares_of(0.6, 0.5), shares_of(0.64)
+        assert not any(plateau.is_due(i, i / 100) and plateau.reached(None) for i in range(11))
+        again.load_state_dict(plateau.state_dict())
+        assert not again.is_due(19, 0.19) and again.is_due(20, 0.2) and again.reached(None)
 
 
 def stopping(kind, **fields):
@@ -88,12 +107,20 @@ def stopping(kind, **fields):
     return sampler.set_params(objective=objective(training=training))
 
 
+def stopping_loop(by, n_iter, shares):
+    """A loop over a phase that ends by these effective shares, of which none is trained."""
+    values, budget = iter(shares), SimpleNamespace(spent=lambda: 0.0, training=Training(), progress=Progress())
+    phase = Phase("phase", None, n_iter, 1e-3, plateau=Plateau(lambda averaged: next(values), by, budget.progress))
+    return _Training(phase, SimpleNamespace(model=torch.nn.Linear(1, 1), budget=budget))
+
+
 class TestFits:
     @pytest.mark.parametrize("kind", [*slow(*KINDS[:2]), KINDS[2]])
     def test_end_early(self, kind):
         """With room for nine tenths the first look is the last; with none, and patience, all iterations are made."""
-        assert stopping(kind, tol=0.9).fit(quadratic).n_iter_ == 30
-        whole = stopping(kind, tol=0.0, patience=100).fit(quadratic)
+        first = 30 if kind == "DiffusionSampler" else 20  # the start of a map is looked at, too
+        assert stopping(kind, tol=0.9).fit(quadratic).n_iter_ == first
+        whole = stopping(kind, tol=0.0, patience=100, patience_of_start=100).fit(quadratic)
         assert whole.n_iter_ == 100 and whole.history_[-1].n_iter == 100
 
     @pytest.mark.slow
@@ -112,9 +139,9 @@ class TestFits:
             lambda self, i, p: (step(self, i, p), rates.append(self.state.optimizer.learning_rate))[0],
         )
         sampler = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic)
-        assert sampler.n_iter_ == len(rates) == 30
-        assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
-        assert rates[-1] < 0.1 * rates[10]
+        assert sampler.n_iter_ == len(rates) == 20
+        assert all(later < earlier for earlier, later in itertools.pairwise(rates[1:]))
+        assert rates[-1] < 0.1 * rates[1]
 
     @pytest.mark.slow
     def test_a_loss_on_paths_still_follows(self):
@@ -136,9 +163,20 @@ class TestFits:
         assert teacher.max_iter == 4 and teacher.loss.tol == 0.2
         assert isinstance(teacher, DiffusionSampler) and np.isfinite(teacher.ess_)
 
-    @pytest.mark.parametrize("stop", [5, *slow(25)])
+    def test_a_limit_of_time_brings_its_end_nearer(self):
+        """Looks and the fall of the learning rate go by the share of a limit, where that is used faster."""
+        training = stopping_loop(by=EVERY_TENTH, n_iter=1000, shares=[0.5, 0.5, 0.5])
+        done = [training._done(i, now) for i, now in ((0, 0.0), (20, 0.1), (25, 0.2), (30, 0.3), (40, 0.5))]
+        assert done == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.5])
+        for i, share in zip((0, 20, 25), done, strict=False):
+            training._look(i, share)
+        assert training.landing == pytest.approx(0.2)
+        assert [training._progress(share) for share in done[2:4]] == pytest.approx([0.2, 0.6])
+        assert training._progress(0.4) >= 1
+
+    @pytest.mark.parametrize("stop", [5, *slow(15)])
     def test_goes_on_bit_for_bit(self, stop, tmp_path, monkeypatch):
-        """Interrupted before the first look, and while the learning rate falls."""
+        """Interrupted while the learning rate falls."""
         whole, step = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic), _Training._step
 
         def interrupted(self, iteration, progress):
@@ -151,4 +189,4 @@ class TestFits:
             first = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic, checkpoint=tmp_path / "fit")
         assert first.n_iter_ == stop
         again = stopping("ConsistentSamplerScratch", tol=0.9).fit(quadratic, checkpoint=tmp_path / "fit")
-        assert again.n_iter_ == 30 and again.loss_curve_ == whole.loss_curve_
+        assert again.n_iter_ == 20 and again.loss_curve_ == whole.loss_curve_

@@ -1,6 +1,6 @@
 """Whether training has made a map better than it was before."""
 
-__all__ = ["keep_the_better_map"]
+__all__ = ["keep_the_better_map", "keep_the_better_start"]
 
 import torch
 
@@ -9,45 +9,75 @@ from .._support.errors import Spent
 from ..models.networks import without_draws
 
 EVALS_A_ROW = 12  # of which three are made: most of what is left is for the judgement
+SHARE_OF_START = 0.02  # of the evaluations left, for the comparison before training
 FEWEST = 100  # draws that tell a difference
 N_PARTICLES = 4000  # at which densities are compared
 UNKNOWN, FEW = 10.0, 1e-3  # nats by which a particle is less likely that a map does not know, and how many may be
+
+
+def keep_the_better_start(run) -> None:
+    """Begin with the identity where the first fit of the marginals has made a map clearly worse.
+
+    It may, where coordinates are those of a map that the pilot has found: particles say less of a marginal than the
+    scores have.
+
+    Parameters
+    ----------
+    run : Run
+        With its map as it is before training, if it has one.
+    """
+    of_marginals = getattr(run.model, "map", None)
+    if of_marginals is None or not of_marginals.invertible or run.population is None:
+        return
+    if not {"triangular", "skewed"} & run.model.standardization.parts.keys():
+        return
+    n = int(min(run.training.n_compared, SHARE_OF_START * run.budget.energy_evals_left() / 2)) // 2
+    run.model.map = _best_of(run, [_identity(run)], n)
 
 
 def keep_the_better_map(run) -> None:
     """Take the map of before training, or none, where its bound of log Z is clearly better, and it knows all particles.
 
     Coordinates may be such that nothing is left to learn: a few iterations, or few particles in many dimensions, then
-    add noise, and so does the first fit of the marginals. None is the identity. The bound alone would prefer a map that
-    has lost a mode. Such a map gives some particles a density that is many nats below that of the other.
+    add noise. None is the identity. The bound alone would prefer a map that has lost a mode. Such a map gives some
+    particles a density that is many nats below that of the other.
 
     Parameters
     ----------
     run : Run
         With its invertible map after training; ``untrained`` is that of before, or None.
     """
-    model, budget, best = run.model, run.budget, run.model.map
-    if run.untrained is None or run.population is None or not best.invertible:
+    if run.untrained is None or run.population is None or not run.model.map.invertible:
         return
+    with run.budget.judgement():
+        n = run.budget.n_affordable(run.training.n_compared, 4 / run.energy.evals_per_second, EVALS_A_ROW) // 2
+        run.model.map = _best_of(run, [run.untrained, _identity(run)], n)
+
+
+def _identity(run):
+    model = run.model
     with without_draws():
-        identity = type(model)(**model.config).map.to(run.generator.device)
-    with budget.judgement():
-        n = budget.n_affordable(run.training.n_compared, 4 / run.energy.evals_per_second, EVALS_A_ROW) // 2
-        if 2 * n < FEWEST:
-            return
-        latent = randn(run.generator, n, model.n_features)
-        latent = torch.cat([latent, -latent])
-        try:
-            least = _log_weights(model, best, latent, run.target)
-            for tried in (run.untrained, identity):
-                log_weights = _log_weights(model, tried, latent, run.target)
-                gain = (log_weights - least).view(2, n).mean(0)
-                is_better = float(gain.mean()) > 2 * float(gain.std()) / n**0.5
-                if is_better and _knows(model, tried, best, run.population.x):
-                    best, least = tried, log_weights
-        except Spent:
-            pass
-    model.map = best
+        return type(model)(**model.config).map.to(run.generator.device)
+
+
+def _best_of(run, maps, n: int):
+    """A run's map, or one of others that is clearly better by n draws and their mirror images, and knows particles."""
+    model, best = run.model, run.model.map
+    if 2 * n < FEWEST:
+        return best
+    latent = randn(run.generator, n, model.n_features)
+    latent = torch.cat([latent, -latent])
+    try:
+        least = _log_weights(model, best, latent, run.target)
+        for tried in maps:
+            log_weights = _log_weights(model, tried, latent, run.target)
+            gain = (log_weights - least).view(2, n).mean(0)
+            is_better = float(gain.mean()) > 2 * float(gain.std()) / n**0.5
+            if is_better and _knows(model, tried, best, run.population.x):
+                best, least = tried, log_weights
+    except Spent:
+        pass
+    return best
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from ..train.particles import Population
 from ..train.phases import Phase
 from ..train.plateau import plateau_of
 from .base import BaseSampler, positive_integer
+from .comparison import keep_the_better_start
 from .control import N_CHECKED
 from .diffusion import DiffusionSampler
 from .explored import as_explored, begin_from, known_points_loss
@@ -233,6 +234,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.model = self._start_model(control, run.generator, run.explored and run.explored.model)
         may_drop = getattr(self._specified("network"), "n_transforms", 0) is None
         start_marginals(run.model, run.population, run.training.marginals, run.budget, may_drop)
+        keep_the_better_start(run)
         run.untrained = copy.deepcopy(run.model.map)
 
     def _particles(self, run, teacher, z):

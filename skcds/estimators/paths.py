@@ -121,7 +121,7 @@ def plateau_of_paths(run, n_steps: int, n_iter: int, tol: float) -> Plateau | No
         _, log_weights = weighted_paths(averaged, run.target, n_steps, int(n), run.generator)
         return effective_share(log_weights)
 
-    return Plateau(look, n_iter, by, run.budget.progress)
+    return Plateau(look, by, run.budget.progress, start=0.0)
 
 
 def first_ends(run, n_steps: int, n_particles: int) -> Population:

@@ -17,6 +17,7 @@ from .laplace import is_better
 from .stages import Triangular
 
 PART_NUMBERS = 2**21  # in products of features, at a time
+LARGEST_GAIN = 0.5  # of a step: whole ones lead away from a Gaussian that is a sixth too wide
 
 
 def best_triangular(
@@ -69,7 +70,7 @@ def best_triangular(
             break
         if not all(moment.isfinite().all() for moment in moments):
             break
-        triangular = stepped(triangular, *moments, gain=2 / (k + 2))
+        triangular = stepped(triangular, *moments, gain=min(LARGEST_GAIN, 2 / (k + 2)))
     found = gaussian.with_triangular(triangular)
     better = is_better(energy, found, gaussian, by.n_compared, generator)
     return (found if better else gaussian), better

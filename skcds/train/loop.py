@@ -17,6 +17,7 @@ from .._support.warnings import note, warn_user
 from .averages import moving_average
 from .optimizer import AdamW
 from .phases import Phase
+from .plateau import ROUNDING
 
 
 class _Optimization:
@@ -102,8 +103,7 @@ class _Training:
         self.losses: list[float] = []
         self.start, self.spent, self.finished = 0, self.budget.spent(), False
         self.failures = 0  # in a row without a new snapshot
-        self.end = phase.n_iter
-        self.landing: tuple[int, float] | None = None  # the iteration at which it began to end, and its progress
+        self.landing: float | None = None  # share of the phase that was done when it began to end
 
     def resume(self) -> None:
         """Go on from the checkpoint, if it holds this phase."""
@@ -115,7 +115,7 @@ class _Training:
         if self.run.population is not None:
             self.run.population.load_state_dict(stored["population"])
         self.losses, self.start, self.spent = stored["losses"], stored["iteration"], stored["spent"]
-        self.finished, self.end, self.landing = stored["finished"], stored["end"], stored["landing"]
+        self.finished, self.landing = stored["finished"], stored["landing"]
         if self.phase.plateau is not None:
             self.phase.plateau.load_state_dict(stored["plateau"])
         self.run.checkpoint.rewind(self.phase.name)
@@ -127,8 +127,7 @@ class _Training:
             "objective": self.phase.objective.state_dict(),
             "population": self.run.population and self.run.population.state_dict(),
             "losses": self.losses, "iteration": len(self.losses), "spent": self.spent, "finished": finished,
-            "end": self.end, "landing": self.landing,
-            "plateau": self.phase.plateau and self.phase.plateau.state_dict(),
+            "landing": self.landing, "plateau": self.phase.plateau and self.phase.plateau.state_dict(),
         }  # fmt: skip
         self.run.checkpoint.store(self.phase.name, state)
 
@@ -137,16 +136,16 @@ class _Training:
         n_iter, name = self.phase.n_iter, self.phase.name
         self.budget.progress.phase(name)
         for iteration in range(self.start, 0 if self.finished else n_iter):
-            if iteration >= self.end:
-                return
             if self.run.checkpoint.due():
                 self.store(finished=False)
             now = self.budget.spent()
             if (now >= self.phase.share and self._is_trained()) or self.budget.interrupted:
                 return
-            used = (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
+            done = self._done(iteration, now)
+            if self.landing is not None and self._progress(done) >= 1 and self._is_trained():
+                return
             try:
-                if self._step(iteration, max(self._progress(iteration), used)):
+                if self._step(iteration, done):
                     return
             except KeyboardInterrupt:
                 self.budget.interrupted = True
@@ -159,30 +158,33 @@ class _Training:
             if self.failures > self.by.max_rollbacks:
                 self._warn_of_failures(iteration)
                 return
-            self.budget.progress.note(max(self._progress(iteration + 1), used), loss=self.losses[-1])
+            self.budget.progress.note(self._progress(self._done(iteration + 1, now)), loss=self.losses[-1])
 
-    def _progress(self, iteration: int) -> float:
-        """Share of the phase that is done before an iteration: how far its learning rate has come."""
-        if self.landing is None:
-            return iteration / self.phase.n_iter
-        begun, progress = self.landing
-        return progress + (1 - progress) * (iteration - begun) / (self.end - begun)
+    def _done(self, iteration: int, now: float) -> float:
+        """Share of the phase that is done before an iteration, of its iterations or, if that is more, of its limits."""
+        used = (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
+        return max(iteration / self.phase.n_iter, used)
 
-    def _look(self, iteration: int) -> None:
+    def _progress(self, done: float) -> float:
+        """How far the learning rate has come where a share of the phase is done."""
+        if self.landing is None or self.phase.plateau is None:
+            return done
+        landed = (done - self.landing) / max(self.phase.plateau.by.landing, ROUNDING) + ROUNDING
+        return self.landing + (1 - self.landing) * landed
+
+    def _look(self, iteration: int, done: float) -> None:
         """Begin to end, where more training would bring nothing."""
         plateau = self.phase.plateau
-        if plateau is None or self.landing is not None:
+        if plateau is None or self.landing is not None or done + plateau.by.landing >= 1:
             return
-        n_left = plateau.landing(iteration)
-        if n_left is not None and iteration + n_left < self.phase.n_iter and plateau.reached(self.state.average):
-            self.landing = iteration, self._progress(iteration)
-            self.end = iteration + n_left
+        if plateau.is_due(iteration, done) and plateau.reached(self.state.average):
+            self.landing = done
 
     def _is_trained(self) -> bool:
         """Whether a limit may end the phase: the first iteration of a fit is made however late it is."""
         return bool(self.losses or self.run.losses)
 
-    def _step(self, iteration: int, progress: float) -> bool:
+    def _step(self, iteration: int, done: float) -> bool:
         """One iteration; whether a callback ends the phase instead."""
         state, model = self.state, self.run.model
         if iteration % self.by.snapshot_every == 0:
@@ -190,8 +192,8 @@ class _Training:
             self.failures = self.failures if not state.is_new else 0
         if iteration in self.phase.callbacks and self.phase.callbacks[iteration](state.average):
             return True
-        self._look(iteration)
-        state.optimizer.learning_rate = state.factor * self.phase.learning_rate * _schedule(progress)
+        self._look(iteration, done)
+        state.optimizer.learning_rate = state.factor * self.phase.learning_rate * _schedule(self._progress(done))
         state.optimizer.zero_grad()
         with contextlib.nullcontext() if self._is_trained() else self.budget.untimed():
             loss = self.phase.objective(iteration)

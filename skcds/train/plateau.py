@@ -10,14 +10,19 @@ from torch import Tensor, nn
 
 from .specifications import Stopping
 
+ROUNDING = 1e-9  # of shares of iterations
+
 
 def share_at_particles(log_ratio: Tensor) -> float:
     """Normalised ESS of a sampler's draws, from log p - log q (n,) at points drawn from the target.
 
-    With weights w = p / q it is ``E_q[w]^2 / E_q[w^2] = 1 / (E_p[w] E_p[1 / w])``, whatever p is normalised to.
+    With weights w = p / q it is ``E_q[w]^2 / E_q[w^2] = 1 / (E_p[w] E_p[1 / w])``, whatever p is normalised to. The
+    weights are truncated at sqrt(n) times their mean (Ionides, 2008): one far particle would decide for all.
     """
-    log_ratio = log_ratio.double()
-    means = float(torch.logsumexp(log_ratio, 0) + torch.logsumexp(-log_ratio, 0)) - 2 * math.log(len(log_ratio))
+    log_ratio, log_n = log_ratio.double(), math.log(len(log_ratio))
+    log_mean = log_n - torch.logsumexp(-log_ratio, 0)
+    bounded = torch.where(log_ratio == torch.inf, torch.inf, log_ratio.clamp(max=log_mean + 0.5 * log_n))
+    means = float(torch.logsumexp(bounded, 0) - log_n - log_mean)
     return math.exp(-means) if math.isfinite(means) else 0.0
 
 
@@ -35,7 +40,7 @@ def plateau_of(run, n_iter: int) -> "Plateau | None":
         z, log_p = run.population.x[:n], run.population.log_prob[:n]
         return share_at_particles(log_p - averaged.log_prob(z).double())
 
-    return Plateau(look, n_iter, stopping, run.budget.progress)
+    return Plateau(look, stopping, run.budget.progress)
 
 
 class Plateau:
@@ -45,38 +50,47 @@ class Plateau:
     ----------
     look : callable
         Normalised ESS of an averaged model.
-    n_iter : int
-        Iterations of the phase.
     by : Stopping
         When it looks, and what it goes by.
     progress : Progress
         Is told the effective share.
+    start : float, optional
+        Effective share before training; by default it is looked at.
     """
 
-    def __init__(self, look: Callable[[nn.Module], float], n_iter: int, by: Stopping, progress):
-        self.look, self.n_iter, self.by, self.progress = look, n_iter, by, progress
-        self.every = max(1, round(by.look_every * n_iter))
+    def __init__(self, look: Callable[[nn.Module], float], by: Stopping, progress, start: float | None = None):
+        self.look, self.by, self.progress, self.start = look, by, progress, start
         self.shares: list[float] = []
+        self.next = by.first
 
-    def landing(self, iteration: int) -> int | None:
-        """Iterations in which training is to come to its end, if it is to, before a given iteration."""
-        if iteration < self.by.first * self.n_iter or iteration % self.every:
-            return None
-        return max(1, round(self.by.landing * self.n_iter))
+    def is_due(self, iteration: int, done: float) -> bool:
+        """Whether there is a look before an iteration, at which a share of the phase is done."""
+        if self.start is None:
+            return True
+        if iteration < self.by.min_iter or done < self.next - ROUNDING:
+            return False
+        self.next = max(self.next, done) + self.by.look_every
+        return True
 
     @torch.no_grad()
     def reached(self, averaged) -> bool:
         """Look at the averaged model: whether its effective share has no room left, or has not grown for a while."""
-        self.shares.append(self.look(averaged))
-        self.progress.note(ess=self.shares[-1])
-        before, recent = self.shares[: -self.by.patience], self.shares[-self.by.patience :]
-        stands = bool(before) and max(recent) < max(before) + self.by.gain
-        return self.shares[-1] >= 1 - self.by.tol or (stands and max(recent) >= self.by.least)
+        share, by = self.look(averaged), self.by
+        self.progress.note(ess=share)
+        if self.start is None:
+            self.start = share
+            return share >= 1 - by.tol
+        self.shares.append(share)
+        recent = self.shares[-by.patience :]
+        before = [self.start, *self.shares[: -by.patience]]
+        waited = len(self.shares) > by.patience or (self.start >= by.least and len(self.shares) >= by.patience_of_start)
+        stands = waited and max(recent) < max(before) + by.gain
+        return share >= 1 - by.tol or (stands and max(recent + before) >= by.least)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` puts back."""
-        return {"shares": self.shares}
+        return {"shares": self.shares, "start": self.start, "next": self.next}
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
-        self.shares = list(state["shares"])
+        self.shares, self.start, self.next = list(state["shares"]), state["start"], state["next"]
