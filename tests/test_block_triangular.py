@@ -74,7 +74,7 @@ class TestMap:
             assert torch.allclose(found.inverse(x), z, atol=1e-6)
             assert torch.allclose(pull_back(x.cos()), gradient, atol=1e-6)
 
-    def test_without_third_derivatives_it_is_affine(self):
+    def test_without_third_derivatives_itis_affine(self):
         covariance, z = covariance_of_field(9), normal(seeded(), 5, 9)
         found = BlockTriangularMap.of_gaussian(torch.ones(9).double(), covariance, torch.zeros(9).double())
         x, log_det, pull_back = found.call_and_pull_back(z)

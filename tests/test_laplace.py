@@ -190,3 +190,38 @@ def test_a_hessian_that_lapack_gives_up_on_is_no_mode(monkeypatch):
     monkeypatch.setattr(torch.linalg, "eigh", fails)
     assert climb(energy, x + 1) is None
     assert nested_laplace(energy, points, 0) is None
+
+
+class TestIsBetter:
+    """Of N(0, s^2 I), of which the bound is better with s = 2 than with s = 4."""
+
+    d = 4
+
+    def found(self, energy_fn, one, other):
+        energy = energy_of(energy_fn, self.d)
+        return laplace_module.is_better(energy, one, other, 400, torch.Generator().manual_seed(0))
+
+    def gaussian(self, width, bent=False):
+        """As it is, or as the image of a narrow one under a hyperbolic sine, which is nearly linear there."""
+        far, loc = 1e4, torch.zeros(self.d)
+        tails = (loc, torch.full_like(loc, far)) if bent else None
+        return Standardization.from_moments(loc, torch.eye(self.d) * (width / far if bent else width) ** 2, tails)
+
+    @staticmethod
+    def wells(x):
+        return 5.0 * (x**2 - 4).square().sum(1)
+
+    @staticmethod
+    def normal(x):
+        return x.square().sum(1) / 8
+
+    def test_the_bound_decides(self):
+        for energy_fn in (self.wells, self.normal):
+            assert self.found(energy_fn, self.gaussian(2.0), self.gaussian(4.0))
+            assert not self.found(energy_fn, self.gaussian(4.0), self.gaussian(2.0))
+            assert not self.found(energy_fn, self.gaussian(2.0), self.gaussian(2.0))
+
+    def test_a_bent_one_only_of_what_is_close_to_normal(self):
+        """Log weights vary by more than a thousand between deep wells."""
+        one, other = self.gaussian(2.0, bent=True), self.gaussian(4.0)
+        assert self.found(self.normal, one, other) and not self.found(self.wells, one, other)

@@ -126,7 +126,7 @@ class Standardization(torch.nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
-        return self._affine(z) if self._is_affine() else self.call_and_pull_back(z)[0]
+        return self._affine(z) if self.is_affine() else self.call_and_pull_back(z)[0]
 
     def inverse(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to standardised ones, float64."""
@@ -157,7 +157,7 @@ class Standardization(torch.nn.Module):
 
     def call_and_pull_back(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """What `forward` and `log_det` give at z, and `pull_back` there."""
-        if self._is_affine():
+        if self.is_affine():
             return self._tame_part(z)
         first, *last = [part and part.call_and_pull_back for part in (self.triangular, self.skewed, self.noncentred)]
         x, total = z, torch.zeros(len(z), dtype=torch.float64, device=z.device)
@@ -174,7 +174,8 @@ class Standardization(torch.nn.Module):
 
         return x, total, pull_back
 
-    def _is_affine(self) -> bool:
+    def is_affine(self) -> bool:
+        """Whether there is nothing but the affine part."""
         return not (self.parts or self._heavy.any())
 
     def _tame_part(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
