@@ -52,7 +52,7 @@ TRIANGULAR = {  # kinds behind a triangular map: what is not by default
     "triangular": {},
     "triangular, of a fair Gaussian": {},
     "triangular, half the draws": {"draws": 0.5},
-    "triangular, twice the steps": {"n_steps": 16},
+    "triangular, twice the steps": {"n_steps": 32},
 }
 
 

@@ -383,3 +383,16 @@ def test_a_path_that_leaves_its_numbers_has_no_weight(monkeypatch):
     z, log_w = model.simulate_weighted(x, model.grid(8), target, lambda k: torch.randn(5, 1, generator=source))
     assert log_w[0] == -torch.inf and not z[0].isfinite().all()
     assert log_w[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_paths_come_back_from_far_away(seed):
+    """Wherever a step has led, and whatever the layers say: to less than a tenth of how far off they began.
+
+    Layers that see states as far as they are make these grow by their square in each of 64 steps.
+    """
+    target, source = normal_target(d=2), generator(seed)
+    model = random_model(True, True, d=2, scale=0.1, seed=seed)
+    grid, x = model.grid(64), 1e4 * torch.randn(100, 2, generator=source)
+    path, log_ratio = model.simulate(x, grid, target, lambda k: torch.randn(100, 2, generator=source), keep=True)
+    assert path[-1].abs().max() < 0.1 * x.abs().max() and log_ratio.isfinite().all()

@@ -699,6 +699,14 @@ class TestGolden:
         np.testing.assert_allclose(draws, expected, atol=2e-3)
         assert sampler._model.config["triangular"] is True and (sampler.pilot_.triangular.curvature != 0).any()
 
+    def test_with_principal_axes(self):
+        """A file of format 11, written by version 0.1.0.dev0, of a sampler that a rotation was put into."""
+        sampler = skcds.load(DATA / "format-11.skcds")
+        expected = [[-0.0307, -1.0224, -0.3336], [0.7594, -0.9861, 0.4388], [-0.6058, 0.7412, -0.1921]]
+        draws = sampler.sample(3, random_state=0, energy_fn=lambda x: 0.5 * (x**2).sum(1))
+        np.testing.assert_allclose(draws, expected, atol=2e-3)
+        assert sampler._model.config["rotation"] is True and (sampler.pilot_.rotation.axes < 0).any()
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):

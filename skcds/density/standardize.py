@@ -12,9 +12,10 @@ from .._support.settings import place
 from .block_triangular import BlockTriangularMap
 from .energy import Energy
 from .noncentred import NonCentred
+from .rotation import Rotation
 from .triangular import TriangularMap
 
-OPTIONAL_PARTS = ("n_knots", "triangular", "skewed")  # options of a `Standardization` that say which it has
+OPTIONAL_PARTS = ("n_knots", "triangular", "skewed", "rotation")  # options of a `Standardization` that say which it has
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 
 
@@ -26,7 +27,8 @@ class Standardization(torch.nn.Module):
     factors become scales that differ by terms (Johnson 1949). Where the scale or the place of coordinates depends on
     one of them, these x are non-centred ones, from which `NonCentred` leads to the user's. Where the density is skew
     along other directions than the coordinates, a `TriangularMap` of z comes before all of these. Where it is skew
-    along many coordinates that depend on each other, a `BlockTriangularMap` comes after the hyperbolic sine.
+    along many coordinates that depend on each other, a `BlockTriangularMap` comes after the hyperbolic sine. Where
+    modes lie apart along one direction, a `Rotation` before the affine part makes it a coordinate.
 
     Parameters
     ----------
@@ -36,8 +38,8 @@ class Standardization(torch.nn.Module):
         Lower-triangular `L`; a diagonal one otherwise.
     n_knots : int, default=0
         Of the splines of the `NonCentred` coordinates; 0 if there are none.
-    triangular, skewed : bool, default=False
-        Whether there is a `TriangularMap`, and a `BlockTriangularMap`.
+    triangular, skewed, rotation : bool, default=False
+        Whether there is a `TriangularMap`, a `BlockTriangularMap`, and a `Rotation`.
 
     Attributes
     ----------
@@ -51,6 +53,8 @@ class Standardization(torch.nn.Module):
         The first part of the map.
     skewed : BlockTriangularMap or None
         The part before the last.
+    rotation : Rotation or None
+        The part before the affine one.
     """
 
     loc: Tensor
@@ -59,13 +63,15 @@ class Standardization(torch.nn.Module):
     width: Tensor
 
     def __init__(
-        self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False, skewed: bool = False
+        self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False, skewed: bool = False,
+        rotation: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.full = full
         self.noncentred = NonCentred(n_features, n_knots) if n_knots else None
         self.triangular = TriangularMap(n_features) if triangular else None
         self.skewed = BlockTriangularMap(n_features) if skewed else None
+        self.rotation = Rotation(n_features) if rotation else None
         one = torch.ones(n_features, dtype=torch.float64, device=place())
         self.register_buffer("loc", torch.zeros_like(one))
         self.register_buffer("scale", torch.diag(one) if full else one)
@@ -98,9 +104,17 @@ class Standardization(torch.nn.Module):
 
     def with_triangular(self, triangular: TriangularMap | None) -> "Standardization":
         """The same with another first part."""
+        return self._with(triangular, self.rotation)
+
+    def with_rotation(self, rotation: Rotation | None) -> "Standardization":
+        """The same with another part before the affine one."""
+        return self._with(self.triangular, rotation)
+
+    def _with(self, triangular: TriangularMap | None, rotation: Rotation | None) -> "Standardization":
         found = Standardization(len(self.loc), self.full).to(self.loc.device)
         found.loc, found.scale, found.center, found.width = self.loc, self.scale, self.center, self.width
-        found.noncentred, found.skewed, found.triangular = self.noncentred, self.skewed, triangular
+        found.noncentred, found.skewed = self.noncentred, self.skewed
+        found.triangular, found.rotation = triangular, rotation
         return found
 
     @property
@@ -112,7 +126,7 @@ class Standardization(torch.nn.Module):
     def parts(self) -> dict[str, Any]:
         """Options of the parts that it has beside the affine one and the hyperbolic sine."""
         parts = {} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)}
-        return parts | {name: True for name in ("triangular", "skewed") if getattr(self, name) is not None}
+        return parts | {name: True for name in OPTIONAL_PARTS[1:] if getattr(self, name) is not None}
 
     @property
     def matrix(self) -> Tensor:
@@ -135,7 +149,9 @@ class Standardization(torch.nn.Module):
             y = torch.linalg.solve_triangular(self.scale, centred.T, upper=False).T
         else:
             y = centred / self.scale
-        return y if self.triangular is None else self.triangular.inverse(y)
+        for part in (self.rotation, self.triangular):
+            y = y if part is None else part.inverse(y)
+        return y
 
     def tame(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to y, float64."""
@@ -159,10 +175,11 @@ class Standardization(torch.nn.Module):
         """What `forward` and `log_det` give at z, and `pull_back` there."""
         if self.is_affine():
             return self._tame_part(z)
-        first, *last = [part and part.call_and_pull_back for part in (self.triangular, self.skewed, self.noncentred)]
+        parts = self.triangular, self.rotation, self.skewed, self.noncentred
+        first, second, *last = [part and part.call_and_pull_back for part in parts]
         x, total = z, torch.zeros(len(z), dtype=torch.float64, device=z.device)
         pulls: list[Callable[[Tensor], Tensor]] = []
-        for call in (first, self._tame_part, *last):
+        for call in (first, second, self._tame_part, *last):
             if call is not None:
                 x, log_det, pull = call(x)
                 total, pulls = total + log_det, [pull, *pulls]

@@ -27,7 +27,8 @@ from .one_mode import OneMode
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
-from .smc import moments
+from .separate import along_principal_axes
+from .smc import MANY_FEATURES, moments
 from .specifications import Pilot
 from .start import Start
 from .store import Store, log_evidence, n_effective
@@ -176,7 +177,10 @@ class _Pilot:
             run.grow(int(min(self.n_particles, self.left() / (1 + self.by.tempering.growth_moves * self.n_moves))))
         except (Spent, KeyboardInterrupt) as ended:
             self.note(ended)
-        return run.result(run.standardized(), winner.scale), run.x
+        coordinates = run.standardized()
+        if self.energy.n_features > MANY_FEATURES:
+            coordinates = along_principal_axes(coordinates, run.x)
+        return run.result(coordinates, winner.scale), run.x
 
     # ---------------------------------------------------------------- by few evaluations
 

@@ -11,6 +11,7 @@ import torch
 from .._support.devices import to_numpy
 from ..density.block_triangular import BlockTriangularMap
 from ..density.noncentred import NonCentred
+from ..density.rotation import Rotation
 from ..density.standardize import Standardization
 from ..density.triangular import TriangularMap
 from ..io.packing import pack, unpack
@@ -20,13 +21,14 @@ PARTS = {  # of a standardisation, that are modules
     "noncentred": NonCentred,
     "triangular": TriangularMap,
     "skewed": BlockTriangularMap,
+    "rotation": Rotation,
 }
 
 
 @register_record(
     "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
     tail_center="vector", tail_width="vector", n_temperatures="count", noncentred="model or None",
-    triangular="model or None", skewed="model or None",
+    triangular="model or None", skewed="model or None", rotation="model or None",
 )  # fmt: skip
 @dataclass
 class PilotResult:
@@ -53,6 +55,8 @@ class PilotResult:
         Coordinates in which the density is close to a Gaussian, where it is skew along any directions.
     skewed : BlockTriangularMap or None
         The same in more than 20 dimensions, where it is skew along the coordinates.
+    rotation : Rotation or None
+        Principal axes, where the density is simpler along these than along the coordinates one after the other.
     """
 
     log_evidence: float
@@ -65,6 +69,7 @@ class PilotResult:
     noncentred: NonCentred | None = None
     triangular: TriangularMap | None = None
     skewed: BlockTriangularMap | None = None
+    rotation: Rotation | None = None
 
     @classmethod
     def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":
@@ -86,7 +91,7 @@ class PilotResult:
         """From its `state_dict`."""
         values: dict[str, Any] = {n: to_numpy(v) if isinstance(v, torch.Tensor) else v for n, v in state.items()}
         for name, part in PARTS.items():
-            if inner := state[name]:
+            if inner := state.get(name):
                 values[name] = part(**inner["config"])
                 values[name].load_state_dict(inner["weights"])
         return cls(**values)
@@ -105,4 +110,4 @@ class PilotResult:
         tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
         moments = torch.from_numpy(self.loc), torch.from_numpy(self.covariance)
         found = Standardization.from_moments(*moments, tails, self.noncentred, self.skewed)
-        return found.with_triangular(self.triangular)
+        return found.with_triangular(self.triangular).with_rotation(self.rotation)

@@ -1,6 +1,6 @@
-"""Which coordinates a standardisation keeps apart: those that particles show to be independent."""
+"""Which coordinates a standardisation has: those that particles show to be independent, or their principal axes."""
 
-__all__ = ["separated"]
+__all__ = ["along_principal_axes", "separated"]
 
 import numpy as np
 import torch
@@ -8,10 +8,12 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from .._support.devices import to_numpy
+from ..density.rotation import Rotation
+from ..density.standardize import Standardization
 
 ROWS = 4000  # particles that entropies are estimated from
 THRESHOLDS = (0.05, 0.1, 0.2, 0.4)  # correlations below which two coordinates are not linked
-LEAST_GAIN = 0.1  # nats by which keeping coordinates apart has to be better than whitening all together
+LEAST_GAIN = 0.1  # nats by which other coordinates have to be better than a triangular root's, all together
 
 
 def separated(x: Tensor, covariance: Tensor) -> Tensor:
@@ -40,6 +42,34 @@ def separated(x: Tensor, covariance: Tensor) -> Tensor:
         if cost < limit:
             limit, best = cost, candidate
     return best
+
+
+def along_principal_axes(found: Standardization, x: Tensor) -> Standardization:
+    """A standardisation whose coordinates are principal axes of particles (n, d), where the density is simpler so.
+
+    Where modes lie apart along one direction of many, as the two magnetisations of a lattice do, all coordinates that a
+    triangular root leads to have two modes, and depend on each other. Along the principal axes of the correlations one
+    has. Of all rotations of whitened coordinates that with the least sum of marginal entropies leaves the least mutual
+    information (independent component analysis; Comon 1994). It is the identity, or this one if it has clearly less: of
+    2000 draws of a Gaussian the gain is off by .02.
+
+    Parameters
+    ----------
+    found : Standardization
+        By the particles' moments. One with other parts is returned as it is.
+    x : Tensor
+        Particles in the user's unconstrained coordinates.
+    """
+    if not found.full or found.parts:
+        return found
+    scale = found.covariance.diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(found.covariance / torch.outer(scale, scale))
+    if not values[0] > 0:
+        return found
+    axes = torch.linalg.solve_triangular(found.scale, scale[:, None] * vectors * values.sqrt(), upper=False).flip(1)
+    z = found.inverse(x[:: -(-len(x) // ROWS)])
+    gain = float((_entropies(z.T) - _entropies((z @ axes).T)).sum())
+    return found.with_rotation(Rotation.of(axes)) if gain > LEAST_GAIN else found
 
 
 def _cost(x: Tensor, covariance: Tensor) -> float:

@@ -166,13 +166,12 @@ class DiffusionModel(Chain, nn.Module):
         See `NoiseNetwork`.
     reference : {"dis", "dds", "pis"}, default="dis"
         Kind of grid; see `GRIDS`.
-    n_knots, triangular, skewed : int and bool, default=0 and False
+    **parts
         Of the standardisation; see there.
     """
 
     def __init__(
-        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis", n_knots=0,
-        triangular=False, skewed=False,
+        self, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, reference="dis", **parts
     ):  # fmt: skip
         super().__init__()
         self.config = {
@@ -180,7 +179,7 @@ class DiffusionModel(Chain, nn.Module):
             "langevin": langevin, "learned_variance": learned_variance, "reference": reference,
         }  # fmt: skip
         self.n_features, self.log_snr_max, self.reference = n_features, log_snr_max, reference
-        self.standardization = Standardization(n_features, full, n_knots, triangular, skewed)
+        self.standardization = Standardization(n_features, full, **parts)
         self.config |= self.standardization.config
         self.network = NoiseNetwork(n_features, log_snr_max, hidden, n_layers, langevin, learned_variance)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
 from .._support.settings import CPU, FLOAT
-from ..density.standardize import Standardization
+from ..density.standardize import OPTIONAL_PARTS, Standardization
 from ..io.registry import register_model
 from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
@@ -273,20 +273,17 @@ class OneStepModel(nn.Module):
         Log signal-to-noise ratio of the last noisy level of the teacher's grid.
     full : bool
         Whether the standardisation has a full matrix.
-    n_knots, triangular, skewed : int and bool, default=0 and False
-        Of the standardisation; see there.
-    **sizes
-        Of the map.
+    **options
+        Parts of the standardisation, see there, and sizes of the map.
     """
 
-    def __init__(
-        self, network: str, n_features: int, log_snr_max: float, full: bool, n_knots: int = 0, triangular: bool = False,
-        skewed: bool = False, **sizes,
-    ):  # fmt: skip
+    def __init__(self, network: str, n_features: int, log_snr_max: float, full: bool, **options):
         super().__init__()
+        parts = {name: options[name] for name in OPTIONAL_PARTS if name in options}
+        sizes = {name: size for name, size in options.items() if name not in parts}
         self.config = {"network": network, "n_features": n_features, "log_snr_max": log_snr_max, "full": full, **sizes}
         self.n_features, self.log_snr_max = n_features, log_snr_max
-        self.standardization = Standardization(n_features, full, n_knots, triangular, skewed)
+        self.standardization = Standardization(n_features, full, **parts)
         self.config |= self.standardization.config
         self.map = MAPS[network](n_features, log_snr_max, **sizes)
 

@@ -29,6 +29,7 @@ from .._support.settings import FLOAT, place
 from .process import LOG_SNR_MIN, noise_levels
 
 PART_NUMBERS, PART_ROWS = 65_536, (512, 4096)  # that a thread maps at once: numbers, or rows within these limits
+FARTHEST_STATE = 20.0  # of standardised states that layers see: of others they would make ever further ones
 LANGEVIN_CLIP = 10.0  # of the target's part of the noise estimate, in standard deviations of the noise
 
 
@@ -155,7 +156,7 @@ class NoiseNetwork(nn.Module):
     Langevin parametrisation (Vargas et al. 2023, Zhang & Chen 2022) reads the target's score at x_t. It adds
     ``-s f (score(x) + x)`` with another gain, which starts at zero, and feeds this to the network, too. Here
     ``f = w^2 / (a^2 w^2 + s^2)`` with the smallest length scale w. It is exact for a target that is Gaussian of that
-    scale near by.
+    scale near by. Beyond 20 standard deviations all but the first term stays as it is there, so that paths come back.
 
     Parameters
     ----------
@@ -196,12 +197,13 @@ class NoiseNetwork(nn.Module):
         """
         note_evaluations(x)
         a, s = (t[:, None] for t in noise_levels(log_snr))
-        inputs = [x]
+        near = x.clamp(-FARTHEST_STATE, FARTHEST_STATE)
+        inputs = [near]
         if score is not None:
             f = self.width**2 / ((a * self.width) ** 2 + s**2)
-            inputs.append(-(s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP) - s * f * x)
+            inputs.append(-(s * f * score).clamp(-LANGEVIN_CLIP, LANGEVIN_CLIP) - s * f * near)
         out = self._outputs(torch.cat(inputs, 1), self.time(log_snr), condition).split(self.n_features, 1)
-        noise = s * x * (1 + out[0]) + out[1]
+        noise = s * (x + near * out[0]) + out[1]
         if score is not None:
             noise = noise + inputs[1] * out[2]
         if not self.learned_variance:

@@ -59,19 +59,15 @@ class ShortcutModel(DiffusionModel):
         Steps N of the grid, a power of two.
     map_hidden, map_layers, n_transforms, bins, stretch, elementwise : int
         Sizes of the map, whether its couplings stretch, and whether splines of single coordinates come after them.
-    n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, n_knots, triangular, skewed
+    n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, **parts
         See `DiffusionModel`.
     """
 
     def __init__(
         self, network, n_steps, n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance,
-        map_hidden=64, map_layers=2, n_transforms=4, bins=8, stretch=False, elementwise=False, n_knots=0,
-        triangular=False, skewed=False,
+        map_hidden=64, map_layers=2, n_transforms=4, bins=8, stretch=False, elementwise=False, **parts
     ):  # fmt: skip
-        super().__init__(
-            n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, n_knots=n_knots,
-            triangular=triangular, skewed=skewed,
-        )  # fmt: skip
+        super().__init__(n_features, log_snr_max, full, hidden, n_layers, langevin, learned_variance, **parts)
         sizes = {"n_transforms": n_transforms, "bins": bins, "stretch": stretch, "elementwise": elementwise}
         self.map = MAPS[network](
             n_features, log_snr_max, map_hidden, map_layers, two_levels=True, **sizes if network == "coupling" else {}
