@@ -45,6 +45,17 @@ def test_bound_of_paths_counts_those_outside_the_support():
     assert _bound(log_weights[[1, 3]]) == -math.inf
 
 
+@pytest.mark.parametrize("astray", [-1e9, -math.inf])
+def test_bound_of_paths_is_not_decided_by_a_few(astray):
+    """By a hundredth of them, but by two."""
+    log_weights = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    mean = float(log_weights.mean())
+    log_weights[:10] = astray
+    assert abs(_bound(log_weights) - mean) < 0.1
+    log_weights[:20] = astray
+    assert _bound(log_weights) < (mean - 1e6 if math.isfinite(astray) else mean)
+
+
 class TestShareAtParticles:
     @pytest.mark.parametrize("sd", [0.9, 1.2])
     def test_is_that_of_the_weights(self, sd):
@@ -73,8 +84,8 @@ class TestPlateau:
         assert not any(map(shares_of(0.4, 0.5, 0.6, 0.7, 0.8).reached, [None] * 5))
         assert not any(map(shares_of(0.2, 0.2, 0.2, 0.2, 0.2).reached, [None] * 5))
 
-    def test_a_start_that_is_not_poor_has_to_be_surpassed(self):
-        """At two looks, unlike earlier looks, which the best of two later ones has to surpass."""
+    def test_the_start_counts(self):
+        """Later looks have to surpass it, unless all are poor."""
         assert list(map(shares_of(0.6, 0.5, 0.64).reached, [None] * 3)) == [False, False, True]
         assert not any(map(shares_of(0.6, 0.5, 0.66).reached, [None] * 3))
         assert not any(map(shares_of(0.2, 0.2, 0.2).reached, [None] * 3))
@@ -120,7 +131,7 @@ class TestFits:
         """With room for nine tenths the first look is the last; with none, and patience, all iterations are made."""
         first = 30 if kind == "DiffusionSampler" else 20  # the start of a map is looked at, too
         assert stopping(kind, tol=0.9).fit(quadratic).n_iter_ == first
-        whole = stopping(kind, tol=0.0, patience=100, patience_of_start=100).fit(quadratic)
+        whole = stopping(kind, tol=0.0, patience=100).fit(quadratic)
         assert whole.n_iter_ == 100 and whole.history_[-1].n_iter == 100
 
     @pytest.mark.slow

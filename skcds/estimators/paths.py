@@ -26,6 +26,7 @@ MAX_NUMBERS = 5_000_000  # held by the paths of the judgement
 MIN_RESAMPLED_SHARE = 0.1  # normalised ESS of path weights that is good enough to resample their ends by
 FEWEST_LOOKED_AT = 100  # paths that tell an effective share well enough to end a training by it
 FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
+ASTRAY = 0.01  # of all paths, whose weights say no more of a chain than that they are low
 
 
 def gauge(run, n_steps: int) -> None:
@@ -210,7 +211,12 @@ def _n_held_out(run, n_steps: int) -> int:
 
 
 def _bound(log_weights) -> float:
-    """Mean log weight of what falls into the support, less the log of its share; ``-inf`` where nothing does."""
+    """Mean log weight of what falls into the support, less the log of its share; ``-inf`` where nothing does.
+
+    The lowest hundredth counts as the next one: a path in thousands that goes astray would decide for all.
+    """
+    lowest = log_weights.sort().values[int(ASTRAY * len(log_weights))]
+    log_weights = log_weights.clamp(min=lowest)
     finite = log_weights.isfinite()
     share = float(finite.double().mean())
     return float(log_weights[finite].mean()) + math.log(share) if share else -math.inf

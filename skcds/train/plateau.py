@@ -59,13 +59,13 @@ class Plateau:
     """
 
     def __init__(self, look: Callable[[nn.Module], float], by: Stopping, progress, start: float | None = None):
-        self.look, self.by, self.progress, self.start = look, by, progress, start
-        self.shares: list[float] = []
+        self.look, self.by, self.progress = look, by, progress
+        self.shares = [] if start is None else [start]
         self.next = by.first
 
     def is_due(self, iteration: int, done: float) -> bool:
         """Whether there is a look before an iteration, at which a share of the phase is done."""
-        if self.start is None:
+        if not self.shares:
             return True
         if iteration < self.by.min_iter or done < self.next - ROUNDING:
             return False
@@ -75,22 +75,16 @@ class Plateau:
     @torch.no_grad()
     def reached(self, averaged) -> bool:
         """Look at the averaged model: whether its effective share has no room left, or has not grown for a while."""
-        share, by = self.look(averaged), self.by
-        self.progress.note(ess=share)
-        if self.start is None:
-            self.start = share
-            return share >= 1 - by.tol
-        self.shares.append(share)
-        recent = self.shares[-by.patience :]
-        before = [self.start, *self.shares[: -by.patience]]
-        waited = len(self.shares) > by.patience or (self.start >= by.least and len(self.shares) >= by.patience_of_start)
-        stands = waited and max(recent) < max(before) + by.gain
-        return share >= 1 - by.tol or (stands and max(recent + before) >= by.least)
+        self.shares.append(self.look(averaged))
+        self.progress.note(ess=self.shares[-1])
+        before, recent = self.shares[: -self.by.patience], self.shares[-self.by.patience :]
+        stands = bool(before) and max(recent) < max(before) + self.by.gain
+        return self.shares[-1] >= 1 - self.by.tol or (stands and max(before + recent) >= self.by.least)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` puts back."""
-        return {"shares": self.shares, "start": self.start, "next": self.next}
+        return {"shares": self.shares, "next": self.next}
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to an earlier state."""
-        self.shares, self.start, self.next = list(state["shares"]), state["start"], state["next"]
+        self.shares, self.next = list(state["shares"]), state["next"]

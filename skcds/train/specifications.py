@@ -80,12 +80,10 @@ class Stopping(Part):
     look_every, first : float, default=0.05 and 0.1
         Shares of `max_iter`: between looks, and of the first after that at the start.
     patience : int, default=5
-        Looks within which the best has to be better than all before. It is for maps alone: the effective share of a
-        chain's paths grows most when the learning rate falls. A teacher of gmm9 that did not wait had .68, one of all
-        3000 iterations .91.
-    patience_of_start : int, default=2
-        Looks of which one has to be better than the start, if this is not poor: the coordinates of a pilot may be such
-        that a map learns noise. It is for maps alone, too.
+        Looks within which the best has to be better than all before, the start included. It is for maps alone: the
+        effective share of a chain's paths grows most when the learning rate falls. A teacher of gmm9 that did not wait
+        had .68, one of all 3000 iterations .91. A student of five wells in 50 dimensions that was given two looks to
+        surpass its start had .918, and .953 without that.
     gain : float, default=0.01
         By so much.
     least : float, default=0.5
@@ -105,7 +103,6 @@ class Stopping(Part):
         "look_every": [share],
         "first": [share],
         "patience": [at_least_one],
-        "patience_of_start": [at_least_one],
         "gain": [not_negative],
         "least": [share],
         "landing": [share],
@@ -119,7 +116,6 @@ class Stopping(Part):
     look_every: float = 0.05
     first: float = 0.1
     patience: int = 5
-    patience_of_start: int = 2
     gain: float = 0.01
     least: float = 0.5
     landing: float = 0.1
