@@ -77,6 +77,7 @@ TESTS = {
     "density/noncentred": ["noncentred"],
     "density/probe": ["energy", "adapters"],
     "density/regression": ["families_parts", "families"],
+    "density/rotation": ["rotation"],
     "density/rounding": ["rounding"],
     "density/standardize": ["energy", "maps", "bounds", "mcmc", "diffusion_model"],
     "density/support": ["export", "bounds", "polish"],
