@@ -130,7 +130,7 @@ TESTS = {
     "explore/race": ["race", "start", "rounding", "pilot", "limits::TestFits", "devices"],
     "explore/result": ["noncentred", "pilot"],
     "explore/skewness": ["skewness", "block_triangular"],
-    "explore/separate": ["many_dimensions"],
+    "explore/separate": ["many_dimensions", "rotation"],
     "explore/smc": ["pilot"],
     "explore/specifications": ["start", "specifications"],
     "explore/stages": ["start", "pilot"],
