@@ -7,7 +7,8 @@
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
 the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends or the block
 triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`), which has 64
-dimensions at most. The lines are Cox processes (`dimensions.py`).
+dimensions at most. "Of a wide Gaussian" starts from one a quarter too wide. The lines are Cox processes
+(`dimensions.py`).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from paper_tables import TARGETS as OF_TABLES
 from paper_tables import Unavailable
 
 from skcds.density.energy import Energy
-from skcds.density.standardize import StandardizedTarget
+from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.laplace import laplace_standardization, stepped
 from skcds.explore.skewness import bends, bent, skewed, third_derivatives
 from skcds.explore.triangular import best_triangular
@@ -46,13 +47,20 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "triangular": (32, False, 0),
     "triangular, of a fair Gaussian": (4, False, 0),
     "triangular, half the draws": (4, False, 0),
+    "triangular, a tenth of the draws": (4, False, 0),
+    "triangular, half the steps": (4, False, 0),
     "triangular, twice the steps": (4, False, 0),
+    "triangular, of a wide Gaussian": (32, False, 0),
 }
+TOO_WIDE = 1.25
 TRIANGULAR = {  # kinds behind a triangular map: what is not by default
     "triangular": {},
     "triangular, of a fair Gaussian": {},
     "triangular, half the draws": {"draws": 0.5},
+    "triangular, a tenth of the draws": {"draws": 0.1, "draws_at_least": 0.1},
+    "triangular, half the steps": {"n_steps": 8},
     "triangular, twice the steps": {"n_steps": 32},
+    "triangular, of a wide Gaussian": {},
 }
 
 
@@ -69,6 +77,8 @@ def found(energy: Energy, kind: str, generator):
         bend = bends(energy, gaussian, by.n_skew_draws, generator)
         gaussian = gaussian if bend is None else bent(gaussian, bend)
         gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))
+    if kind.endswith("wide Gaussian"):
+        gaussian = Standardization.from_moments(gaussian.loc, TOO_WIDE**2 * gaussian.covariance)
     if kind in TRIANGULAR:
         gaussian, _ = best_triangular(energy, gaussian, generator, Triangular(**TRIANGULAR[kind]))
     return gaussian

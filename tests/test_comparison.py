@@ -6,14 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from skcds import Coupling
 from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.estimators.comparison import keep_the_better_map, keep_the_better_start
+from skcds.estimators.comparison import keep_the_better_map, start_from_marginals
 from skcds.models.maps import OneStepModel
 from skcds.models.networks import seeded
-from skcds.specifications import Training
+from skcds.specifications import Marginals, Training
 from skcds.train.budget import Budget
+from skcds.train.particles import Population
 
 D = 3
 
@@ -120,13 +122,27 @@ class TestStart:
         run = run_of(model_of(0.0), model_of(noise), **limits)
         run.model.standardization = Standardization(D, triangular=triangular)
         first, before = run.model.map, run.energy.n_energy_evals
-        keep_the_better_start(run)
+        start_from_marginals(run, Coupling())
         return first, run.model.map, run.energy.n_energy_evals - before
 
     def test_noise_gives_way_to_the_identity(self):
         noisy, found, _ = self.begun(0.3)
         z, start = torch.randn(20, D, generator=generator(9)), model_of(0.0).start()
         assert found is not noisy and torch.allclose(found(z, start), z, atol=1e-5)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_fit_to_few_particles_gives_way(self, seed):
+        """Of 60 normal ones some forty numbers learn noise."""
+        with seeded(0):
+            model = OneStepModel("coupling", D, 4.0, True, hidden=8, n_layers=1, n_transforms=2, bins=4,
+                                 elementwise=True, triangular=True)  # fmt: skip
+        x = torch.randn(60, D, generator=generator(seed))
+        run = run_of(model, model, seed=seed)
+        run.population = Population(run.target, x, run.generator)
+        run.training = Training(marginals=Marginals(n_crossings=0, particles_a_number=1))
+        first = model.map
+        start_from_marginals(run, Coupling())
+        assert first.transforms[-1].conditioner.output.bias.any() and run.model.map is not first
 
     def test_what_is_as_good_stays(self):
         first, found, n_evals = self.begun(0.0)
@@ -141,5 +157,5 @@ class TestStart:
     def test_a_sampler_without_a_map(self):
         run = run_of(model_of(0.0), SimpleNamespace())
         before = run.energy.n_energy_evals
-        keep_the_better_start(run)
+        start_from_marginals(run, Coupling())
         assert run.energy.n_energy_evals == before

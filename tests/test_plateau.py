@@ -31,6 +31,17 @@ def shares_of(*values):
     return Plateau(lambda averaged: next(values), EVERY_TENTH, Progress())
 
 
+def looks(plateau, iterations, n_iter=100, cost=0.0):
+    """Iterations at which it looks, if each look costs a share of a limit."""
+    found = []
+    for i in iterations:
+        if plateau.is_due(i, i / n_iter):
+            plateau.reached(None)
+            plateau.wait(i / n_iter, cost)
+            found.append(i)
+    return found
+
+
 def test_renewals_are_due_at_shares_of_the_iterations():
     by = Particles(min_iter=100, exchanges_of_map=(0.25, 0.5), exchanges_from_prior=(0.1,))
     run = SimpleNamespace(training=Training(particles=by))
@@ -95,15 +106,17 @@ class TestPlateau:
 
     def test_when_it_looks(self):
         """At the start, and by shares of the iterations, or of a limit where this is used faster."""
-        plateau = shares_of(0.5)
-        assert plateau.is_due(0, 0.0) and not plateau.reached(None)
-        assert [i for i in range(100) if plateau.is_due(i, i / 100)] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
-        plateau = Plateau(None, EVERY_TENTH, Progress(), start=0.0)
-        assert [i for i in range(20) if plateau.is_due(i, i / 20)] == [10, 12, 14, 16, 18]
+        assert looks(shares_of(*[0.5] * 10), range(100)) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+        plateau = Plateau(lambda averaged: 0.5, EVERY_TENTH, Progress(), start=0.0)
+        assert looks(plateau, range(20), 20) == [10, 12, 14, 16, 18]
+
+    def test_looks_that_take_long_are_rare(self):
+        """They take a tenth of a limit at most, the first aside: each of .03 of it lets the next wait for .3."""
+        assert looks(shares_of(*[0.5] * 10), range(100), cost=0.03) == [0, 30, 60, 90]
 
     def test_an_earlier_state(self):
         plateau, again = shares_of(0.6, 0.5), shares_of(0.64)
-        assert not any(plateau.is_due(i, i / 100) and plateau.reached(None) for i in range(11))
+        assert looks(plateau, range(11)) == [0, 10]
         again.load_state_dict(plateau.state_dict())
         assert not again.is_due(19, 0.19) and again.is_due(20, 0.2) and again.reached(None)
 

@@ -18,12 +18,13 @@ from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.density.triangular import LARGEST_BEND, TriangularMap, features
+from skcds.explore import triangular as triangular_module
 from skcds.explore.laplace import laplace_standardization
 from skcds.explore.pilot import run_pilot
 from skcds.explore.result import PilotResult
 from skcds.explore.skewness import best_gaussian
-from skcds.explore.triangular import best_triangular, residual_moments, stepped
-from skcds.specifications import Climbs, Race, Tempering, Triangular
+from skcds.explore.triangular import LARGEST_GAIN, LARGEST_MOMENT, best_triangular, residual_moments, stepped
+from skcds.specifications import Climbs, HighDimension, Race, Tempering, Triangular
 from skcds.targets import BayesianLogisticRegression
 from skcds.train.particles import effective_share
 
@@ -164,6 +165,31 @@ class TestBestTriangular:
         bounds = [gaussian_bound(energy, s, 20_000, seeded(seed))[0] for s in (found, gaussian)]
         assert bounds[0] > bounds[1] + 0.1
         assert 1 - ess(energy, found) < (1 - ess(energy, gaussian)) / 1.5
+
+    @pytest.mark.parametrize("gain", [LARGEST_GAIN, 1.0])
+    def test_half_steps_lead_back_from_a_wide_gaussian(self, gain, monkeypatch):
+        """Of a quarter too wide; whole steps, the negative control, lead away."""
+        monkeypatch.setattr(triangular_module, "LARGEST_GAIN", gain)
+        energy, by = Energy(regression(), D), HighDimension(n_skew_draws=0)
+        gaussian = best_gaussian(energy, laplace_standardization(energy), seeded(), by)[0]
+        wide = Standardization.from_moments(gaussian.loc, 1.25**2 * gaussian.covariance)
+        found, better = best_triangular(energy, wide, seeded())
+        bounds = [gaussian_bound(energy, s, 20_000, seeded())[0] for s in (found, gaussian)]
+        assert (better and bounds[0] > bounds[1] + 0.1) == (gain < 1)
+
+    @pytest.mark.parametrize("largest", [LARGEST_MOMENT, math.inf])
+    def test_no_step_where_the_density_is_far_from_normal(self, largest, monkeypatch):
+        """Of wells, points stay near; without the limit, the negative control, steps lead out of all bounds."""
+        monkeypatch.setattr(triangular_module, "LARGEST_MOMENT", largest)
+        farthest = []
+
+        def wells(x):
+            farthest.append(float(x.abs().max()))
+            return (x**2 - 4).square().sum(1)
+
+        found, better = best_triangular(Energy(wells, D), Standardization(D), seeded())
+        assert not better and found.triangular is None
+        assert (max(farthest) < 10) == math.isfinite(largest)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_not_of_a_gaussian(self, seed):

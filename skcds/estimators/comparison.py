@@ -1,12 +1,13 @@
 """Whether training has made a map better than it was before."""
 
-__all__ = ["keep_the_better_map", "keep_the_better_start"]
+__all__ = ["keep_the_better_map", "start_from_marginals"]
 
 import torch
 
 from .._support.devices import randn
 from .._support.errors import Spent
 from ..models.networks import without_draws
+from ..train.marginals import start_marginals
 
 EVALS_A_ROW = 12  # of which three are made: most of what is left is for the judgement
 SHARE_OF_START = 0.02  # of the evaluations left, for the comparison before training
@@ -15,8 +16,8 @@ N_PARTICLES = 4000  # at which densities are compared
 UNKNOWN, FEW = 10.0, 1e-3  # nats by which a particle is less likely that a map does not know, and how many may be
 
 
-def keep_the_better_start(run) -> None:
-    """Begin with the identity where the first fit of the marginals has made a map clearly worse.
+def start_from_marginals(run, network) -> None:
+    """Fit the marginals of a run's map, and leave it the identity where that has made it clearly worse.
 
     It may, where coordinates are those of a map that the pilot has found: particles say less of a marginal than the
     scores have.
@@ -24,10 +25,14 @@ def keep_the_better_start(run) -> None:
     Parameters
     ----------
     run : Run
-        With its map as it is before training, if it has one.
+        With an untrained model, and particles.
+    network : Specification
+        Of the map, or of a control; couplings that it leaves open are dropped where coordinates are independent.
     """
+    may_drop = getattr(network, "n_transforms", 0) is None
+    start_marginals(run.model, run.population, run.training.marginals, run.budget, may_drop)
     of_marginals = getattr(run.model, "map", None)
-    if of_marginals is None or not of_marginals.invertible or run.population is None:
+    if of_marginals is None or not of_marginals.invertible:
         return
     if not {"triangular", "skewed"} & run.model.standardization.parts.keys():
         return

@@ -21,10 +21,9 @@ from ..io.packing import built
 from ..io.registry import key_of
 from ..models.networks import seeded
 from ..models.specifications import Control
-from ..train.marginals import start_marginals
 from ..train.objectives.specifications import PathLoss
 from ..train.particles import CORRECTION_MOVES, Population
-from .comparison import keep_the_better_start
+from .comparison import start_from_marginals
 from .paths import LARGEST_RESERVE, POPULATION_SHARE, n_looked_at, population_of
 from .warm import check_continued, check_same_networks, serve, warn_of_a_cold_start
 
@@ -140,9 +139,7 @@ class ControlStart:
         if CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
             run.population.move(CORRECTION_MOVES)
         run.model = self._new_model(standardization, finest_scale(run.population), run)
-        may_drop = getattr(sampler._specified("network"), "n_transforms", 0) is None
-        start_marginals(run.model, run.population, run.training.marginals, budget, may_drop)
-        keep_the_better_start(run)
+        start_from_marginals(run, sampler._specified("network"))
 
     def _start_from_prior(self, run):
         energy = run.energy

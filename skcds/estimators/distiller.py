@@ -16,7 +16,6 @@ from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.specifications import MAPS_BY_NAME, Specification
 from ..train.budget import FEWEST_EVALS
-from ..train.marginals import start_marginals
 from ..train.objectives.base import InTurn, Objective, Sum
 from ..train.objectives.consistency import affordable_consistency
 from ..train.objectives.likelihood import LikelihoodLoss, levels_to_target, options_within
@@ -26,7 +25,7 @@ from ..train.particles import Population
 from ..train.phases import Phase
 from ..train.plateau import plateau_of
 from .base import BaseSampler, positive_integer
-from .comparison import keep_the_better_start
+from .comparison import start_from_marginals
 from .control import N_CHECKED
 from .diffusion import DiffusionSampler
 from .explored import as_explored, begin_from, known_points_loss
@@ -232,9 +231,7 @@ class ConsistentSamplerDistiller(OneStepSampler):
         run.population = self._particles(run, teacher, run.target.standardization.inverse(x).float())
         run.checkpoint.watch(x)
         run.model = self._start_model(control, run.generator, run.explored and run.explored.model)
-        may_drop = getattr(self._specified("network"), "n_transforms", 0) is None
-        start_marginals(run.model, run.population, run.training.marginals, run.budget, may_drop)
-        keep_the_better_start(run)
+        start_from_marginals(run, self._specified("network"))
         run.untrained = copy.deepcopy(run.model.map)
 
     def _particles(self, run, teacher, z):

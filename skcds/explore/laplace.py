@@ -24,9 +24,7 @@ from .stages import HighDimension
 
 NEWTON_STEPS = 3
 DIFFERENCE = 1e-4  # for the Hessian, in units of a coordinate's scale
-LARGEST_VARIANCE = (
-    0.25  # of the log weight for each coordinate, of a Gaussian behind other maps: an eighth of a nat of the bound
-)
+LARGEST_VARIANCE = 0.25  # of log weights, for each coordinate, where a density counts as close to normal
 MIN_CURVATURE = 1e-10  # smallest pivot of the Hessian relative to the largest that makes a Gaussian
 
 

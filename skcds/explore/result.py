@@ -91,7 +91,7 @@ class PilotResult:
         """From its `state_dict`."""
         values: dict[str, Any] = {n: to_numpy(v) if isinstance(v, torch.Tensor) else v for n, v in state.items()}
         for name, part in PARTS.items():
-            if inner := state.get(name):
+            if inner := state[name]:
                 values[name] = part(**inner["config"])
                 values[name].load_state_dict(inner["weights"])
         return cls(**values)

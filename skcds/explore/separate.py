@@ -47,11 +47,11 @@ def separated(x: Tensor, covariance: Tensor) -> Tensor:
 def along_principal_axes(found: Standardization, x: Tensor) -> Standardization:
     """A standardisation whose coordinates are principal axes of particles (n, d), where the density is simpler so.
 
-    Where modes lie apart along one direction of many, as the two magnetisations of a lattice do, all coordinates that a
-    triangular root leads to have two modes, and depend on each other. Along the principal axes of the correlations one
-    has. Of all rotations of whitened coordinates that with the least sum of marginal entropies leaves the least mutual
-    information (independent component analysis; Comon 1994). It is the identity, or this one if it has clearly less: of
-    2000 draws of a Gaussian the gain is off by .02.
+    Modes that lie apart along one direction of many, as the two magnetisations of a lattice do, are spread over all
+    coordinates that a triangular root leads to. Of the principal axes of the correlations one has them. Of all
+    rotations of whitened coordinates that with the least sum of marginal entropies leaves the least mutual information
+    (independent component analysis; Comon 1994). It is the identity, or this one if it has clearly less: of 2000 draws
+    of a Gaussian the gain is off by .02.
 
     Parameters
     ----------

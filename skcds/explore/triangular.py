@@ -18,7 +18,7 @@ from .stages import Triangular
 
 PART_NUMBERS = 2**21  # in products of features, at a time
 LARGEST_MOMENT = 3.0  # of what is left of a score: it is 1 along a coordinate that is 1.4 times too wide, 0 in the end
-LARGEST_GAIN = 0.5  # of a step: whole ones lead away from a Gaussian that is a sixth too wide
+LARGEST_GAIN = 0.5  # of a step: whole ones lead away from a Gaussian 15 % too wide
 
 
 def best_triangular(

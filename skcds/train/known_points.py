@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._support.devices import rand
 from ..models.maps import standard_normal_log_prob
+from .plateau import share_at_points
 
 LARGEST_LACK = 10.0  # nats by which the log density of a proposal may lack at a point, and count for it
 FURTHEST = 1000.0  # nats of log weight: of points further out the log density is too coarse in single precision
@@ -81,13 +82,8 @@ class KnownPoints:
     def share(self, model) -> float:
         """Normalised ESS of the draws of a map, estimated at the points that are held out.
 
-        With weights w = p / q it is ``1 / (E_p[w] E_p[1 / w])``, whatever p is normalised to. The weights are truncated
-        at sqrt(n) times their mean, as far from where a map has draws they are huge.
+        Far from where a map has draws the weights are huge, and truncated; see `share_at_points`.
         """
         latent, log_det = model.map.inverse_and_log_det(self.z[self.held], model.start())
         log_ratio = (self.log_prob[self.held] - log_det - standard_normal_log_prob(latent)).double()
-        weights = torch.log_softmax(self.log_weights_held, 0)
-        log_mean = -torch.logsumexp(weights - log_ratio, 0)
-        bounded = log_ratio.clamp(max=log_mean + 0.5 * math.log(max(len(log_ratio), 1)))
-        means = float(torch.logsumexp(weights + bounded, 0) - log_mean)
-        return math.exp(-means) if math.isfinite(means) else 0.0
+        return share_at_points(log_ratio, self.log_weights_held)

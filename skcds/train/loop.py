@@ -162,8 +162,11 @@ class _Training:
 
     def _done(self, iteration: int, now: float) -> float:
         """Share of the phase that is done before an iteration, of its iterations or, if that is more, of its limits."""
-        used = (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
-        return max(iteration / self.phase.n_iter, used)
+        return max(iteration / self.phase.n_iter, self._used(now))
+
+    def _used(self, now: float) -> float:
+        """Share that is used of the phase's part of the limits."""
+        return (now - self.spent) / max(self.phase.share - self.spent, 1e-9)
 
     def _progress(self, done: float) -> float:
         """How far the learning rate has come where a share of the phase is done."""
@@ -177,8 +180,12 @@ class _Training:
         plateau = self.phase.plateau
         if plateau is None or self.landing is not None or done + plateau.by.landing >= 1:
             return
-        if plateau.is_due(iteration, done) and plateau.reached(self.state.average):
+        if not plateau.is_due(iteration, done):
+            return
+        begun = self.budget.spent()
+        if plateau.reached(self.state.average):
             self.landing = done
+        plateau.wait(done, self._used(self.budget.spent()) - self._used(begun))
 
     def _is_trained(self) -> bool:
         """Whether a limit may end the phase: the first iteration of a fit is made however late it is."""

@@ -1,6 +1,6 @@
 """Whether a sampler would gain by more training, by looks at its effective sample size."""
 
-__all__ = ["Plateau", "plateau_of", "share_at_particles"]
+__all__ = ["ROUNDING", "Plateau", "plateau_of", "share_at_particles", "share_at_points"]
 
 import math
 from collections.abc import Callable
@@ -13,17 +13,23 @@ from .specifications import Stopping
 ROUNDING = 1e-9  # of shares of iterations
 
 
-def share_at_particles(log_ratio: Tensor) -> float:
-    """Normalised ESS of a sampler's draws, from log p - log q (n,) at points drawn from the target.
+def share_at_points(log_ratio: Tensor, log_weights: Tensor | None = None) -> float:
+    """Normalised ESS of a sampler's draws, from log p - log q (n,) at points of the target, with weights if they have.
 
-    With weights w = p / q it is ``E_q[w]^2 / E_q[w^2] = 1 / (E_p[w] E_p[1 / w])``, whatever p is normalised to. The
-    weights are truncated at sqrt(n) times their mean (Ionides, 2008): one far particle would decide for all.
+    With w = p / q it is ``E_q[w]^2 / E_q[w^2] = 1 / (E_p[w] E_p[1 / w])``, whatever p is normalised to. The w are
+    truncated at sqrt(n) times their mean (Ionides 2008), as one far point would decide for all.
     """
-    log_ratio, log_n = log_ratio.double(), math.log(len(log_ratio))
-    log_mean = log_n - torch.logsumexp(-log_ratio, 0)
-    bounded = torch.where(log_ratio == torch.inf, torch.inf, log_ratio.clamp(max=log_mean + 0.5 * log_n))
-    means = float(torch.logsumexp(bounded, 0) - log_n - log_mean)
+    log_ratio = log_ratio.double()
+    log_weights = torch.log_softmax(torch.zeros_like(log_ratio) if log_weights is None else log_weights, 0)
+    log_mean = -torch.logsumexp(log_weights - log_ratio, 0)
+    bounded = log_ratio.clamp(max=log_mean + 0.5 * math.log(max(len(log_ratio), 1)))
+    means = float(torch.logsumexp(log_weights + bounded, 0) - log_mean)
     return math.exp(-means) if math.isfinite(means) else 0.0
+
+
+def share_at_particles(log_ratio: Tensor) -> float:
+    """`share_at_points` of particles, or nothing where a draw never comes to one of them."""
+    return 0.0 if (log_ratio == torch.inf).any() else share_at_points(log_ratio)
 
 
 def plateau_of(run, n_iter: int) -> "Plateau | None":
@@ -67,10 +73,11 @@ class Plateau:
         """Whether there is a look before an iteration, at which a share of the phase is done."""
         if not self.shares:
             return True
-        if iteration < self.by.min_iter or done < self.next - ROUNDING:
-            return False
-        self.next = max(self.next, done) + self.by.look_every
-        return True
+        return iteration >= self.by.min_iter and done >= self.next - ROUNDING
+
+    def wait(self, done: float, cost: float) -> None:
+        """After a look at a share of the phase, which has cost another, let the next one be a while away."""
+        self.next = max(self.next, done + max(self.by.look_every, cost / self.by.paths_share))
 
     @torch.no_grad()
     def reached(self, averaged) -> bool:

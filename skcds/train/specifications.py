@@ -82,8 +82,7 @@ class Stopping(Part):
     patience : int, default=5
         Looks within which the best has to be better than all before, the start included. It is for maps alone: the
         effective share of a chain's paths grows most when the learning rate falls. A teacher of gmm9 that did not wait
-        had .68, one of all 3000 iterations .91. A student of five wells in 50 dimensions that was given two looks to
-        surpass its start had .918, and .953 without that.
+        had .68, one of all 3000 iterations .91.
     gain : float, default=0.01
         By so much.
     least : float, default=0.5
@@ -93,7 +92,8 @@ class Stopping(Part):
     n_particles, n_paths : int, default=2000 and 500
         Particles that a look at a map takes, and paths that one at a chain does.
     paths_share : float, default=0.1
-        Of the evaluations left, for all looks at a chain; without 100 paths each there are none.
+        Of the evaluations left, for all looks at a chain; without 100 paths each there are none. Of a limit of time,
+        too: the next look waits until the last one has taken less.
     min_iter : int, default=100
         A shorter training is not looked at.
     """
