@@ -7,8 +7,8 @@
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
 the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends or the block
 triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`), which has 64
-dimensions at most. "Of a wide Gaussian" starts from one a quarter too wide. The lines are Cox processes
-(`dimensions.py`).
+dimensions at most; "cubic" is one of degree 3. "Of a wide Gaussian" starts from one a quarter too wide. The lines are
+Cox processes (`dimensions.py`).
 """
 
 import argparse
@@ -51,6 +51,11 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "triangular, half the steps": (4, False, 0),
     "triangular, twice the steps": (4, False, 0),
     "triangular, of a wide Gaussian": (32, False, 0),
+    "cubic": (4, False, 0),
+    "cubic, half the draws": (4, False, 0),
+    "cubic, a quarter of the draws": (4, False, 0),
+    "cubic, half the steps": (4, False, 0),
+    "cubic, twice the steps": (4, False, 0),
 }
 TOO_WIDE = 1.25
 TRIANGULAR = {  # kinds behind a triangular map: what is not by default
@@ -61,26 +66,32 @@ TRIANGULAR = {  # kinds behind a triangular map: what is not by default
     "triangular, half the steps": {"n_steps": 8},
     "triangular, twice the steps": {"n_steps": 32},
     "triangular, of a wide Gaussian": {},
+    "cubic": {"n_cubic_steps": 12},
+    "cubic, half the draws": {"n_cubic_steps": 12, "cubic_draws": 2.0},
+    "cubic, a quarter of the draws": {"n_cubic_steps": 12, "cubic_draws": 1.0},
+    "cubic, half the steps": {"n_cubic_steps": 6},
+    "cubic, twice the steps": {"n_cubic_steps": 24},
 }
 
 
 def found(energy: Energy, kind: str, generator):
     """The Gaussian of a kind."""
     before, is_bent, after = KINDS[kind]
-    by, gaussian = HighDimension(), laplace_standardization(energy)
-    gaussian = stepped(energy, gaussian, generator, by, None, range(before)) if before else gaussian
+    high, gaussian = HighDimension(), laplace_standardization(energy)
+    gaussian = stepped(energy, gaussian, generator, high, None, range(before)) if before else gaussian
     if is_bent and kind.startswith("skewed"):
-        third = third_derivatives(energy, gaussian, by.n_third_draws, generator)
+        third = third_derivatives(energy, gaussian, high.n_third_draws, generator)
         gaussian = gaussian if third is None else skewed(gaussian, third) or gaussian
-        gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))
+        gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))
     elif is_bent:
-        bend = bends(energy, gaussian, by.n_skew_draws, generator)
+        bend = bends(energy, gaussian, high.n_skew_draws, generator)
         gaussian = gaussian if bend is None else bent(gaussian, bend)
-        gaussian = stepped(energy, gaussian, generator, by, None, range(before, before + after))
+        gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))
     if kind.endswith("wide Gaussian"):
         gaussian = Standardization.from_moments(gaussian.loc, TOO_WIDE**2 * gaussian.covariance)
     if kind in TRIANGULAR:
-        gaussian, _ = best_triangular(energy, gaussian, generator, Triangular(**TRIANGULAR[kind]))
+        by = Triangular(**{"n_cubic_steps": 0} | TRIANGULAR[kind])
+        gaussian, _ = best_triangular(energy, gaussian, generator, by)
     return gaussian
 
 

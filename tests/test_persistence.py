@@ -707,6 +707,13 @@ class TestGolden:
         np.testing.assert_allclose(draws, expected, atol=2e-3)
         assert sampler._model.config["rotation"] is True and (sampler.pilot_.rotation.axes < 0).any()
 
+    def test_with_a_cubic_triangular_map(self):
+        """A file of format 12, written by version 0.1.0.dev0, of a sampler that such a map was put into."""
+        sampler = skcds.load(DATA / "format-12.skcds")
+        expected = [[0.5653, 0.4708, -0.1628], [-0.3278, 0.7955, 0.2817], [0.4634, -1.0448, 1.6246]]
+        np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
+        assert sampler._model.config["degree"] == sampler.pilot_.triangular.degree == 3
+
 
 class TestOtherFormats:
     def test_pickle_of_another_version_warns(self, monkeypatch):

@@ -13,9 +13,9 @@ from .block_triangular import BlockTriangularMap
 from .energy import Energy
 from .noncentred import NonCentred
 from .rotation import Rotation
-from .triangular import TriangularMap
+from .triangular import DEGREES, TriangularMap
 
-OPTIONAL_PARTS = ("n_knots", "triangular", "skewed", "rotation")  # options of a `Standardization` that say which it has
+OPTIONAL_PARTS = "n_knots", "triangular", "degree", "skewed", "rotation"  # options that say which parts there are
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 
 
@@ -40,6 +40,8 @@ class Standardization(torch.nn.Module):
         Of the splines of the `NonCentred` coordinates; 0 if there are none.
     triangular, skewed, rotation : bool, default=False
         Whether there is a `TriangularMap`, a `BlockTriangularMap`, and a `Rotation`.
+    degree : {2, 3}, default=2
+        Of the `TriangularMap`.
 
     Attributes
     ----------
@@ -64,12 +66,12 @@ class Standardization(torch.nn.Module):
 
     def __init__(
         self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False, skewed: bool = False,
-        rotation: bool = False,
+        rotation: bool = False, degree: int = 2,
     ):  # fmt: skip
         super().__init__()
         self.full = full
         self.noncentred = NonCentred(n_features, n_knots) if n_knots else None
-        self.triangular = TriangularMap(n_features) if triangular else None
+        self.triangular = TriangularMap(n_features, degree) if triangular else None
         self.skewed = BlockTriangularMap(n_features) if skewed else None
         self.rotation = Rotation(n_features) if rotation else None
         one = torch.ones(n_features, dtype=torch.float64, device=place())
@@ -125,8 +127,11 @@ class Standardization(torch.nn.Module):
     @property
     def parts(self) -> dict[str, Any]:
         """Options of the parts that it has beside the affine one and the hyperbolic sine."""
-        parts = {} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)}
-        return parts | {name: True for name in OPTIONAL_PARTS[1:] if getattr(self, name) is not None}
+        parts: dict[str, Any] = {} if self.noncentred is None else {"n_knots": len(self.noncentred.knots)}
+        parts |= {name: True for name in ("triangular", "skewed", "rotation") if getattr(self, name) is not None}
+        if self.triangular is not None and self.triangular.degree != DEGREES[0]:
+            parts["degree"] = self.triangular.degree
+        return parts
 
     @property
     def matrix(self) -> Tensor:

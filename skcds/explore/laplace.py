@@ -5,7 +5,9 @@ __all__ = [
     "is_better",
     "laplace_away_from_seams",
     "laplace_standardization",
+    "log_weights_of",
     "minimum",
+    "mirrored",
     "stepped",
 ]
 
@@ -142,25 +144,36 @@ def stepped(
     return _gaussian_of(loc, root, like=start) or start
 
 
-def is_better(energy: Energy, one: Standardization, other: Standardization, n: int, generator) -> bool:
+def is_better(
+    energy: Energy, one: Standardization, other: Standardization, n: int, generator, least: float = 0.0
+) -> bool:  # fmt: skip
     """Whether the bound of log Z is clearly better, by two standard errors of n draws; not if evaluations are spent.
 
     Half of the draws are the mirror images of the others, in which skewness cancels. A Gaussian behind other parts is
     not better where the density is far from normal in its coordinates: a bound of minus thousands says nothing, and
-    what is trained there pays for the parts at every step.
+    what is trained there pays for the parts at every step. Nor is it where it gains less than some nats.
     """
-    z = randn(generator, n // 2, energy.n_features, dtype=torch.float64)
-    z = torch.cat([z, -z])
+    z = mirrored(n, energy, generator)
     try:
-        log_prob = StandardizedTarget(energy, one).log_prob(z)
-        gain = log_prob - StandardizedTarget(energy, other).log_prob(z)
+        log_weights = log_weights_of(energy, one, z)
+        gain = log_weights - log_weights_of(energy, other, z)
     except Spent:
         return False
-    variance = (log_prob + 0.5 * z.square().sum(1)).var()
-    if not (one.is_affine() or float(variance) < LARGEST_VARIANCE * energy.n_features):
+    if not (one.is_affine() or float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features):
         return False
     gain = gain.view(2, -1).mean(0)  # NaN or infinite where one of the densities is zero: then it is not better
-    return float(gain.mean()) > 2 * float(gain.std()) / len(gain) ** 0.5
+    return float(gain.mean()) > max(2 * float(gain.std()) / len(gain) ** 0.5, least)
+
+
+def mirrored(n: int, energy: Energy, generator) -> Tensor:
+    """Standard normal points (2 (n // 2), d) of which half are the mirror images of the others."""
+    z = randn(generator, n // 2, energy.n_features, dtype=torch.float64)
+    return torch.cat([z, -z])
+
+
+def log_weights_of(energy: Energy, standardization: Standardization, z: Tensor) -> Tensor:
+    """Log weights (n,), up to a constant, of standard normal points (n, d) in some coordinates."""
+    return StandardizedTarget(energy, standardization).log_prob(z) + 0.5 * z.square().sum(1)
 
 
 def _correlated(z: Tensor, root: Tensor) -> Tensor:

@@ -332,6 +332,15 @@ class Triangular(Part):
         Draws of the comparison with the Gaussian.
     share : float, default=0.6
         Of the evaluations and the time that the pilot has left.
+    n_cubic_steps : int, default=12
+        Further ones, to a map with cubic locations and quadratic log scales; 0 for none.
+    cubic_draws, cubic_draws_at_least : float, default=4.0 and 1.0
+        Draws of such a step, and those that have to be affordable, in units of the square of the number of features.
+        With 2 the bound is .005 less.
+    n_compared_cubic : int, default=2048
+        Draws of the comparison between the two maps.
+    least_gain : float, default=0.02
+        Nats that the bound has to gain by the cubic one: it takes several times as long.
     """
 
     constraints: ClassVar[dict] = {
@@ -343,6 +352,11 @@ class Triangular(Part):
         "fewest_draws": [at_least_two],
         "n_compared": [at_least_two],
         "share": [share],
+        "n_cubic_steps": [not_negative],
+        "cubic_draws": [positive],
+        "cubic_draws_at_least": [positive],
+        "n_compared_cubic": [at_least_two],
+        "least_gain": [not_negative],
     }
 
     max_features: int = 64
@@ -353,6 +367,11 @@ class Triangular(Part):
     fewest_draws: int = 256
     n_compared: int = 256
     share: float = 0.6
+    n_cubic_steps: int = 12
+    cubic_draws: float = 4.0
+    cubic_draws_at_least: float = 1.0
+    n_compared_cubic: int = 2048
+    least_gain: float = 0.02
 
 
 @register_specification

@@ -24,7 +24,7 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 11  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 12  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 RENAMED_BEFORE = 6  # formats in which sizes and numbers of losses, or `tol` alone, are parameters of their own
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has

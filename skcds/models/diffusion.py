@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..density.standardize import Standardization, StandardizedTarget
+from ..density.triangular import DEGREES
 from ..io.registry import register_model
 from .networks import NoiseNetwork
 from .process import GRIDS, Grid, heun_step, reverse_kernel
@@ -150,7 +151,7 @@ class Chain:
         return torch.stack(path) if keep else path[-1]
 
 
-@register_model(reference=GRIDS)
+@register_model(reference=GRIDS, degree=DEGREES)
 class DiffusionModel(Chain, nn.Module):
     """A network for the noise in x_t, a standardisation, and the range of noise levels.
 

@@ -12,6 +12,7 @@ from torch.func import jacfwd, vmap
 
 from .._support.settings import CPU, FLOAT
 from ..density.standardize import OPTIONAL_PARTS, Standardization
+from ..density.triangular import DEGREES
 from ..io.registry import register_model
 from .networks import ResidualMLP, TimeFeatures, count_evaluations, in_parts, note_evaluations
 from .process import LOG_SNR_MIN, noise_levels
@@ -259,7 +260,7 @@ def jacobians(function, x: Tensor, *conditions: Tensor) -> tuple[Tensor, Tensor]
 MAPS = {"coupling": CouplingMap, "residual": ResidualMap}
 
 
-@register_model(network=MAPS)
+@register_model(network=MAPS, degree=DEGREES)
 class OneStepModel(nn.Module):
     """A consistency map with the standardisation around it.
 

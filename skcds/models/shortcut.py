@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._support.devices import rand, randint
 from .._support.settings import FLOAT, place
+from ..density.triangular import DEGREES
 from ..io.registry import register_model
 from .diffusion import DiffusionModel
 from .maps import MAPS, ResidualMap, exact_log_weight, jacobians, standard_normal_log_prob
@@ -46,7 +47,7 @@ class FinestStepControl(nn.Module):
         return s * x - a * self.map[0].body(x, time), None
 
 
-@register_model(network=MAPS)
+@register_model(network=MAPS, degree=DEGREES)
 class ShortcutModel(DiffusionModel):
     """A diffusion model with a map that takes large steps of its probability-flow ODE at once.
 
