@@ -73,6 +73,8 @@ def best_triangular(
     affordable = (n_evals - 2 * by.n_compared) / max(by.n_steps, 1)
     if d > by.max_features or not by.n_steps or affordable < fewest or not gaussian.full:
         return gaussian, False
+    beside_cubics = affordable - _evals_of_cubics(by, d) / by.n_steps  # which mend what few draws leave
+    affordable = beside_cubics if beside_cubics >= fewest else affordable
     begun = energy.n_energy_evals
     walk = _Walk(energy, gaussian, generator, ended or (lambda: False))
     triangular = walk(TriangularMap(d).to(energy.device), by.n_steps, int(min(wanted, affordable)))
@@ -82,13 +84,19 @@ def best_triangular(
     return _with_cubics(walk, found, by, n_evals - (energy.n_energy_evals - begun)), True
 
 
+def _evals_of_cubics(by: Triangular, d: int) -> float:
+    """The fewest that a map of degree 3 takes."""
+    n_draws = max(by.fewest_draws, by.cubic_draws_at_least * d * d)
+    return by.n_cubic_steps * n_draws + by.n_compared + 2 * by.n_compared_cubic if by.n_cubic_steps else 0.0
+
+
 def _with_cubics(walk: "_Walk", found: Standardization, by: Triangular, n_evals: float) -> Standardization:
     """Coordinates with a map of degree 3, if evaluations are left for it and the bound gains by it."""
     energy, generator, d = walk.energy, walk.generator, walk.energy.n_features
-    left = n_evals - by.n_compared - 2 * by.n_compared_cubic
-    n = int(min(by.cubic_draws * d * d, left / max(by.n_cubic_steps, 1)))
-    if not by.n_cubic_steps or n < max(by.fewest_draws, by.cubic_draws_at_least * d * d):
+    if not by.n_cubic_steps or n_evals < _evals_of_cubics(by, d):
         return found
+    affordable = (n_evals - by.n_compared - 2 * by.n_compared_cubic) / by.n_cubic_steps
+    n = int(min(max(by.cubic_draws * d * d, by.fewest_draws), affordable))
     try:
         variance = float(log_weights_of(energy, found, mirrored(by.n_compared, energy, generator)).var())
     except Spent:
