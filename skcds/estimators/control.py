@@ -22,7 +22,7 @@ from ..io.registry import key_of
 from ..models.networks import seeded
 from ..models.specifications import Control
 from ..train.objectives.specifications import PathLoss
-from ..train.particles import CORRECTION_MOVES, Population
+from ..train.particles import CORRECTION_MOVES, Population, spread_index
 from .comparison import start_from_marginals
 from .paths import LARGEST_RESERVE, POPULATION_SHARE, n_looked_at, population_of
 from .warm import check_continued, check_same_networks, serve, warn_of_a_cold_start
@@ -158,7 +158,7 @@ class ControlStart:
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
         x = torch.from_numpy(self.sampler.particles_)
         n = n_looked_at(min(len(x), self.start.n_particles), run)
-        rows = torch.arange(n, device=CPU) * len(x) // n  # not the first ones, which descend from few
+        rows = spread_index(len(x), n, CPU)
         z = run.model.standardization.inverse(x[rows].to(energy.device)).float()
         run.population = population_of(run, z)
         old = getattr(self.sampler, "_particles_log_prob", None)  # which files do not hold
@@ -178,7 +178,7 @@ class ControlStart:
         by = self.start.high_dimension
         n = min(self.start.n_particles, max(by.fewest_particles, by.max_numbers // run.energy.n_features))
         if len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
-            rows = torch.arange(n, device=run.population.x.device) % len(run.population)
+            rows = spread_index(len(run.population), n, run.population.x.device)
             run.population.replace(run.population.x[rows])
             run.population.move(CORRECTION_MOVES)
 

@@ -190,13 +190,18 @@ def find_lost_modes(
 
 
 def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Climbs, generator) -> list[Mode]:
-    """Other modes, by climbs from around particles, after n climbs, until another mode is unlikely, or all are new."""
+    """Other modes, by climbs from around particles, after n climbs, until another mode is unlikely, or all are new.
+
+    Half of them start from around the modes that are known: particles may have lost most of these.
+    """
     found: list[Mode] = []
     many = by.set_params(batch_size=by.further_at_once)
-    for _ in range(0, by.n_further, many.batch_size):
-        if _complete(n, [*modes, *found], by.chance_of_another):
+    for k in range(0, by.n_further, many.batch_size):
+        known = [*modes, *found]
+        if _complete(n, known, by.chance_of_another):
             break
-        new = climbs_from(energy, _far_around(x, many.batch_size, by.wide, generator), [*modes, *found], many)
+        around = torch.stack([mode.x for mode in known]) if len(known) > 1 and k // many.batch_size % 2 else x
+        new = climbs_from(energy, _far_around(around, many.batch_size, by.wide, generator), known, many)
         found += new
         n += many.batch_size
         if len(new) > by.too_many * many.batch_size:

@@ -20,7 +20,7 @@ from .._support.errors import InvalidEnergyError
 from ..density.energy import Energy
 from ..density.noncentred import NonCentred
 from ..density.standardize import Standardization, StandardizedTarget
-from ..train.particles import Population
+from ..train.particles import Population, spread_index
 from .result import PilotResult
 from .smc import Tempered, moments, temper
 from .stages import Tails, Tempering
@@ -100,7 +100,7 @@ class TemperedRun:
     def grow(self, n: int) -> None:
         """Make up to n particles, if these are more: copies that moves part, for a fraction of what tempering costs."""
         if n > len(self.x):
-            self._moved(torch.arange(n, device=self.x.device) % len(self.x))
+            self._moved(spread_index(len(self.x), n, self.x.device))
 
     def _moved(self, rows: Tensor) -> None:
         standardization = self.standardized()

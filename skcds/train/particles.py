@@ -1,6 +1,6 @@
 """Markov moves for a population of particles: Metropolis-adjusted Langevin, with step sizes of many scales."""
 
-__all__ = ["Population", "effective_share", "langevin_step", "mala_step", "systematic_index"]
+__all__ = ["Population", "effective_share", "langevin_step", "mala_step", "spread_index", "systematic_index"]
 
 import math
 from collections.abc import Callable
@@ -68,6 +68,14 @@ def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
     uniform = rand(generator, 1, dtype=torch.float64)
     positions = (torch.arange(n, dtype=torch.float64, device=uniform.device) + uniform) / n
     return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
+
+
+def spread_index(m: int, n: int, device) -> Tensor:
+    """Indices (n,) of m particles, each as often as another or once more, and not the first of them.
+
+    Particles may be in the order of a resampling, in which those of a mode are neighbours.
+    """
+    return torch.arange(n, device=device) * m // n
 
 
 def effective_share(log_weights: Tensor) -> float:
