@@ -22,6 +22,7 @@ from skcds.train.particles import (
     Population,
     effective_share,
     mala_step,
+    spread_index,
     systematic_index,
 )
 
@@ -216,6 +217,14 @@ class TestSystematicIndex:
 
     def test_equal_weights_leave_the_particles_alone(self):
         assert systematic_index(torch.zeros(64).double(), 64, seeded(0)).tolist() == list(range(64))
+
+
+@pytest.mark.parametrize("m, n", [(7, 7), (7, 20), (20, 7), (1, 5)])
+def test_spread_index_takes_each_as_often(m, n):
+    index = spread_index(m, n, torch.device("cpu"))
+    counts = torch.bincount(index, minlength=m)
+    assert len(index) == n and int(counts.max() - counts.min()) <= 1 and (index.diff() >= 0).all()
+    assert m < 2 or n < 2 * m or counts.min() >= 1
 
     def test_is_unbiased(self):
         """A count is floor or floor + 1 of 7 w: means over replications within Z standard errors, false alarms 1e-7."""

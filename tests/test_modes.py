@@ -97,6 +97,44 @@ def search_of_two_far(seed=0):
     return modes.find_lost_modes(energy, x, -math.log(2), known, 4, 10, seeded(seed))
 
 
+def lost_of_six_far(seed, d=5):
+    """Modes that are still lost where particles know two of six Gaussians that are far off."""
+    generator = seeded(seed)
+    means = 200 * torch.randn(d, generator=generator, dtype=torch.float64)
+    means = means + 50 * (2 * torch.rand(6, d, generator=generator, dtype=torch.float64) - 1)
+    sds = 0.8 + 4 * torch.rand(6, d, generator=generator, dtype=torch.float64)
+
+    def energy_fn(x):
+        terms = -0.5 * ((x[:, None] - means.to(x)) / sds.to(x)).square().sum(2) - sds.to(x).log().sum(1)
+        return 0.5 * d * math.log(2 * math.pi) + math.log(6) - torch.logsumexp(terms, 1)
+
+    generator = seeded(seed)
+    k = torch.arange(2000) % 2
+    energy = Energy(energy_fn, d, generator=generator)
+    x = means[k] + sds[k] * torch.randn(2000, d, generator=generator, dtype=torch.float64)
+    found = modes.find_lost_modes(energy, x, -math.log(3), [], 24, 6, generator)
+    nearest = ((found.x[:, None] - means) / sds).square().sum(2).argmin(1)
+    return int((torch.bincount(nearest, minlength=6) < 20).sum())
+
+
+@pytest.mark.parametrize("seeds", [(3,), *slow(range(24))])
+def test_climbs_from_around_modes_find_others(seeds, monkeypatch):
+    """Particles that have lost four of six modes do not say how wide the climbs have to start; modes found do.
+
+    Of 24 seeds, none had a lost mode, and 3, 5 and 14 where all climbs start from around particles.
+    """
+    assert not any(map(lost_of_six_far, seeds))
+    around = modes._far_around
+
+    def around_particles(x, n, wide, generator):
+        kept.extend([x] if len(x) == 2000 else [])
+        return around(kept[-1], n, wide, generator)
+
+    kept = []
+    monkeypatch.setattr(modes, "_far_around", around_particles)
+    assert lost_of_six_far(3)  # negative control
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, Spent])
 def test_a_search_that_is_stopped_says_so_and_keeps_what_it_has(stop, monkeypatch):
     found = search_of_two_far()

@@ -476,6 +476,16 @@ class TestLimit:
         run.grow(100)
         assert len(run.x) == 5000
 
+    @pytest.mark.parametrize("n", [300, 700])
+    def test_copies_leave_masses_as_they_are(self, n):
+        """Particles come from a resampling in the order of modes: copies of the first of them change masses by .17."""
+        target = Energy(lambda x: -torch.logaddexp(-0.5 * x.square().sum(1), -0.5 * (x - 40).square().sum(1)), 2)
+        run = tempered_run.TemperedRun(target, Standardization(2), 200, Tempering.n_moves, seeded(0))
+        run.x = torch.randn(200, 2, generator=seeded(1), dtype=torch.float64)
+        run.x[100:] += 40
+        run.grow(n)
+        assert float((run.x[:, 0] > 20).double().mean()) == pytest.approx(0.5, abs=0.01)
+
     def test_none(self):
         """A limit that is no limit changes nothing."""
         energy = make_energy(gmm9())
