@@ -12,7 +12,7 @@ from torch import Tensor
 from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
 from ..density.standardize import StandardizedTarget
-from ..train.particles import Population, effective_share
+from ..train.particles import Population, effective_share, spread_index
 from ..train.plateau import Plateau
 from ..weights.sample import WeightedSample
 
@@ -56,7 +56,7 @@ def population_of(run, x: Tensor) -> Population:
     """A population of particles (n, d), or of as many of them as the limits allow to look at."""
     few = POPULATION_SHARE * run.budget.energy_evals_left() < FEWEST_PARTICLES
     with run.budget.judgement() if few else contextlib.nullcontext():
-        return Population(run.target, x[: n_looked_at(len(x), run)], run.generator)
+        return Population(run.target, x[spread_index(len(x), n_looked_at(len(x), run), x.device)], run.generator)
 
 
 def n_looked_at(n: int, run) -> int:

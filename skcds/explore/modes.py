@@ -14,6 +14,7 @@ from .._support.errors import Spent
 from .._support.settings import CPU
 from ..density.energy import Energy
 from ..density.standardize import StandardizedTarget
+from ..train.particles import spread_index
 from .climb import NEAR, Mode, climb
 from .descent import descend
 from .few_evaluations import Survey
@@ -238,8 +239,8 @@ def _weigh(mode: Mode, run: Tempered, x: Tensor, near: Tensor, log_evidence: flo
 
 def _points_around(energy: Energy, x: Tensor, n: int, width: float, generator) -> Tensor:
     """Particles, the best of them, and points around them, (n, d)."""
-    log_prob = energy.log_prob(x[: 50 * n])
-    best = x[log_prob.argsort(descending=True)[: n // 4]]
+    tried = x[spread_index(len(x), min(50 * n, len(x)), x.device)]
+    best = tried[energy.log_prob(tried).argsort(descending=True)[: n // 4]]
     some = x[randperm(generator, len(x))[: n // 2]]
     n_far = n - len(best) - len(some)
     far = x.mean(0) + width * x.std(0) * randn(generator, n_far, x.shape[1], dtype=torch.float64)

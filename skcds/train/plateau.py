@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .particles import spread_index
 from .specifications import Stopping
 
 ROUNDING = 1e-9  # of shares of iterations
@@ -42,8 +43,10 @@ def plateau_of(run, n_iter: int) -> "Plateau | None":
         """At points that are held out, or at the particles, for no evaluation."""
         if run.points is not None:
             return run.points.share(averaged)
-        n = min(len(run.population), stopping.n_particles)
-        z, log_p = run.population.x[:n], run.population.log_prob[:n]
+        rows = spread_index(
+            len(run.population), min(len(run.population), stopping.n_particles), run.population.x.device
+        )
+        z, log_p = run.population.x[rows], run.population.log_prob[rows]
         return share_at_particles(log_p - averaged.log_prob(z).double())
 
     return Plateau(look, stopping, run.budget.progress)
