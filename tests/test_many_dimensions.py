@@ -17,9 +17,10 @@ from skcds.explore.separate import separated
 from skcds.explore.smc import moments, temper
 from skcds.explore.tempered_run import heavy_tails
 from skcds.models.maps import OneStepModel, coupling_sizes
+from skcds.models.networks import seeded as seeded_networks
 from skcds.specifications import Climbs, HighDimension, Likelihood, Marginals
 from skcds.train.budget import Budget
-from skcds.train.marginals import fit_marginals, interaction, start_marginals
+from skcds.train.marginals import fit_marginals, interaction, refit_marginals, start_marginals
 from skcds.train.objectives.reverse_kl import ReverseKLLoss, on_own_draws
 from skcds.train.particles import Population
 
@@ -199,6 +200,54 @@ class TestMarginals:
         assert not fit_marginals(model, torch.randn(2000, 24, generator=seeded()))
 
 
+class TestRefit:
+    """The fit of single coordinates behind couplings that have learned something."""
+
+    D = 4
+
+    def trained(self, seed=0):
+        """A map whose couplings turn the coordinates, and particles that are its images with a wrong marginal."""
+        with seeded_networks(seed):
+            model = OneStepModel(
+                "coupling", self.D, 4.0, True, hidden=8, n_layers=1, n_transforms=2, bins=8, elementwise=True
+            )
+            for transform in model.map.transforms[:-1]:
+                for parameter in transform.parameters():
+                    parameter.data += 0.2 * torch.randn(parameter.shape)
+        with torch.no_grad():
+            z = model.map(torch.randn(20_000, self.D, generator=seeded(seed)), model.start())
+        z[:, 1] = torch.where(z[:, 1] > 0, 1.4 * z[:, 1], 0.8 * z[:, 1])
+        return model, z
+
+    @pytest.mark.parametrize("seed", [0, *slow(1, 2)])
+    def test_a_marginal_comes_right(self, seed):
+        """Nine tenths of what the likelihood gains by the new marginal, and nothing but one array changes."""
+        model, z = self.trained(seed)
+        with torch.no_grad():
+            before, known = float(model.log_prob(z).mean()), {k: v.clone() for k, v in model.state_dict().items()}
+        flags = [parameter.requires_grad for parameter in model.map.parameters()]
+        assert refit_marginals(model, z, Marginals(particles_a_number=1, n_refits=200))
+        with torch.no_grad():
+            after = float(model.log_prob(z).mean())
+        assert after > before + 0.01
+        changed = [name for name, value in model.state_dict().items() if not torch.equal(value, known[name])]
+        assert changed == ["map.transforms.2.conditioner.output.bias"]
+        assert flags == [parameter.requires_grad for parameter in model.map.parameters()]
+
+    @pytest.mark.parametrize(
+        "by, seconds", [(Marginals(n_refits=0), math.inf), (Marginals(), 0.0), (Marginals(), math.inf)]
+    )
+    def test_without_steps_time_or_particles_nothing_is_done(self, by, seconds):
+        model, z = self.trained()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        assert not refit_marginals(model, z[: 100 if math.isinf(seconds) and by.n_refits else None], by, seconds)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_a_map_without_such_splines(self):
+        model = OneStepModel("coupling", 3, 4.0, True, hidden=8, n_layers=1, n_transforms=2, bins=4)
+        assert not refit_marginals(model, torch.randn(5000, 3, generator=seeded()))
+
+
 def test_sizes():
     assert not coupling_sizes(20, 6.0)["elementwise"] and coupling_sizes(21, 6.0)["elementwise"]
     assert coupling_sizes(256, 6.0)["n_transforms"] == 4 and coupling_sizes(257, 6.0)["n_transforms"] == 0
@@ -248,12 +297,14 @@ def test_modes_that_cannot_be_listed(share_new, n_batches, monkeypatch):
     """Further climbs end where nearly all of a batch end at new modes."""
     sizes = []
 
+    mode = SimpleNamespace(x=torch.zeros(3, dtype=torch.float64))
+
     def climbs(energy, points, known=(), by=None):
         sizes.append(len(points))
-        return [object()] * int(share_new * len(points))
+        return [mode] * int(share_new * len(points))
 
     monkeypatch.setattr(modes, "climbs_from", climbs)
-    modes._climb_further(None, torch.randn(10, 3, dtype=torch.float64), [object()] * 90, 100, Climbs(), seeded())
+    modes._climb_further(None, torch.randn(10, 3, dtype=torch.float64), [mode] * 90, 100, Climbs(), seeded())
     assert sizes == [Climbs.further_at_once] * n_batches
 
 
