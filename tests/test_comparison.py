@@ -78,6 +78,21 @@ class TestKept:
         keep_the_better_map(run)
         assert run.model.map is trained
 
+    @pytest.mark.parametrize("spoils", [False, True])
+    def test_splines_fitted_once_more_are_taken_where_they_are_no_worse(self, seed, spoils, monkeypatch):
+        trained, again = (0.0, 0.5) if spoils else (0.5, 0.0)
+        run, fitted = run_of(model_of(0.5, seed + 3), model_of(trained, seed), seed=seed), model_of(again, seed).map
+
+        def refit(model, z, by, seconds):
+            model.map = fitted
+            return True
+
+        monkeypatch.setattr("skcds.estimators.comparison.refit_marginals", refit)
+        keep_the_better_map(run)
+        z = torch.randn(20, D, generator=generator(9))
+        assert (run.model.map is fitted) != spoils
+        assert torch.allclose(run.model.map(z, run.model.start()), z, atol=1e-5)  # of both the better one
+
     def test_after_where_before_knows_half_of_the_particles(self, seed):
         """A map that is far too wide has the worse bound, and gives no particle a density that is nearly zero."""
         before = model_of(0.0)

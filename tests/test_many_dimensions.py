@@ -221,7 +221,7 @@ class TestRefit:
 
     @pytest.mark.parametrize("seed", [0, *slow(1, 2)])
     def test_a_marginal_comes_right(self, seed):
-        """Nine tenths of what the likelihood gains by the new marginal, and nothing but one array changes."""
+        """The likelihood gains a hundredth of a nat and more, and nothing but one array changes."""
         model, z = self.trained(seed)
         with torch.no_grad():
             before, known = float(model.log_prob(z).mean()), {k: v.clone() for k, v in model.state_dict().items()}

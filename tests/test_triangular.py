@@ -231,7 +231,7 @@ class TestMoments:
         assert found.noise < 0.05 and float(found.third.abs().max()) < 0.03
 
     def test_noise_alone(self):
-        """Of a Gaussian that is a tenth too wide there is no signal of degree 4."""
+        """Of a Gaussian that is a tenth narrower there is no signal of degree 4."""
         energy = Energy(lambda x: 0.6 * x.square().sum(1), 8)
         found = residual_moments(energy, Standardization(8), 1000, seeded(), 3)
         assert 1 < found.noise <= (1 / LEAST_SIGNAL - 1) / 4

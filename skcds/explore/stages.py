@@ -318,7 +318,8 @@ class Triangular(Part):
     Parameters
     ----------
     max_features : int, default=64
-        In which it is looked for; it has a third of their cube of numbers.
+        In which it is looked for; it has a third of their cube of numbers, and with degree 3
+        also a 24th of the fourth power.
     n_hessians : int, default=4
         Steps to the Gaussian that it starts from, where evaluations are few; see `HighDimension`. With 32 the ESS is
         the same.

@@ -122,28 +122,20 @@ def fit_marginals(
         Whether there were splines to fit, particles enough for their numbers, and time.
     """
     by = Marginals() if by is None else by
-    transforms = getattr(getattr(model, "map", None), "transforms", None)
-    layer = transforms[-1] if transforms else None
-    if not isinstance(layer, ElementwiseSplines) or len(z) < by.particles_a_number * n_numbers(layer.bins, True):
+    layer = _splines_to_fit(model, z, by)
+    if layer is None:
         return False
     output, limit = layer.conditioner.output, by.time_share * seconds
     begun = bool(output.weight.any() or output.bias.any())
-    if begun != again or z.shape[1] > by.most_features or not limit > 0:
+    if begun != again or not limit > 0:
         return False
     phi = output.bias.detach().clone().unflatten(0, (z.shape[1], n_numbers(layer.bins, True))).requires_grad_()
-    optimizer = AdamW([phi], by.learning_rate, betas=(0.9, 0.99))
-    stride, clock = max(1, len(z) // by.batch_size), time.perf_counter()
-    for k in range(by.n_iter):
-        progress = max(k / by.n_iter, (time.perf_counter() - clock) / limit)
-        if progress >= 1:
-            break
-        optimizer.learning_rate = by.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        batch = z[k % stride :: stride]
+
+    def loss_of(batch):
         y, log_slope = stretched_spline(batch, phi.expand(len(batch), -1, -1), layer.bound, inverse=True)
-        loss = (0.5 * y.square() - log_slope).mean(0).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return (0.5 * y.square() - log_slope).mean(0).sum()
+
+    _minimise(loss_of, phi, z, by.n_iter, by.batch_size, by.learning_rate, limit)
     with torch.no_grad():
         output.bias.copy_(phi.flatten())
     return True
@@ -162,27 +154,40 @@ def refit_marginals(model, z: Tensor, by: Marginals | None = None, seconds: floa
         Whether there were splines to fit, particles enough for their numbers, and time.
     """
     by = Marginals() if by is None else by
-    transforms = getattr(getattr(model, "map", None), "transforms", None)
-    layer, limit = transforms[-1] if transforms else None, by.time_share * seconds
-    if not isinstance(layer, ElementwiseSplines) or len(z) < by.particles_a_number * n_numbers(layer.bins, True):
-        return False
-    if z.shape[1] > by.most_features or not by.n_refits or not limit > 0:
+    layer, limit = _splines_to_fit(model, z, by), by.time_share * seconds
+    if layer is None or not by.n_refits or not limit > 0:
         return False
     bias = layer.conditioner.output.bias
     wanted = [parameter.requires_grad for parameter in model.map.parameters()]
     model.map.requires_grad_(False)
     bias.requires_grad_()
-    optimizer = AdamW([bias], by.refit_rate, betas=(0.9, 0.99))
-    stride, clock = max(1, len(z) // by.refit_batch_size), time.perf_counter()
-    for k in range(by.n_refits):
-        progress = max(k / by.n_refits, (time.perf_counter() - clock) / limit)
-        if progress >= 1:
-            break
-        optimizer.learning_rate = by.refit_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        loss = -model.log_prob(z[k % stride :: stride]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    _minimise(
+        lambda batch: -model.log_prob(batch).mean(), bias, z, by.n_refits, by.refit_batch_size, by.refit_rate, limit
+    )
     for parameter, was in zip(model.map.parameters(), wanted, strict=True):
         parameter.requires_grad_(was)
     return True
+
+
+def _splines_to_fit(model, z: Tensor, by: Marginals) -> ElementwiseSplines | None:
+    """The splines of single coordinates of a map, if it has any, and particles (n, d) are enough for their numbers."""
+    transforms = getattr(getattr(model, "map", None), "transforms", None)
+    layer = transforms[-1] if transforms else None
+    if not isinstance(layer, ElementwiseSplines) or z.shape[1] > by.most_features:
+        return None
+    return layer if len(z) >= by.particles_a_number * n_numbers(layer.bins, True) else None
+
+
+def _minimise(loss_of, numbers: Tensor, z: Tensor, n_iter: int, batch_size: int, rate: float, seconds: float) -> None:
+    """Steps of Adam on batches of particles (n, d) in their order, with a rate that falls to zero."""
+    optimizer = AdamW([numbers], rate, betas=(0.9, 0.99))
+    stride, clock = max(1, len(z) // batch_size), time.perf_counter()
+    for k in range(n_iter):
+        progress = max(k / n_iter, (time.perf_counter() - clock) / seconds)
+        if progress >= 1:
+            break
+        optimizer.learning_rate = rate * 0.5 * (1 + math.cos(math.pi * progress))
+        loss = loss_of(z[k % stride :: stride])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
