@@ -21,7 +21,7 @@ from skcds.importance import WeightedSample
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")
 sizes = importlib.import_module("sizes")
-few_evaluations = importlib.import_module("few_evaluations")
+frugal = importlib.import_module("frugal")
 points = importlib.import_module("points")
 necks = importlib.import_module("necks")
 family_opponents = importlib.import_module("family_opponents")
@@ -30,7 +30,6 @@ missed = importlib.import_module("missed")
 edges = importlib.import_module("edges")
 stopping = importlib.import_module("stopping")
 devices = importlib.import_module("devices")
-budget = importlib.import_module("budget")
 evaluations = importlib.import_module("evaluations")
 mutations = importlib.import_module("mutations")
 high_dimension = importlib.import_module("high_dimension")
@@ -315,25 +314,6 @@ def test_sizes_are_compared(capsys):
     assert row[1:3] == [" gmm9 ", " 8, 1, 2, 4 "] and all(float(cell) > 0 for cell in row[4:-1])
 
 
-# ---------------------------------------------------------------- within budgets of evaluations
-
-
-def test_fits_within_budgets_are_counted_and_drawn(tmp_path, capsys, monkeypatch):
-    run = {"method": "NUTS", "budget": 50_000, "evals": 50_000, "warmup": 10_000, "effective": 7.0, "mode_tv": 0.5}
-    monkeypatch.setattr(budget, "nuts_within", lambda *arguments: [run])
-    figure, data = tmp_path / "budget.png", tmp_path / "budget.json"
-    budget.main(["--quick", "--targets", "gmm9", "--budgets", "5e4", "--figure", str(figure), "--json", str(data)])
-    rows = json.loads(data.read_text())["results"][0]["rows"]
-    assert [row["method"] for row in rows if row["method"] != "NUTS"] == 2 * ["teacher", "student", "pilot"]
-    for row in rows:
-        if "phases" in row:
-            assert sum(row["phases"].values()) == row["evals"]  # the wrapper's count and the sampler's own
-            assert row["phases"]["pilot"] > 0 and row["phases"]["judgement"] > 0
-    limited, free = (next(row for row in rows if row["budget"] == b) for b in (50_000, None))
-    assert limited["evals"] < 70_000 < free["evals"]
-    assert figure.stat().st_size > 10_000 and "| gmm9 | teacher |" in capsys.readouterr().out
-
-
 # ---------------------------------------------------------------- evaluations against draws
 
 
@@ -614,11 +594,71 @@ def test_draws_of_opponents_are_resampled_without_copies():
     np.testing.assert_array_equal(drawn.spread(2)[:, :, 0], [[0, 1999], [2000, 3999]])
 
 
-def test_few_evaluations_are_counted_around_the_energy(capsys):
-    few_evaluations.main(["--targets", "gmm9", "--evals", "700", "--max-time", "2"])
-    line = capsys.readouterr().out
-    found = re.match(r"gmm9 seed 0: (\d+) evaluations, .* ESS / n (\S+), error of log Z (\S+), total variation", line)
-    assert 0 < int(found[1]) <= 700 and 0 < float(found[2]) <= 1 and math.isfinite(float(found[3]))
+# ---------------------------------------------------------------- what few evaluations buy
+
+
+def test_few_evaluations_are_counted_around_the_energy(tmp_path, capsys):
+    data, figure = tmp_path / "frugal.json", tmp_path / "frugal.png"
+    limits = ["--targets", "gmm9", "--methods", "skcds", "--budgets", "700", "--max-time", "2"]
+    frugal.main([*limits, "--json", str(data)])
+    (row,) = json.loads(data.read_text())["rows"]
+    assert 0 < row["evals"] <= 700 and 0 < row["share"] <= 1 and math.isfinite(row["log_z"])
+    frugal.main(["--render", str(data), "--figure", str(figure)])
+    first, second = (part for part in capsys.readouterr().out.split(frugal.HEAD) if part)
+    assert first == second and figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def one_effective_draw(monkeypatch):
+    """A method that takes a hundred evaluations."""
+
+    def method(target, scale, seed, budgets, seconds):
+        yield {"evals": 100 + seed, "effective": 1.0, "log_z": 0.5, "mode_tv": 0.2, "share": 0.5}
+
+    monkeypatch.setitem(frugal.METHODS, "dynesty", (method, "numpy"))
+
+
+def test_rows_of_others_are_kept(tmp_path, capsys, one_effective_draw):
+    data = tmp_path / "frugal.json"
+    for seeds in (["0", "1"], ["1"]):
+        frugal.main(["--targets", "gmm9", "mw54", "--methods", "dynesty", "--seeds", *seeds, "--json", str(data)])
+    rows = json.loads(data.read_text())["rows"]
+    expected = [(name, evals) for name in ("gmm9", "mw54") for evals in (100, 101)]
+    assert sorted((row["target"], row["evals"]) for row in rows) == expected
+    assert "| gmm9 | dynesty | 0 | 100 | 1 | 0.50 | 20 098 | 0.500 | 0.200 |" in capsys.readouterr().out
+
+
+def test_a_method_that_is_not_there_is_left_out(monkeypatch, capsys):
+    monkeypatch.setitem(frugal.METHODS, "dynesty", (None, "no_such_package"))
+    frugal.main(["--targets", "gmm9", "--methods", "dynesty"])
+    assert "dynesty is not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"evals": 5, "effective": 20_000}, 5),
+        ({"evals": 5, "effective": 9000, "share": 0.5}, 2005),
+        ({"evals": 5, "effective": 9000}, math.inf),
+    ],
+)
+def test_evaluations_for_so_many_draws(row, expected):
+    assert frugal.evals_for(row, 10_000) == expected
+
+
+def test_opponents_get_the_density_of_the_target():
+    """Prior times likelihood, at single points and at many; and they end when the time is up."""
+    target, scale = targets.gmm9(), 5.0
+    X = np.random.default_rng(0).normal(size=(7, 2))
+    energy = frugal.Counted(target)
+    log_likelihood = energy.log_likelihood(scale)
+    log_prior = -0.5 * (X**2).sum(1) / scale**2 - 2 * math.log(scale * math.sqrt(2 * math.pi))
+    expected = -target(torch.from_numpy(X)).numpy() - log_prior
+    np.testing.assert_allclose(log_likelihood(X), expected, atol=1e-9)
+    np.testing.assert_allclose(log_likelihood(X[0]), expected[0], atol=1e-9)
+    assert energy.rows == 8
+    with pytest.raises(frugal.TimeIsUpError):
+        frugal.Counted(target, seconds=-1.0).log_likelihood(scale)(X)
 
 
 def test_scattered_modes(capsys):

@@ -713,6 +713,17 @@ class TestGolden:
         expected = [[0.5653, 0.4708, -0.1628], [-0.3278, 0.7955, 0.2817], [0.4634, -1.0448, 1.6246]]
         np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
         assert sampler._model.config["degree"] == sampler.pilot_.triangular.degree == 3
+        with pytest.raises(ValueError, match="no evaluations with weights"):  # which later formats have
+            sampler.weighted_evaluations()
+
+    def test_with_weighed_points(self):
+        """A file of format 13, written by version 0.1.0.dev0, with the first 40 of the points."""
+        sampler = skcds.load(DATA / "format-13.skcds")
+        expected = [[1.5163, 1.5995], [0.4475, 0.6795], [2.5026, 0.7729]]
+        np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
+        weighted = sampler.weighted_evaluations()
+        np.testing.assert_allclose(weighted.samples[0], [1.4893, -1.3467], atol=1e-4)
+        np.testing.assert_allclose(weighted.log_weights[:3], [1.5722, 1.7424, 1.1392], atol=1e-4)
 
 
 class TestOtherFormats:

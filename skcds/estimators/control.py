@@ -17,8 +17,10 @@ from ..explore.result import PilotResult
 from ..explore.specifications import Pilot
 from ..explore.store import Explored, Store
 from ..explore.tempered_run import finest_scale
+from ..explore.weighed import WeighedPoints
 from ..io.packing import built
 from ..io.registry import key_of
+from ..io.schema import Fitted
 from ..models.networks import seeded
 from ..models.specifications import Control
 from ..train.objectives.specifications import PathLoss
@@ -40,6 +42,7 @@ FITTED: dict = {
     "particles_": "particles",
     "_particles_log_prob": "memory",
     "_particles_score": "memory",
+    "_weighed": Fitted("weighed points or None", since=13, before=lambda sampler: None),
 }
 
 
@@ -81,6 +84,7 @@ class ControlStart:
                 "population": population and population.state_dict(),
                 "bounds": run.energy.bounds and run.energy.bounds.choices,
                 "explored": run.explored and run.explored.state_dict(),
+                "weighed": run.weighed and run.weighed.state_dict(),
             },
         )
 
@@ -93,6 +97,8 @@ class ControlStart:
         run.model.to(energy.device)
         if stored["explored"]:
             run.explored = Explored.restored(stored["explored"], energy.device)
+        if stored["weighed"]:
+            run.weighed = WeighedPoints.restored(stored["weighed"])
         if energy.bounds is not None:
             energy.bounds = energy.bounds.chosen(stored["bounds"])
         run.target = StandardizedTarget(energy, run.model.standardization, energy.fast_dtype)
@@ -126,6 +132,7 @@ class ControlStart:
             raise
         if store:
             run.explored = store.explored(self.start.adaptive.fewest_effective, energy.has_gradient)
+            run.weighed = WeighedPoints.of(store, energy.bounds)
         standardization = run.pilot.standardization().to(energy.device)
         energy.check_fast_dtype(x[: int(min(N_CHECKED, 1 + POPULATION_SHARE * budget.energy_evals_left()))])
         run.target = StandardizedTarget(energy, standardization, energy.fast_dtype)
@@ -231,10 +238,11 @@ class ControlStart:
 
 
 def found_by(run) -> dict:
-    """Fitted attributes of the pilot and the particles (`FITTED`)."""
+    """Fitted attributes of the exploration and the particles (`FITTED`)."""
     return {
         "pilot_": run.pilot,
         "particles_": to_numpy(run.model.standardization(run.population.x)),
         "_particles_log_prob": to_numpy(run.population.log_prob),
         "_particles_score": to_numpy(run.population.score),
+        "_weighed": run.weighed,
     }

@@ -119,15 +119,17 @@ def columns_beside(X: np.ndarray, derived: Derived | None, energy_fn: Any) -> di
     return found if derived is None else found | derived.columns(X)
 
 
-def details_of(X: np.ndarray, log_density: np.ndarray, derived: Derived | None, energy_fn: Any) -> dict:
+def details_of(
+    X: np.ndarray, log_density: np.ndarray, derived: Derived | None, energy_fn: Any, blobs: bool = True
+) -> dict:  # fmt: skip
     """Fields of a `WeightedSample` beside draws (n, d) and weights, given the log density (n,) of the draws.
 
     Blobs, which the energy's attribute ``blob_names`` tells of, are what its method ``blobs`` returns where the density
-    is positive, and NaN elsewhere. The log likelihood is known where the energy has a prior, that is an attribute
-    ``to_parameters`` and a method ``log_prior``.
+    is positive, and NaN elsewhere; they may take further evaluations. The log likelihood is known where the energy has
+    a prior, that is an attribute ``to_parameters`` and a method ``log_prior``.
     """
     details: dict = {"log_density": log_density, "derived": columns_beside(X, derived, energy_fn)}
-    if getattr(energy_fn, "blob_names", None):
+    if blobs and getattr(energy_fn, "blob_names", None):
         positive = np.isfinite(log_density)
         for name, column in energy_fn.blobs(X[positive]).items():
             details["derived"][name] = np.full(len(X), np.nan)

@@ -196,6 +196,7 @@ def fit_family(sampler, run, density: FamilyDensity) -> dict:
         "teacher_": None,
         "_particles_log_prob": None,
         "_particles_score": None,
+        "_weighed": None,
     }
     group = run.population.anchors
     x = run.model.standardization.given(group.contexts)(group.z.flatten(0, 1))

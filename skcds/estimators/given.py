@@ -94,7 +94,7 @@ def bound(sampler, contexts: np.ndarray, energy: FamilyEnergy | None = None):
     nothing = np.empty((0, sampler.n_features_in_))
     twin.__dict__.update(
         _model=sampler._model.given(rows), _energy=None if energy is None else energy.given(rows),
-        n_contexts_in_=0, n_jobs=1, pilot_=None, particles_=nothing,
+        n_contexts_in_=0, n_jobs=1, pilot_=None, particles_=nothing, _weighed=None,
     )  # fmt: skip
     twin.__dict__.pop("teacher_", None)
     return twin

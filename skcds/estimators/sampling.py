@@ -168,6 +168,42 @@ class Drawing:
                     yield batch
                     batch, filled = np.empty((min(batch_size, n), n_columns)), 0
 
+    @guest
+    def weighted_evaluations(self) -> WeightedSample:
+        """The points that the fit explored with, as weighted draws: they take no further evaluation.
+
+        With few evaluations (`max_energy_evals` of up to 300 000, in at most 64 dimensions) a fit explores by draws
+        from proposals that it adapts, and weighs each by the mixture of all of them: the balance heuristic (Veach &
+        Guibas 1995; Cornuet et al. 2012). Where an evaluation takes seconds, they are draws that cost nothing more; or
+        they are evaluated points for another fit, ``evaluations=(W.samples, -W.log_density)``.
+
+        Returns
+        -------
+        weighted : WeightedSample
+            All of the points. Later proposals were fitted to earlier points, so that the weights are less exact than
+            those of `sample_weighted`: they estimate log Z and expectations consistently, and not without bias.
+            Blobs are left out.
+
+        Raises
+        ------
+        NotFittedError
+            When the sampler is not fitted.
+        ValueError
+            When the fit has explored in another way, or is to a family of densities.
+        """
+        check_is_fitted(self)
+        weighed = getattr(getattr(self, "teacher_", self), "_weighed", None)
+        if weighed is None:
+            raise ValueError(
+                f"The fit of {type(self).__name__} has no evaluations with weights: it went on from an earlier fit, "
+                "or is to a family, or has explored by tempering, as with more than 300 000 evaluations or in more "
+                "than 64 dimensions. Call sample_weighted in its place."
+            )
+        details: dict = {"feature_names": self.feature_names_out_}
+        energy_fn = getattr(self._energy, "energy_fn", None)
+        details |= details_of(weighed.x, weighed.log_density, self._derived, energy_fn, blobs=False)
+        return WeightedSample(weighed.x, weighed.log_weights, False, **details)
+
     @torch.no_grad()
     def _weighted_draws(
         self, n: int, random_state, target: StandardizedTarget, draw: Callable, **details

@@ -132,7 +132,7 @@ class Store:
 
     def log_weights(self) -> Tensor:
         """Log importance weights (n,), whose mean estimates the evidence."""
-        return (self.log_prob - self.log_mixture()).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        return (self.log_prob - self.log_mixture()).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
     def log_weights_of(self, k: int) -> Tensor:
         """Log importance weights (m,) of the draws of proposal k by itself."""

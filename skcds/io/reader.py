@@ -24,19 +24,21 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 12  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 13  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 RENAMED_BEFORE = 6  # formats in which sizes and numbers of losses, or `tol` alone, are parameters of their own
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and length scales may be infinite,
-# losses are those of iterations that were taken back, and particles may be beyond the range of their type.
-UNLIMITED = ("width", "bounds_", "seam_", "loss_curve_", "particles_")
+# losses are those of iterations that were taken back, particles may be beyond the range of their type, and a density
+# may be zero.
+UNLIMITED = ("width", "bounds_", "seam_", "loss_curve_", "particles_", "log_weights", "log_density")
 # Kinds of fitted attributes that are arrays: lengths of the axes and types. d is the number of features, and None any
 # length. Files of earlier versions have other types.
 ARRAYS: dict[str, Any] = {
     "vector": (("d",), "f8"),
     "bounds": (("d", 2), "f8"),
     "particles": ((None, "d"), "f4", "f8"),
+    "a point": ((None,), "f8"),
     "contexts": ((None, None), "f8"),
 }
 

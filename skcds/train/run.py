@@ -47,6 +47,8 @@ class Run:
         What an exploration by few evaluations has left: a map, and points.
     points : KnownPoints or None
         Of these, in the coordinates of the model.
+    weighed : WeighedPoints or None
+        The same points with their weights, for the user.
     fitted : dict
         Fitted attributes that are known already.
     """
@@ -64,6 +66,7 @@ class Run:
     untrained: Any = None
     explored: Any = None
     points: Any = None
+    weighed: Any = None
     fitted: dict[str, Any] = field(default_factory=dict)
 
     @property
