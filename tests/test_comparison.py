@@ -83,7 +83,7 @@ class TestKept:
         trained, again = (0.0, 0.5) if spoils else (0.5, 0.0)
         run, fitted = run_of(model_of(0.5, seed + 3), model_of(trained, seed), seed=seed), model_of(again, seed).map
 
-        def refit(model, z, by, seconds):
+        def refit(model, target, generator, by, seconds, evals):
             model.map = fitted
             return True
 

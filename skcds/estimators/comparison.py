@@ -61,8 +61,12 @@ def keep_the_better_map(run) -> None:
         return
     others, trained = [run.untrained, _identity(run)], copy.deepcopy(run.model.map)
     with run.budget.judgement():
-        if refit_marginals(run.model, run.population.x, run.training.marginals, run.budget.seconds_left()):
-            others = [trained, *others]
+        left = run.budget.seconds_left(), run.budget.energy_evals_left()
+        try:
+            if refit_marginals(run.model, run.target, run.generator, run.training.marginals, *left):
+                others = [trained, *others]
+        except Spent:
+            run.model.map = trained
         n = run.budget.n_affordable(run.training.n_compared, 4 / run.energy.evals_per_second, EVALS_A_ROW) // 2
         run.model.map = _best_of(run, others, n)
 

@@ -18,6 +18,8 @@ from .optimizer import AdamW
 from .particles import Population
 from .specifications import Marginals
 
+FEWEST_REFITS = 20  # iterations that the last fit is not worth while without
+
 
 def start_marginals(model, population: Population, by: Marginals, budget: Budget, may_drop: bool = False) -> None:
     """Fit the splines of single coordinates, mend the particles by draws of them, and fit them again.
@@ -122,72 +124,101 @@ def fit_marginals(
         Whether there were splines to fit, particles enough for their numbers, and time.
     """
     by = Marginals() if by is None else by
-    layer = _splines_to_fit(model, z, by)
-    if layer is None:
+    layer = _splines_of(model, by)
+    if layer is None or len(z) < by.particles_a_number * n_numbers(layer.bins, True):
         return False
     output, limit = layer.conditioner.output, by.time_share * seconds
     begun = bool(output.weight.any() or output.bias.any())
     if begun != again or not limit > 0:
         return False
     phi = output.bias.detach().clone().unflatten(0, (z.shape[1], n_numbers(layer.bins, True))).requires_grad_()
+    stride = max(1, len(z) // by.batch_size)
 
-    def loss_of(batch):
+    def loss_of(k):
+        batch = z[k % stride :: stride]
         y, log_slope = stretched_spline(batch, phi.expand(len(batch), -1, -1), layer.bound, inverse=True)
         return (0.5 * y.square() - log_slope).mean(0).sum()
 
-    _minimise(loss_of, phi, z, by.n_iter, by.batch_size, by.learning_rate, limit)
+    _minimise(loss_of, phi, by.n_iter, by.learning_rate, limit)
     with torch.no_grad():
         output.bias.copy_(phi.flatten())
     return True
 
 
-def refit_marginals(model, z: Tensor, by: Marginals | None = None, seconds: float = math.inf) -> bool:
-    """Fit the splines of single coordinates of a trained map to standardised particles (n, d), behind its couplings.
+def refit_marginals(
+    model, target, generator, by: Marginals | None = None, seconds: float = math.inf, evals: float = math.inf
+) -> bool:  # fmt: skip
+    """Fit the splines of single coordinates of a trained map, behind its couplings, by its own weighted draws.
 
     Gradients of small batches leave errors in the masses of a coordinate's modes that change the likelihood by
-    thousandths of a nat. All else that a map has learned stands still here, batches are large, and the rate falls to
-    zero. The numbers are those of all noise levels, and particles are taken in their order.
+    thousandths of a nat. All else that a map has learned stands still here, and the rate falls to zero. The
+    likelihood is that of the target: draws have importance weights, truncated at sqrt(n) times their mean (Ionides
+    2008). They are fresh in every iteration; particles would be learned by heart. The numbers are those of all noise
+    levels.
+
+    Parameters
+    ----------
+    model : OneStepModel or ShortcutModel
+        Trained in place.
+    target : StandardizedTarget
+        The density in its coordinates.
+    generator : torch.Generator
+        Source of randomness.
+    by : Marginals, optional
+        How it is done.
+    seconds, evals : float, default=infinity
+        What is left; a share of it may be spent.
 
     Returns
     -------
     bool
-        Whether there were splines to fit, particles enough for their numbers, and time.
+        Whether there were splines to fit, time, and evaluations.
     """
     by = Marginals() if by is None else by
-    layer, limit = _splines_to_fit(model, z, by), by.time_share * seconds
-    if layer is None or not by.n_refits or not limit > 0:
+    layer, limit = _splines_of(model, by), by.refit_time_share * seconds
+    n_iter = int(min(by.n_refits, by.crossings_share * evals / by.refit_batch_size))
+    if layer is None or n_iter < min(FEWEST_REFITS, max(by.n_refits, 1)) or not limit > 0:
         return False
     bias = layer.conditioner.output.bias
     wanted = [parameter.requires_grad for parameter in model.map.parameters()]
-    model.map.requires_grad_(False)
-    bias.requires_grad_()
-    _minimise(
-        lambda batch: -model.log_prob(batch).mean(), bias, z, by.n_refits, by.refit_batch_size, by.refit_rate, limit
-    )
-    for parameter, was in zip(model.map.parameters(), wanted, strict=True):
-        parameter.requires_grad_(was)
+
+    def loss_of(_):
+        with torch.no_grad():
+            z, log_weights = model.call_and_log_weight(
+                randn(generator, by.refit_batch_size, model.n_features), target
+            )  # fmt: skip
+            log_weights = log_weights.clamp(max=torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(z)))
+            weights = torch.softmax(log_weights, 0).to(z.dtype)
+        known = weights > 0  # of others the density may be beyond numbers
+        return -(weights[known] * model.log_prob(z[known])).sum()
+
+    try:
+        model.map.requires_grad_(False)
+        bias.requires_grad_()
+        _minimise(loss_of, bias, n_iter, by.refit_rate, limit)
+    finally:
+        for parameter, was in zip(model.map.parameters(), wanted, strict=True):
+            parameter.requires_grad_(was)
     return True
 
 
-def _splines_to_fit(model, z: Tensor, by: Marginals) -> ElementwiseSplines | None:
-    """The splines of single coordinates of a map, if it has any, and particles (n, d) are enough for their numbers."""
+def _splines_of(model, by: Marginals) -> ElementwiseSplines | None:
+    """The splines of single coordinates of a map, if it has any, and not too many."""
     transforms = getattr(getattr(model, "map", None), "transforms", None)
     layer = transforms[-1] if transforms else None
-    if not isinstance(layer, ElementwiseSplines) or z.shape[1] > by.most_features:
-        return None
-    return layer if len(z) >= by.particles_a_number * n_numbers(layer.bins, True) else None
+    return layer if isinstance(layer, ElementwiseSplines) and model.n_features <= by.most_features else None
 
 
-def _minimise(loss_of, numbers: Tensor, z: Tensor, n_iter: int, batch_size: int, rate: float, seconds: float) -> None:
-    """Steps of Adam on batches of particles (n, d) in their order, with a rate that falls to zero."""
+def _minimise(loss_of, numbers: Tensor, n_iter: int, rate: float, seconds: float) -> None:
+    """Steps of Adam on ``loss_of(k)``, with a rate that falls to zero."""
     optimizer = AdamW([numbers], rate, betas=(0.9, 0.99))
-    stride, clock = max(1, len(z) // batch_size), time.perf_counter()
+    clock = time.perf_counter()
     for k in range(n_iter):
         progress = max(k / n_iter, (time.perf_counter() - clock) / seconds)
         if progress >= 1:
             break
         optimizer.learning_rate = rate * 0.5 * (1 + math.cos(math.pi * progress))
-        loss = loss_of(z[k % stride :: stride])
+        loss = loss_of(k)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
