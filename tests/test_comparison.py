@@ -114,6 +114,17 @@ class TestLimits:
         keep_the_better_map(run)
         assert run.model.map is trained and run.energy.n_energy_evals == spent
 
+    def test_the_last_fit_has_the_time_kept_for_the_judgement(self, monkeypatch):
+        """A training that ends by the clock has left no other."""
+        run, found = run_of(model_of(0.0), model_of(0.5), max_time=100.0), []
+        run.budget.reserve()
+        run.budget.start -= 95.0
+        assert run.budget.seconds_left() == 0
+        monkeypatch.setattr("skcds.estimators.comparison.refit_marginals", lambda *args: found.extend(args[4:]))
+        keep_the_better_map(run)
+        seconds, evals = found
+        assert 4 < seconds < 5 and evals > 100
+
     def test_spent_on_the_way(self, monkeypatch):
         run = run_of(model_of(0.0), model_of(0.5))
         trained = run.model.map

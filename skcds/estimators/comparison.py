@@ -61,9 +61,10 @@ def keep_the_better_map(run) -> None:
         return
     others, trained = [run.untrained, _identity(run)], copy.deepcopy(run.model.map)
     with run.budget.judgement():
-        left = run.budget.seconds_left(), run.budget.energy_evals_left()
+        seconds = run.budget.seconds_to_judge()
+        evals = run.budget.n_affordable(10**9, 2 / run.energy.evals_per_second)
         try:
-            if refit_marginals(run.model, run.target, run.generator, run.training.marginals, *left):
+            if refit_marginals(run.model, run.target, run.generator, run.training.marginals, seconds, evals):
                 others = [trained, *others]
         except Spent:
             run.model.map = trained

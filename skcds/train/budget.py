@@ -88,6 +88,10 @@ class Budget:
             return math.inf
         return max(0.0, until * (self.max_time - self.time_reserve) - self.elapsed())
 
+    def seconds_to_judge(self) -> float:
+        """Seconds that are left of the limit, the reserve included; infinite without a limit."""
+        return math.inf if self.max_time is None else max(0.0, self.max_time - self.elapsed())
+
     def spent(self) -> float:
         """Largest share spent of the time and of the evaluations, less the reserves; 0 without limits."""
         shares = [0.0]
@@ -166,7 +170,7 @@ class Budget:
         if self.max_time is not None:
             row = max(seconds_a_row, 1e-9)
             least = min(least, max(FEWEST_ROWS, int(self.training.judgement_share * self.max_time / row)))
-            n = min(n, max(least, int((self.max_time - self.elapsed()) / row)))
+            n = min(n, max(least, int(self.seconds_to_judge() / row)))
         if self.max_energy_evals is not None:
             n = min(n, int((self.max_energy_evals - self.energy.n_energy_evals) / max(evals_a_row, 1e-9)))
         return max(n, 0)
