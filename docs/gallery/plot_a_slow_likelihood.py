@@ -76,6 +76,14 @@ print(
 print("true", TRUE.round(2), "mean", X.mean(0).round(2), "sd", X.std(0).round(2))
 
 # %%
+# What the fit itself has explored with is a weighted sample of the posterior, too, for no further evaluation.
+
+explored = sampler.weighted_evaluations()
+print(
+    f"{len(explored.samples)} points, {explored.ess:.0f} effective, log Z {explored.log_evidence:.2f}"
+)
+
+# %%
 # The draws are parameters, so that what follows from them is at hand: the curves that the counts allow.
 
 days = np.linspace(0, 20, 100)
