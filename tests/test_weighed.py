@@ -11,7 +11,7 @@ import pytest
 import torch
 from samplers import KINDS, LOG_Z, D, make, quadratic
 from scipy.stats import norm
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import skcds
 from skcds.adapters import from_prior
@@ -142,6 +142,15 @@ class TestOfAFit:
         assert counts[1] < 0.3 * counts[0]
         assert np.array_equal(found[0].samples, found[1].samples)
         assert np.array_equal(found[0].log_weights, found[1].log_weights)
+
+    def test_warn_where_few_have_the_weight(self, monkeypatch):
+        sampler = explored()
+        points = sampler._weighed
+        tail = np.random.default_rng(0).pareto(0.8, len(points.x))  # of an infinite mean
+        heavy = WeighedPoints(points.x, np.log(tail), points.log_density)
+        monkeypatch.setattr(sampler, "_weighed", heavy)
+        with pytest.warns(ConvergenceWarning, match="Pareto k"):
+            sampler.weighted_evaluations()
 
     def test_are_evaluations_for_another_fit(self):
         weighted = explored().weighted_evaluations()

@@ -202,7 +202,9 @@ class Drawing:
         details: dict = {"feature_names": self.feature_names_out_}
         energy_fn = getattr(self._energy, "energy_fn", None)
         details |= details_of(weighed.x, weighed.log_density, self._derived, energy_fn, blobs=False)
-        return WeightedSample(weighed.x, weighed.log_weights, False, **details)
+        weighted = WeightedSample(weighed.x, weighed.log_weights, False, **details)
+        weighted.warn_if_unreliable()
+        return weighted
 
     @torch.no_grad()
     def _weighted_draws(
