@@ -26,6 +26,7 @@ points = importlib.import_module("points")
 necks = importlib.import_module("necks")
 family_opponents = importlib.import_module("family_opponents")
 scattered = importlib.import_module("scattered")
+surveys = importlib.import_module("surveys")
 missed = importlib.import_module("missed")
 edges = importlib.import_module("edges")
 stopping = importlib.import_module("stopping")
@@ -659,6 +660,14 @@ def test_opponents_get_the_density_of_the_target():
     assert energy.rows == 8
     with pytest.raises(frugal.TimeIsUpError):
         frugal.Counted(target, seconds=-1.0).log_likelihood(scale)(X)
+
+
+def test_surveys_find_narrow_modes_beside_broad_ones(capsys):
+    """Two mixtures of which surveys by fewer climbs, the second run, lose four fifths and a fifth of the mass."""
+    surveys.main(["--seeds", "2", "21"])
+    assert "0 of 2 lost" in capsys.readouterr().out
+    surveys.main(["--seeds", "2", "21", "--climbs", "96", "--chance", "5e-4"])
+    assert "2 of 2 lost" in capsys.readouterr().out
 
 
 def test_scattered_modes(capsys):

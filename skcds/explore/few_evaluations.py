@@ -14,18 +14,18 @@ from ..models.specifications import Part, at_least_one, at_least_three, at_least
 class Survey(Part):
     """The climbs that an exploration by few evaluations begins with.
 
-    Of six far Gaussians in five dimensions, surveys of 200 climbs to a chance of .002, every other one from around the
-    origin, found 3 to 6 (six seeds); those of 600 to .0005, one of four from there, all of them, by 3 900 evaluations
-    in place of 1 800. Other values are unmeasured.
+    Of 24 mixtures of six far Gaussians in five dimensions, broad ones and narrow ones, surveys to a chance of .0005, by
+    96 climbs at least, lost modes of more than .03 of the mass in five, by 4 000 evaluations; these defaults in one (a
+    mode of .04), by 8 000 (``python benchmarks/surveys.py``). Other values are unmeasured.
 
     Parameters
     ----------
     share : float, default=0.15
         Of the evaluations left.
-    n_climbs, fewest_climbs : int, default=600 and 96
-        At most, and at least where there is a mode.
-    chance_of_another : float, default=0.0005
-        Estimated chance that the next climb ends at a new mode, with which a survey ends.
+    n_climbs, fewest_climbs : int, default=600 and 200
+        At most, and where all end at one mode.
+    chance_of_another : float, default=1e-5
+        Estimated chance that the next climb ends at a new mode, with which a survey ends that knows several.
     distances : tuple of float, default=(1.0, 3.0, 10.0, 30.0, 100.0)
         From the origin, or beyond the spread of the modes, of the points that climbs start from, in turn.
     widths : tuple of float, default=(1.0, 2.0)
@@ -46,8 +46,8 @@ class Survey(Part):
 
     share: float = 0.15
     n_climbs: int = 600
-    fewest_climbs: int = 96
-    chance_of_another: float = 5e-4
+    fewest_climbs: int = 200
+    chance_of_another: float = 1e-5
     distances: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
     widths: tuple[float, ...] = (1.0, 2.0)
     from_origin: int = 4

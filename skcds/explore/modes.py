@@ -86,19 +86,26 @@ def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = (), by: 
 def survey(energy: Energy, generator, by: Survey | None = None, climbs: Climbs | None = None) -> list[Mode]:
     """Distinct modes that climbs end at, from points of many scales, around the origin and around modes found so far.
 
-    They go on until the estimated chance that the next climb ends at a new mode is small: after n climbs to w modes it
-    is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy Kan 1987).
+    Where all end at one mode, there are few. Where there are several, they go on until the estimated chance that the
+    next climb ends at a new one is tiny: after n climbs to w modes it is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy
+    Kan 1987). It is for climbs that end at all modes alike, and broad modes draw nearly all of them.
     """
     by, climbs = Survey() if by is None else by, Climbs() if climbs is None else climbs
     modes: list[Mode] = []
     n = 0
-    while n < by.n_climbs and (n < (by.fewest_climbs if modes else 1) or not _complete(n, modes, by.chance_of_another)):
+    while n < by.n_climbs and not _surveyed_enough(n, modes, by):
         before, numbers = energy.n_energy_evals, range(n, n + climbs.batch_size)
         modes += climbs_from(energy, _surveyed(energy, modes, numbers, by, generator), modes, climbs)
         n += climbs.batch_size
         if energy.n_energy_evals == before:  # nothing more is allowed
             break
     return modes
+
+
+def _surveyed_enough(n: int, modes: list[Mode], by: Survey) -> bool:
+    if len(modes) < 2:
+        return n >= (by.fewest_climbs if modes else 1)
+    return _complete(n, modes, by.chance_of_another)
 
 
 def _complete(n: int, modes: list[Mode], chance_of_another: float) -> bool:
