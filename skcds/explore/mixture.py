@@ -115,7 +115,7 @@ class TMixture:
 
 def log_weights_of(energy: Energy, mixture: TMixture, x: Tensor) -> Tensor:
     """Log importance weights (n,) of draws (n, d) of a mixture; ``-inf`` outside of the support."""
-    return (energy.log_prob(x) - mixture.log_prob(x)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    return (energy.log_prob(x) - mixture.log_prob(x)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
 
 def laplace_mixture(
