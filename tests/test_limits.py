@@ -103,6 +103,26 @@ class TestBudget:
             with pytest.raises(Spent):
                 budget.admit(0, 1001)
 
+    @pytest.mark.parametrize("kind, by_paths", [("DiffusionSampler", True), ("ConsistentSamplerScratch", False)])
+    def test_time_for_paths_is_kept_where_they_judge(self, kind, by_paths, monkeypatch):
+        """A judgement in one step takes none, and training has the time."""
+        kept, slow = [], 10.0  # seconds a path
+        cls = getattr(skcds, kind)
+
+        def look(run, n_steps):
+            run.seconds_a_path = slow
+
+        def recipe(self, run):
+            kept.append(run.budget.time_reserve / run.budget.max_time)
+            raise KeyError("enough")
+
+        for module in ("diffusion", "scratch"):
+            monkeypatch.setattr(f"skcds.estimators.{module}.gauge", look)
+        monkeypatch.setattr(cls, "_recipe", recipe)
+        with pytest.raises(KeyError, match="enough"):
+            make(kind, max_time=60.0).fit(lambda x: 0.5 * (x**2).sum(1))
+        assert kept == [0.25 if by_paths else pytest.approx(0.1)]
+
     def test_time(self):
         budget = Budget(0.05, None, Energy())
         budget.admit(10**9, 1)

@@ -31,6 +31,7 @@ from .paths import (
     exchange_paths,
     gauge,
     judge_paths,
+    keep_time_for_paths,
     moves_share,
     paths_to_exchange,
     plateau_of_paths,
@@ -206,6 +207,7 @@ class DiffusionSampler(OfFamilies, BaseSampler):
             student.explored = run.explored
         run.untrained = copy.deepcopy(run.model)
         gauge(run, self.n_steps)
+        keep_time_for_paths(run)
 
     def _recipe(self, run):
         path_loss, with_pilot = self._specified("loss"), isinstance(self._specified("start"), Pilot)

@@ -30,7 +30,7 @@ ASTRAY = 0.01  # of all paths, whose weights say no more of a chain than that th
 
 
 def gauge(run, n_steps: int) -> None:
-    """Find the seconds that a path takes, with a limit of time, of which those of the judgement are kept."""
+    """Find the seconds that a path takes, where there is a limit of time."""
     budget = run.budget
     if budget.max_time is None:
         return
@@ -42,8 +42,14 @@ def gauge(run, n_steps: int) -> None:
         run.seconds_a_path = budget.max_time  # too slow for any path but those of the judgement
         return
     run.seconds_a_path = (time.perf_counter() - start) / n
-    judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * run.training.n_judged
-    budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
+
+
+def keep_time_for_paths(run) -> None:
+    """Keep, of a limit of time, what a judgement by paths should take."""
+    budget = run.budget
+    if budget.max_time is not None and run.seconds_a_path < budget.max_time:
+        judgement = JUDGEMENT_MARGIN * run.seconds_a_path * 2 * run.training.n_judged
+        budget.time_reserve = min(budget.max_time * LARGEST_RESERVE, judgement)
 
 
 def moves_share(run) -> float:
