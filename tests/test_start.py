@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from cases import crossed, slow
+from samplers import make, quadratic
 
 import skcds
 from skcds import Control, Pilot
 from skcds.density.bounds import Bounds
 from skcds.density.energy import Energy, InvalidEnergyError
 from skcds.density.support import candidates
+from skcds.estimators import control
 from skcds.explore.pilot import run_pilot
 from skcds.explore.start import Start
 
@@ -198,3 +200,29 @@ def test_logarithms_of_numpy(seed):
     messages = [str(w.message) for w in caught]
     assert not [m for m in messages if "encountered" in m] and energy.n_float_errors > 0
     assert len([m for m in messages if "outside the support" in m]) == 1
+
+
+class TestFewParticles:
+    """A pilot that ran out of time leaves few particles, of which a map would learn noise."""
+
+    def fitted(self, monkeypatch, **limits):
+        def short(*args, run_pilot=control.run_pilot):
+            pilot, x = run_pilot(*args)
+            return pilot, x[:50]
+
+        monkeypatch.setattr(control, "run_pilot", short)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return make("ConsistentSamplerScratch", max_iter=2, **limits).fit(quadratic)
+
+    def test_become_as_many_as_are_asked_for(self, monkeypatch):
+        """Copies that moves part; the mean of 50 is off by .14, whatever is made of them."""
+        x = self.fitted(monkeypatch).particles_
+        assert len(np.unique(x, axis=0)) == len(x) == 500
+        assert np.abs(x.mean(0) - 1).max() < 6 * 0.15 and np.abs(x.std(0) - 1).max() < 0.5
+
+    def test_stay_few_where_evaluations_are(self, monkeypatch):
+        """Moves of 500 would take more than a quarter of what is left."""
+        assert len(self.fitted(monkeypatch, max_energy_evals=1_000_000, batch_size=10).particles_) == 500
+        monkeypatch.setattr(control, "POPULATION_SHARE", 1e-4)
+        assert len(self.fitted(monkeypatch, max_energy_evals=1_000_000, batch_size=10).particles_) == 50

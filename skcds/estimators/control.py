@@ -143,7 +143,8 @@ class ControlStart:
             )
         else:
             run.population = population_of(run, z)
-        if CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
+        grown = not store and self._grow(run)  # a pilot that ran out of time has left few
+        if not grown and CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
             run.population.move(CORRECTION_MOVES)
         run.model = self._new_model(standardization, finest_scale(run.population), run)
         start_from_marginals(run, sampler._specified("network"))
@@ -180,14 +181,16 @@ class ControlStart:
             self._grow(run)
         return True
 
-    def _grow(self, run):
-        """As many particles as are asked for now, if the limits allow: copies that moves part."""
+    def _grow(self, run) -> bool:
+        """As many particles as are asked for, if the limits allow: copies that moves part; whether that was done."""
         by = self.start.high_dimension
         n = min(self.start.n_particles, max(by.fewest_particles, by.max_numbers // run.energy.n_features))
-        if len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
-            rows = spread_index(len(run.population), n, run.population.x.device)
-            run.population.replace(run.population.x[rows])
-            run.population.move(CORRECTION_MOVES)
+        if not len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
+            return False
+        rows = spread_index(len(run.population), n, run.population.x.device)
+        run.population.replace(run.population.x[rows])
+        run.population.move(CORRECTION_MOVES)
+        return True
 
     def _check_continued(self, energy):
         """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""
