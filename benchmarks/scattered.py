@@ -55,7 +55,7 @@ def explored(energy: Energy, generator, evals: int | None, n_particles: int):
 def surveyed(energy: Energy, generator, means, singly: bool) -> str:
     """Modes that a survey finds, its evaluations and seconds; climbs are made singly by batches of one point."""
     start = time.perf_counter()
-    found = modes.survey(energy, generator, climbs=Climbs(batch_size=1) if singly else None)
+    found = modes.survey(energy, generator, climbs=Climbs(batch_size=1) if singly else None).modes
     near = torch.cdist(means, torch.stack([mode.x for mode in found])).min(1).values < 3
     return f"{int(near.sum())} in {energy.n_energy_evals} evaluations and {time.perf_counter() - start:.1f} s"
 

@@ -63,7 +63,7 @@ def main(arguments=None):
         mixture, generator = FarMixture(seed), torch.Generator().manual_seed(1000 + seed)
         energy = Energy(mixture, D, generator=generator)
         before = energy.n_energy_evals
-        modes = survey(energy, generator, by, Climbs())
+        modes = survey(energy, generator, by, Climbs()).modes
         mass = mixture.found(modes)
         lost += mass < 1 - LOST
         print(f"| {seed} | {len(modes)} | {mass:.3f} | {energy.n_energy_evals - before} |", flush=True)

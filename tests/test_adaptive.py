@@ -1,6 +1,7 @@
 """Few evaluations: points are kept and weighed together, proposals and maps are fitted to them."""
 
 import copy
+import dataclasses
 import math
 import warnings
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from cases import slow
+from samplers import make
 from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
 
 import skcds
 from skcds import Pilot
@@ -18,7 +21,7 @@ from skcds.density.standardize import Standardization
 from skcds.explore import adaptive
 from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal, fit_map
 from skcds.explore.mixture import TMixture
-from skcds.explore.modes import survey
+from skcds.explore.modes import Surveyed, survey
 from skcds.explore.pilot import run_pilot
 from skcds.explore.smc import moments
 from skcds.explore.store import Store, log_evidence, n_effective, tempered
@@ -146,14 +149,40 @@ class TestSurvey:
     @pytest.mark.parametrize("shift", [0.0, 40.0])
     def test_finds_all_of_the_modes(self, shift):
         energy = Energy(lambda x: wells(x - shift), 2, generator=seeded(0))
-        modes = survey(energy, seeded(1))
+        modes = survey(energy, seeded(1)).modes
         assert len(modes) == 4 and energy.n_energy_evals < 5000
         for mean in MEANS + shift:
             assert min(float((mode.x - mean).norm()) for mode in modes) < 0.01
 
+    def test_says_how_likely_another_is(self):
+        """Of four modes: .008 after 50 climbs, .2 after 10; and 0 without a mode, where there is nothing to go by."""
+        mode = object()
+        assert [Surveyed(4 * [mode], n).chance_of_another for n in (50, 10)] == pytest.approx([20 / 2450, 20 / 90])
+        assert Surveyed([], 10).chance_of_another == 0 and Surveyed(9 * [mode], 1).chance_of_another == 1
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_that_ended_too_early_is_suspect(self):
+        """A survey of a batch of climbs to 25 wells cannot list them; one of several hundred can."""
+
+        def grid(x):
+            return 50 * ((x - x.clamp(-2, 2).round()) ** 2).sum(1)
+
+        def fitted(n_climbs):
+            start = Pilot(adaptive=dataclasses.replace(SHORT, rounds=3, survey=Survey(n_climbs=n_climbs, share=0.5)))
+            return make("ConsistentSamplerScratch", n_features=2, start=start, max_energy_evals=12_000, max_iter=2)
+
+        with pytest.warns(ConvergenceWarning, match=r"\d+ climbs ended at \d+ modes, .* modes may be missing"):
+            few = fitted(24).fit(grid)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            many = fitted(600).fit(grid)
+        assert not any("modes may be missing" in str(warning.message) for warning in said)
+        found = [{check.name: check.verdict for check in s.diagnose(200, random_state=0).checks} for s in (few, many)]
+        assert [verdicts["modes not found yet"] for verdicts in found] == ["suspect", "ok"]
+
     def test_one_mode_takes_few_climbs(self):
         energy = Energy(lambda x: 0.5 * (x**2).sum(1), 3, generator=seeded(0))
-        assert len(survey(energy, seeded(0))) == 1 and energy.n_energy_evals < 1000
+        assert len(survey(energy, seeded(0)).modes) == 1 and energy.n_energy_evals < 1000
 
 
 def known(store, model):
@@ -164,7 +193,7 @@ def known(store, model):
 
 def explored(energy_fn, n_evals, seed=0, d=2, by=None):
     energy, store = Energy(energy_fn, d, generator=seeded(seed)), Store(d)
-    modes = survey(energy, seeded(seed), Survey(n_climbs=40)) if energy.has_gradient else []
+    modes = survey(energy, seeded(seed), Survey(n_climbs=40)).modes if energy.has_gradient else []
     stop = energy.n_energy_evals + n_evals
     explore(energy, store, modes, seeded(seed), lambda: stop - energy.n_energy_evals, by=by)
     assert energy.n_energy_evals <= stop and len(store) <= n_evals

@@ -296,7 +296,7 @@ class TestSeamModes:
         return Energy(lambda x: -20 * torch.cos(x[:, 0]), 1, bounds=bounds)
 
     def modes(self, energy):
-        return len(survey(energy, torch.Generator().manual_seed(0), Survey(n_climbs=24)))
+        return len(survey(energy, torch.Generator().manual_seed(0), Survey(n_climbs=24)).modes)
 
     def test_one_mode_is_one(self):
         energy = self.energy([0])

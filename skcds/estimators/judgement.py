@@ -207,6 +207,7 @@ class Judged:
         return diagnose(
             weighted, to_numpy(z), log_weights if log_weights is None else to_numpy(log_weights), self._standardize,
             pilot_log_evidence=pilot and pilot.log_evidence, pilot_se=pilot_noise(pilot, len(trained.particles_)),
+            chance_of_another=getattr(pilot, "chance_of_another", 0.0),
             violation_share=getattr(self, "violation_share_", None),
             target=target.energy.energy_fn, energies=energies_at(weighted.samples, target.energy), n_iter=self.n_iter_,
             missed=self._missed(weighted, target.energy, n_evals, seed) if n_evals and weighted.ess else None,

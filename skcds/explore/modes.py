@@ -1,6 +1,15 @@
 """Modes that the pilot's particles have lost, spikes above all: found by climbs, weighed by runs of their own."""
 
-__all__ = ["Search", "climbs_from", "find_lost_modes", "near_to", "radius_squared", "starting_points", "survey"]
+__all__ = [
+    "Search",
+    "Surveyed",
+    "climbs_from",
+    "find_lost_modes",
+    "near_to",
+    "radius_squared",
+    "starting_points",
+    "survey",
+]
 
 import math
 from collections.abc import Sequence
@@ -21,6 +30,8 @@ from .few_evaluations import Survey
 from .mode_stages import Climbs, LostModes
 from .smc import Tempered, temper
 from .stages import Tempering
+
+LIKELY = 0.05  # chance of a mode that is not known yet, from which on modes may be missing
 
 
 @dataclass(frozen=True)
@@ -83,12 +94,34 @@ def climbs_from(energy: Energy, points: Tensor, known: Sequence[Mode] = (), by: 
     return modes
 
 
-def survey(energy: Energy, generator, by: Survey | None = None, climbs: Climbs | None = None) -> list[Mode]:
+@dataclass(frozen=True)
+class Surveyed:
+    """What a survey has come to.
+
+    Attributes
+    ----------
+    modes : list of Mode
+        Distinct modes.
+    n_climbs : int
+        Climbs that it made.
+    """
+
+    modes: list[Mode]
+    n_climbs: int
+
+    @property
+    def chance_of_another(self) -> float:
+        """Estimated chance that another climb would end at a new mode (Boender & Rinnooy Kan 1987); 0 without modes."""
+        w, n = len(self.modes), self.n_climbs
+        return min(1.0, w * (w + 1) / max(n * (n - 1), 1))
+
+
+def survey(energy: Energy, generator, by: Survey | None = None, climbs: Climbs | None = None) -> Surveyed:
     """Distinct modes that climbs end at, from points of many scales, around the origin and around modes found so far.
 
     Where all end at one mode, there are few. Where there are several, they go on until the estimated chance that the
-    next climb ends at a new one is tiny: after n climbs to w modes it is ``w (w + 1) / (n (n - 1))`` (Boender & Rinnooy
-    Kan 1987). It is for climbs that end at all modes alike, and broad modes draw nearly all of them.
+    next climb ends at a new one is tiny. It is for climbs that end at all modes alike, and broad modes draw nearly all
+    of them.
     """
     by, climbs = Survey() if by is None else by, Climbs() if climbs is None else climbs
     modes: list[Mode] = []
@@ -99,18 +132,13 @@ def survey(energy: Energy, generator, by: Survey | None = None, climbs: Climbs |
         n += climbs.batch_size
         if energy.n_energy_evals == before:  # nothing more is allowed
             break
-    return modes
+    return Surveyed(modes, n)
 
 
 def _surveyed_enough(n: int, modes: list[Mode], by: Survey) -> bool:
     if len(modes) < 2:
         return n >= (by.fewest_climbs if modes else 1)
-    return _complete(n, modes, by.chance_of_another)
-
-
-def _complete(n: int, modes: list[Mode], chance_of_another: float) -> bool:
-    """Whether another mode is unlikely after n climbs."""
-    return len(modes) * (len(modes) + 1) <= chance_of_another * n * (n - 1)
+    return Surveyed(modes, n).chance_of_another <= by.chance_of_another
 
 
 def _surveyed(energy: Energy, modes: list[Mode], numbers: range, by: Survey, generator) -> Tensor:
@@ -206,7 +234,7 @@ def _climb_further(energy: Energy, x: Tensor, modes: list[Mode], n: int, by: Cli
     many = by.set_params(batch_size=by.further_at_once)
     for k in range(0, by.n_further, many.batch_size):
         known = [*modes, *found]
-        if _complete(n, known, by.chance_of_another):
+        if Surveyed(known, n).chance_of_another <= by.chance_of_another:
             break
         around = torch.stack([mode.x for mode in known]) if len(known) > 1 and k // many.batch_size % 2 else x
         new = climbs_from(energy, _far_around(around, many.batch_size, by.wide, generator), known, many)

@@ -7,10 +7,12 @@ import math
 import time
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from .._support.devices import generator_on, randn
 from .._support.errors import Spent
+from .._support.warnings import warn_user
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
 from ..train.budget import Budget
@@ -21,7 +23,7 @@ from .centring import non_centred
 from .climb import Mode
 from .evaluations import N_CLIMBS
 from .mixture import TMixture, log_weights_of
-from .modes import climbs_from, find_lost_modes, starting_points, survey
+from .modes import LIKELY, climbs_from, find_lost_modes, starting_points, survey
 from .nested_laplace import Along
 from .one_mode import OneMode
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
@@ -133,6 +135,7 @@ class _Pilot:
         self.rate: float | None = None  # measured in the race
         self.modes: list[Mode] = []
         self.own_draws = False
+        self.chance_of_another = 0.0
         self.one_mode = OneMode(self)
         self.time_share, self.evals_share = by.time_share, by.evals_share
 
@@ -261,7 +264,9 @@ class _Pilot:
         target = StandardizedTarget(energy, found, energy.fast_dtype)
         check_directions(x, self._moments(x), target, kept)
         scale = float(found.matrix.diagonal().mean())
-        return PilotResult.of(found, log_evidence(store.log_weights()), scale, len(store.proposals)), x
+        result = PilotResult.of(found, log_evidence(store.log_weights()), scale, len(store.proposals))
+        result.chance_of_another = self.chance_of_another
+        return result, x
 
     def _survey(self) -> list[Mode]:
         """Modes to begin with, from where the user says, or from near and far."""
@@ -270,7 +275,15 @@ class _Pilot:
         known = self.energy.known
         best = [] if known is None else climbs_from(self.energy, known.points(self.energy, N_CLIMBS), by=self.by.climbs)
         found = survey(self.energy, self.generator, self.by.adaptive.survey, self.by.climbs)
-        return [*best, *(mode for mode in found if not any(other.is_near(mode.x) for other in best))]
+        self.chance_of_another = found.chance_of_another
+        if self.chance_of_another > LIKELY:
+            warn_user(
+                f"{found.n_climbs} climbs ended at {len(found.modes)} modes, and another one would end at a new mode "
+                f"with a chance of {self.chance_of_another:.0%}: modes may be missing. Raise max_energy_evals, or say "
+                "where modes are by start= or evaluations=.",
+                ConvergenceWarning,
+            )
+        return [*best, *(mode for mode in found.modes if not any(other.is_near(mode.x) for other in best))]
 
     def _cut_between_modes(self) -> None:
         """Seams of periodic coordinates far from the modes, which are climbed to again in the new coordinates.

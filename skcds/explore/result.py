@@ -28,7 +28,7 @@ PARTS = {  # of a standardisation, that are modules
 @register_record(
     "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
     tail_center="vector", tail_width="vector", n_temperatures="count", noncentred="model or None",
-    triangular="model or None", skewed="model or None", rotation="model or None",
+    triangular="model or None", skewed="model or None", rotation="model or None", chance_of_another="number",
 )  # fmt: skip
 @dataclass
 class PilotResult:
@@ -57,6 +57,8 @@ class PilotResult:
         The same in more than 20 dimensions, where it is skew along the coordinates.
     rotation : Rotation or None
         Principal axes, where the density is simpler along these than along the coordinates one after the other.
+    chance_of_another : float
+        That a climb ends at a mode which is not known yet, after the survey of an exploration by few evaluations.
     """
 
     log_evidence: float
@@ -70,6 +72,7 @@ class PilotResult:
     triangular: TriangularMap | None = None
     skewed: BlockTriangularMap | None = None
     rotation: Rotation | None = None
+    chance_of_another: float = 0.0
 
     @classmethod
     def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":

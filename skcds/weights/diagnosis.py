@@ -15,6 +15,7 @@ import torch
 
 from .. import metrics
 from .._support.devices import to_numpy
+from ..explore.modes import LIKELY
 from .sample import WeightedSample
 
 VERDICTS = ("ok", "suspect", "failed")
@@ -91,8 +92,8 @@ class Diagnosis:
 def diagnose(
     weighted: WeightedSample, particles: np.ndarray, log_weights_of_particles: np.ndarray | None,
     standardize: Callable, *, pilot_log_evidence: float | None = None, pilot_se: float = 0.0,
-    violation_share: float | None = None, target=None, energies: np.ndarray | None = None,
-    n_iter: int | None = None, missed=None,
+    chance_of_another: float = 0.0, violation_share: float | None = None, target=None,
+    energies: np.ndarray | None = None, n_iter: int | None = None, missed=None,
 ) -> Diagnosis:  # fmt: skip
     """Judge weighted draws by themselves and against particles; see `BaseSampler.diagnose`.
 
@@ -112,6 +113,8 @@ def diagnose(
         Another estimate of log Z.
     pilot_se : float, default=0.0
         Its standard error.
+    chance_of_another : float, default=0.0
+        Estimated chance that another climb of the exploration would have ended at a new mode.
     violation_share : float, optional
         Share of violations of injectivity.
     target : object, optional
@@ -135,6 +138,9 @@ def diagnose(
         gap = weighted.log_evidence - pilot_log_evidence
         excess = abs(gap) - N_DEVIATIONS * math.hypot(weighted.log_evidence_se, pilot_se)
         checks.append(_judge("log Z less the pilot's", gap, (0.1, 0.5), excess, "nats"))
+    if chance_of_another:
+        meaning = "chance that one more climb of the exploration had ended at a new mode"
+        checks.append(_judge("modes not found yet", chance_of_another, (LIKELY, math.inf), chance_of_another, meaning))
     if len(particles):
         if log_weights_of_particles is not None and weighted.ess:
             checks += _of_lost_mass(weighted, log_weights_of_particles)
