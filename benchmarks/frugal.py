@@ -220,6 +220,7 @@ def line(row):
 def draw_figure(rows, path):
     """Effective draws and errors of log Z against evaluations, a column of panels for each target."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     names = [name for name in CASES if any(row["target"] == name for row in rows)]
     figure = Figure(figsize=(3.6 * len(names), 5.6), layout="constrained")
@@ -230,7 +231,8 @@ def draw_figure(rows, path):
         for k, method in enumerate(METHODS):
             _draw_method(above, below, [row for row in own if row["method"] == method], method, f"C{k}", most)
         above.set(xscale="log", yscale="log", title=name, ylim=(10, None))
-        below.set(xscale="log", yscale="log", xlabel="energy evaluations")
+        below.set(xscale="log", yscale="log", xlabel="energy evaluations", ylim=(0.7 * FLOOR, None))
+        below.xaxis.set_minor_formatter(NullFormatter())
     panels[0, 0].set_ylabel("effective draws")
     panels[1, 0].set_ylabel("error of log Z")
     handles = {label: h for axis in panels.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
