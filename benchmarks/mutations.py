@@ -136,6 +136,7 @@ TESTS = {
     "explore/stages": ["start", "pilot"],
     "explore/start": ["start"],
     "explore/store": ["adaptive", "explored"],
+    "explore/weighed": ["weighed"],
     "explore/tempered_run": ["noncentred", "pilot", "start"],
     "explore/triangular": ["triangular"],
     "explore/wide": ["known_points", "explored"],

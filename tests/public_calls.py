@@ -7,10 +7,12 @@ something that no other does: then `ARGUMENTS` has to know it.
 
 import copy
 import dataclasses
+import functools
 import inspect
 import io
 import pickle
 import types
+import warnings
 from pathlib import Path
 
 import joblib
@@ -90,6 +92,16 @@ def arguments_of(function, name):
     return found
 
 
+@functools.cache
+def fitted_for(kind, method):
+    """A fit that has what a method tells of."""
+    if method != "weighted_evaluations":
+        return fitted(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(kind, max_energy_evals=1000, max_iter=2).fit(quadratic)
+
+
 def methods_of(kind):
     """Names of the public methods of an estimator that are to be called when it is fitted."""
     sampler = fitted(kind)
@@ -115,7 +127,7 @@ def of_estimators():
 
 def _method(kind, method, options):
     def call(folder):
-        function = getattr(fitted(kind), method)
+        function = getattr(fitted_for(kind, method), method)
         try:
             return drained(function(**{**arguments_of(function, method), **options}))
         except ValueError as error:

@@ -551,7 +551,7 @@ def test_fits_are_judged(monkeypatch, capsys):
 
 
 def test_points_has_a_row_for_each_exploration(capsys):
-    points.main(["--seeds", "0", "--evals", "600"])
+    points.main(["--seeds", "0", "--evals", "150"])
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [line.split("|")[1].strip() for line in rows] == list(points.VARIANTS)
     assert all(0 <= float(line.split("|")[6]) <= 1 for line in rows)

@@ -79,9 +79,8 @@ print("true", TRUE.round(2), "mean", X.mean(0).round(2), "sd", X.std(0).round(2)
 # What the fit itself has explored with is a weighted sample of the posterior, too, for no further evaluation.
 
 explored = sampler.weighted_evaluations()
-print(
-    f"{len(explored.samples)} points, {explored.ess:.0f} effective, log Z {explored.log_evidence:.2f}"
-)
+n_points, log_z = len(explored.samples), explored.log_evidence
+print(f"{n_points} points, {explored.ess:.0f} effective, log Z {log_z:.2f}")
 
 # %%
 # The draws are parameters, so that what follows from them is at hand: the curves that the counts allow.

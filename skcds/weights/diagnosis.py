@@ -139,7 +139,7 @@ def diagnose(
         excess = abs(gap) - N_DEVIATIONS * math.hypot(weighted.log_evidence_se, pilot_se)
         checks.append(_judge("log Z less the pilot's", gap, (0.1, 0.5), excess, "nats"))
     if chance_of_another:
-        meaning = "chance that one more climb of the exploration had ended at a new mode"
+        meaning = "chance that one more climb of the exploration would have ended at a new mode"
         checks.append(_judge("modes not found yet", chance_of_another, (LIKELY, math.inf), chance_of_another, meaning))
     if len(particles):
         if log_weights_of_particles is not None and weighted.ess:
