@@ -233,10 +233,8 @@ class TestRefit:
     def test_a_marginal_comes_right(self, seed):
         """The bound of log Z, which is .01 to .02 too low before, gains half of that, and one array changes."""
         model, target = self.trained(seed)
-        before, known = (
-            self.log_weights(model, target, seed).mean(),
-            {k: v.clone() for k, v in model.state_dict().items()},
-        )
+        before = self.log_weights(model, target, seed).mean()
+        known = {name: value.clone() for name, value in model.state_dict().items()}
         flags = [parameter.requires_grad for parameter in model.map.parameters()]
         assert before < -0.01
         assert refit_marginals(model, target, seeded(seed), Marginals(n_refits=200, refit_rate=0.01))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.maps import OneStepModel
-from ..train.particles import effective_share, systematic_index
+from ..train.particles import effective_share, systematic_index, truncated
 
 SMALLEST_POWER = 1e-12  # above 0, so that a weight of zero stays one
 
@@ -155,8 +155,7 @@ class Store:
         """Log weights (n,) of `particles`."""
         log_weights = self.log_weights()
         log_weights = log_weights * tempered(log_weights, fewest)
-        bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
-        return log_weights.clamp(max=bound)
+        return truncated(log_weights)
 
     def explored(self, fewest: int, has_scores: bool) -> Explored | None:
         """What is left to a map; None where there was no good one."""

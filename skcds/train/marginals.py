@@ -15,7 +15,7 @@ from ..models.splines import n_numbers, stretched_spline
 from .budget import Budget
 from .objectives.likelihood import cross_images
 from .optimizer import AdamW
-from .particles import Population
+from .particles import Population, truncated
 from .specifications import Marginals
 
 FEWEST_REFITS = 20  # iterations that the last fit is not worth while without
@@ -152,9 +152,8 @@ def refit_marginals(
 
     Gradients of small batches leave errors in the masses of a coordinate's modes that change the likelihood by
     thousandths of a nat. All else that a map has learned stands still here, and the rate falls to zero. The
-    likelihood is that of the target: draws have importance weights, truncated at sqrt(n) times their mean (Ionides
-    2008). They are fresh in every iteration; particles would be learned by heart. The numbers are those of all noise
-    levels.
+    likelihood is that of the target: draws have truncated importance weights. They are fresh in every iteration;
+    particles would be learned by heart. The numbers are those of all noise levels.
 
     Parameters
     ----------
@@ -187,8 +186,7 @@ def refit_marginals(
             z, log_weights = model.call_and_log_weight(
                 randn(generator, by.refit_batch_size, model.n_features), target
             )  # fmt: skip
-            log_weights = log_weights.clamp(max=torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(z)))
-            weights = torch.softmax(log_weights, 0).to(z.dtype)
+            weights = torch.softmax(truncated(log_weights), 0).to(z.dtype)
         known = weights > 0  # of others the density may be beyond numbers
         return -(weights[known] * model.log_prob(z[known])).sum()
 

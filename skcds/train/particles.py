@@ -1,6 +1,14 @@
 """Markov moves for a population of particles: Metropolis-adjusted Langevin, with step sizes of many scales."""
 
-__all__ = ["Population", "effective_share", "langevin_step", "mala_step", "spread_index", "systematic_index"]
+__all__ = [
+    "Population",
+    "effective_share",
+    "langevin_step",
+    "mala_step",
+    "spread_index",
+    "systematic_index",
+    "truncated",
+]
 
 import math
 from collections.abc import Callable
@@ -68,6 +76,11 @@ def systematic_index(log_weights: Tensor, n: int, generator) -> Tensor:
     uniform = rand(generator, 1, dtype=torch.float64)
     positions = (torch.arange(n, dtype=torch.float64, device=uniform.device) + uniform) / n
     return torch.searchsorted(torch.softmax(log_weights, 0).cumsum(0), positions).clamp(max=len(log_weights) - 1)
+
+
+def truncated(log_weights: Tensor) -> Tensor:
+    """Log weights (n,), at most sqrt(n) times their mean (Ionides 2008)."""
+    return log_weights.clamp(max=torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights)))
 
 
 def spread_index(m: int, n: int, device) -> Tensor:
@@ -274,8 +287,7 @@ class Population:
         """
         share = effective_share(log_weights)
         if share > 0 and share >= min_share:
-            bound = torch.logsumexp(log_weights, 0) - 0.5 * math.log(len(log_weights))
-            self.replace(z[systematic_index(log_weights.clamp(max=bound), len(self), self.generator)])
+            self.replace(z[systematic_index(truncated(log_weights), len(self), self.generator)])
             self.move(CORRECTION_MOVES)
         return share
 
