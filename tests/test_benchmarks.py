@@ -663,7 +663,7 @@ def test_opponents_get_the_density_of_the_target():
 
 
 def test_surveys_find_narrow_modes_beside_broad_ones(capsys):
-    """Two mixtures of which surveys by fewer climbs, the second run, lose four fifths and a fifth of the mass."""
+    """Two mixtures of which surveys by fewer climbs, the second run, lose a fifth and four fifths of the mass."""
     surveys.main(["--seeds", "2", "21"])
     assert "0 of 2 lost" in capsys.readouterr().out
     surveys.main(["--seeds", "2", "21", "--climbs", "96", "--chance", "5e-4"])

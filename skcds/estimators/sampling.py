@@ -172,10 +172,11 @@ class Drawing:
     def weighted_evaluations(self) -> WeightedSample:
         """The points that the fit explored with, as weighted draws: they take no further evaluation.
 
-        With few evaluations (`max_energy_evals` of up to 300 000, in at most 64 dimensions) a fit explores by draws
-        from proposals that it adapts, and weighs each by the mixture of all of them: the balance heuristic (Veach &
-        Guibas 1995; Cornuet et al. 2012). Where an evaluation takes seconds, they are draws that cost nothing more; or
-        they are evaluated points for another fit, ``evaluations=(W.samples, -W.log_density)``.
+        With few evaluations (`max_energy_evals` of up to 300 000, in at most 64 dimensions, and in at most 20 where
+        there is a gradient and a single mode) a fit explores by draws from proposals that it adapts, and weighs each by
+        the mixture of all of them: the balance heuristic (Veach & Guibas 1995; Cornuet et al. 2012). Where an
+        evaluation takes seconds, they are draws that cost nothing more; or they are evaluated points for another fit,
+        ``evaluations=(W.samples, -W.log_density)``.
 
         Returns
         -------
@@ -196,8 +197,8 @@ class Drawing:
         if weighed is None:
             raise ValueError(
                 f"The fit of {type(self).__name__} has no evaluations with weights: it went on from an earlier fit, "
-                "or is to a family, or has explored by tempering, as with more than 300 000 evaluations or in more "
-                "than 64 dimensions. Call sample_weighted in its place."
+                "or is to a family, or has explored in another way, as without max_energy_evals, with more than "
+                "300 000, and in many dimensions. Call sample_weighted in its place."
             )
         details: dict = {"feature_names": self.feature_names_out_}
         energy_fn = getattr(self._energy, "energy_fn", None)
