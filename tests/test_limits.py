@@ -241,7 +241,7 @@ class TestProgress:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            make("DiffusionSampler", verbose=1, max_time=2.0).fit(watched)
+            make("DiffusionSampler", verbose=1, max_time=60.0, max_energy_evals=2_000, max_iter=50).fit(watched)
         early, everything = "".join(seen[: len(seen) // 2]), "".join(seen)
         assert "DiffusionSampler, first look" in early and "evaluations" in early and "/s)" in early and "left" in early
         assert "climbs" in everything and "exploration" in everything
