@@ -23,6 +23,7 @@ from ..train.particles import systematic_index
 from .climb import Mode
 from .few_evaluations import Adaptive, MapFit, Mixture
 from .mixture import TMixture, laplace_mixture
+from .mode_mixture import LEAST, POWER, ModeMixture
 from .nested_laplace import Along
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
@@ -55,15 +56,17 @@ class MapProposal:
 def explore(
     energy: Energy, store: Store, modes: list[Mode], generator, left: Callable[[], float],
     ended: Callable[[], bool] = lambda: False, progress=None, gaussian: Standardization | None = None,
-    by: Adaptive | None = None, tails: Tails | None = None,
+    by: Adaptive | None = None, tails: Tails | None = None, may_miss: bool = False,
 ) -> BaseException | None:  # fmt: skip
     """Fill a store by draws from proposals, each fitted to all points before it (Cornuet et al. 2012).
 
     The first proposal has Laplace's approximation at every mode and round parts of many widths. The later ones are
     fitted to the weighted points, whose weights are tempered until enough of them are effective: a mixture of t
-    distributions, or a coupling map where that gives held-out points a larger density (`fit_map`). Where there is no
-    more than one known mode, some draws go beyond it: those of Laplace's approximations along a coordinate that others
-    depend on (`Along`), or else those of the map with one latent coordinate of heavy tails (`WideLatents`).
+    distributions (of several known modes, `ModeMixture`), or a coupling map where that gives held-out points a larger
+    density (`fit_map`). Some draws go beyond what is known. Of several modes, those are draws of a map that is no
+    better than the mixture, as maps reach modes between and beside these. Of no more than one mode, they are those of
+    Laplace's approximations along a coordinate that others depend on (`Along`), or else those of the map with one
+    latent coordinate of heavy tails (`WideLatents`).
 
     Parameters
     ----------
@@ -87,6 +90,8 @@ def explore(
         How many draws there are, and from which proposals.
     tails : Tails, optional
         What heavy tails are, which the coordinates of maps are to tame.
+    may_miss : bool, default=False
+        Whether there may well be more modes, so that maps are tried beside a good mixture, too.
 
     Returns
     -------
@@ -98,7 +103,7 @@ def explore(
     known = None if energy.known is None else energy.known.mixture(energy, generator, by.mixture)
     if known is not None:
         first = TMixture.joined([(0.5, first), (0.5, known)])
-    explorer = _Explorer(energy, store, modes, first, generator, left, ended, by, tails)
+    explorer = _Explorer(energy, store, modes, first, generator, left, ended, by, tails, may_miss)
     total = left()
     size = int(min(by.most_draws, max(by.fewest_draws, total / by.rounds)))
     try:
@@ -125,7 +130,7 @@ def first_proposal(
         (0.5, TMixture.of_widths(torch.zeros(d, dtype=torch.float64, device=device), by.scales, freedom=by.freedom))
     ]
     if modes:
-        parts.append((0.5, laplace_mixture(modes, 0.5, 0.1, by)))
+        parts.append((0.5, laplace_mixture(modes, POWER, LEAST, by)))
         loc = parts[-1][1].loc
         spread = float(loc.std(0, unbiased=False).norm()) / math.sqrt(d)
         if spread > 0:
@@ -142,7 +147,7 @@ class _Explorer:
 
     def __init__(
         self, energy: Energy, store: Store, modes: list[Mode], first: TMixture, generator, left: Callable[[], float],
-        ended: Callable[[], bool], by: Adaptive, tails: Tails | None = None,
+        ended: Callable[[], bool], by: Adaptive, tails: Tails | None = None, may_miss: bool = False,
     ):  # fmt: skip
         self.by, self.tails, self.left, self.ended = by, tails, left, ended
         self.energy, self.store, self.first, self.generator = energy, store, first, generator
@@ -153,6 +158,9 @@ class _Explorer:
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
         self.evidence: list[tuple[int, float]] = []  # points in the store after each round, and its log Z
         self.is_single = len(modes) < 2  # scores tell nothing of the masses of modes
+        self.of_modes = None if self.is_single else ModeMixture(modes, by.mixture)
+        self.may_miss = may_miss
+        self.beside: MapProposal | None = None  # a map that some of the next draws are from, beside the proposal
         self.along = Along(energy, by.nested)
         self.noncentred: NonCentred | None = None  # of these, when the map was made
         self.most = 2 * len(modes) + by.mixture.fewest_components  # of a mixture; more where these are used
@@ -187,13 +195,17 @@ class _Explorer:
         model = self.proposal.model if isinstance(self.proposal, MapProposal) and self.is_single else None
         n_broad = 0 if self.proposal is self.first else int(self.by.defensive * n)
         n_wide = int(self.by.map.wide * n) if model or self.along.mixture not in (None, self.proposal) else 0
-        k = self._draw(self.proposal, n - n_broad - n_wide)
+        n_beside = int(self.by.map.wide * n) if self.beside is not None else 0
+        k = self._draw(self.proposal, n - n_broad - n_wide - n_beside)
         own = self.store.log_weights_of(k)
         self.ess = n_effective(own) / max(len(own), 1)
         if model and self.ess > self.by.map.begun:
             self.store.model = model
         if n_broad:
             self._draw(self.broad, n_broad)
+        if self.beside is not None:
+            self._draw(self.beside, n_beside)
+            self.beside = None
         if n_wide and self.along.mixture is not None:
             self._draw(self.along.mixture, n_wide)
         elif n_wide and model is not None:
@@ -232,12 +244,13 @@ class _Explorer:
             return
         points, nested = self._points(training), self.along.mixture
         needs_map = isinstance(self.proposal, MapProposal) or nested is not None
-        mixture = self._mixture_of(points, n_effective(training))
+        mixture = self._mixture_of(points, training, hot)
         if nested is not None and self._score_of(nested, hot) > self._score_of(mixture, hot):
             mixture = nested
         was_first, self.proposal, self.fitted_at = self.proposal is self.first, mixture, len(store)
         self.broad = TMixture.joined([(0.7, mixture.broadened(by.mixture.broad)), (0.3, self.first)])
-        if (was_first and nested is None) or (self.ess > by.map.good_mixture and not needs_map) or self.ended():
+        is_good = self.ess > by.map.good_mixture and not (needs_map or self.may_miss)
+        if (was_first and nested is None) or is_good or self.ended():
             return
         model = self._model_for(points, is_tempered=not torch.equal(hot, log_weights))
         score = store.score if self.energy.has_gradient and self.is_single else None
@@ -247,6 +260,8 @@ class _Explorer:
             candidate = MapProposal(copy.deepcopy(model))
             if self._score_of(candidate, hot) > self._score_of(mixture, hot):
                 self.proposal = candidate
+            elif not self.is_single:
+                self.beside = candidate
             elif nested is not None and known.share(model) > by.map.begun:
                 store.model = candidate.model  # the map of a fit can begin from it, though there is a better proposal
 
@@ -271,7 +286,21 @@ class _Explorer:
         known = weights > 0
         return float((weights * log_ratio.clamp(min=-LARGEST_LACK))[known].sum())
 
-    def _mixture_of(self, points: Tensor, n_points: float) -> TMixture:
+    def _mixture_of(self, points: Tensor, training: Tensor, hot: Tensor) -> TMixture:
+        """A mixture fitted to points (n, d): of several modes, that by which held-out points have the largest density.
+
+        Others than that of the modes are not tried where the last round was good.
+        """
+        n = n_effective(training)
+        if self.of_modes is None:
+            return self._new_mixture(points, n)
+        others = [self._new_mixture(points, n)] if self.ess < self.by.map.good_mixture else []
+        candidates = self.of_modes.candidates(self.store, training, points, others)
+        best = max(candidates, key=lambda mixture: self._score_of(mixture, hot))
+        self.of_modes.take(best)
+        return best
+
+    def _new_mixture(self, points: Tensor, n_points: float) -> TMixture:
         """A mixture fitted to points (n, d), as many components as so many effective ones allow."""
         by = self.by.mixture
         k = int(min(self.most, by.max_components, max(1, n_points / (by.points_a_component * points.shape[1]))))

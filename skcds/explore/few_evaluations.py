@@ -80,6 +80,16 @@ class Mixture(Part):
         Of its parts at modes.
     broad : float, default=1.6
         Width of the broader one, in units of the mixture's.
+    n_iter : int, default=20
+        Of expectation maximisation, from the last mixture, where there are several modes.
+    prior_points : float, default=1.0
+        Effective points that what a component was counts as: for each coordinate and one more, where its scale is
+        concerned.
+    light : float, default=30.0
+        Degrees of freedom of mixtures with lighter tails, which are tried, too, where there are several modes.
+    lack, least_mass : float, default=10.0 and 1e-3
+        Ratio of the density to that of the mixture, from which it has too low a density at a point, and the mass of
+        such points from which there are further components.
     """
 
     constraints: ClassVar[dict] = {
@@ -93,6 +103,11 @@ class Mixture(Part):
         "scales": [tuple],
         "laplace_spread": [positive],
         "broad": [positive],
+        "n_iter": [at_least_one],
+        "prior_points": [positive],
+        "light": [positive],
+        "lack": [positive],
+        "least_mass": [share],
     }
 
     max_components: int = 50
@@ -105,6 +120,11 @@ class Mixture(Part):
     scales: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
     laplace_spread: float = 1.2
     broad: float = 1.6
+    n_iter: int = 20
+    prior_points: float = 1.0
+    light: float = 30.0
+    lack: float = 10.0
+    least_mass: float = 1e-3
 
 
 @register_specification

@@ -16,6 +16,8 @@ from ..density.energy import Energy
 from .climb import Mode
 from .few_evaluations import Mixture
 
+SMALLEST = 1e-300  # divisors are no smaller
+
 
 class _QuietMixture(BayesianGaussianMixture):
     """A mixture that does not warn of slow convergence; filters of `warnings` would be those of the whole process."""
@@ -99,18 +101,83 @@ class TMixture:
 
     def log_parts(self, x: Tensor) -> Tensor:
         """Log density of every component times its weight, (n, k)."""
-        d, f = x.shape[1], self.freedom
-        parts = []
-        for log_weight, loc, scale in zip(self.weights.log(), self.loc, self.scale, strict=True):
-            z = torch.linalg.solve_triangular(scale, (x - loc).T, upper=False)
-            square, log_det = z.square().sum(0), scale.diagonal().log().sum()
-            if math.isfinite(f):
-                constant = math.lgamma(0.5 * (f + d)) - math.lgamma(0.5 * f) - 0.5 * d * math.log(f * math.pi)
-                kernel = -0.5 * (f + d) * torch.log1p(square / f)
-            else:
-                constant, kernel = -0.5 * d * math.log(2 * math.pi), -0.5 * square
-            parts.append(log_weight + constant + kernel - log_det)
-        return torch.stack(parts, 1)
+        return self._log_parts(self._squares(x), x.shape[1])
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """Squared distances (k, n) of points (n, d) from the components, in units of their scales."""
+        return torch.stack([
+            torch.linalg.solve_triangular(scale, (x - loc).T, upper=False).square().sum(0)
+            for loc, scale in zip(self.loc, self.scale, strict=True)
+        ])  # fmt: skip
+
+    def _log_parts(self, squares: Tensor, d: int) -> Tensor:
+        f, log_det = self.freedom, self.scale.diagonal(dim1=1, dim2=2).log().sum(1)
+        if math.isfinite(f):
+            constant = math.lgamma(0.5 * (f + d)) - math.lgamma(0.5 * f) - 0.5 * d * math.log(f * math.pi)
+            kernel = -0.5 * (f + d) * torch.log1p(squares / f)
+        else:
+            constant, kernel = -0.5 * d * math.log(2 * math.pi), -0.5 * squares
+        return (kernel + (self.weights.log() + constant - log_det)[:, None]).T
+
+    def improved(self, x: Tensor, n_effective: float, by: Mixture, freedom: float | None = None) -> "TMixture":
+        """Its components fitted to points by expectation maximisation (Peel & McLachlan 2000; Cappe et al. 2008).
+
+        Parameters
+        ----------
+        x : Tensor
+            Points (n, d), equally likely.
+        n_effective : float
+            How many of them are effective: components that few are near to stay as they were.
+        by : Mixture
+            Iterations, and how many points what they were counts as.
+        freedom : float, optional
+            Degrees of freedom; by default those that it has.
+        """
+        d, prior, before = x.shape[1], by.prior_points, self.scale @ self.scale.mT
+        mixture = TMixture(self.weights, self.loc, self.scale, self.freedom if freedom is None else freedom)
+        for _ in range(by.n_iter):
+            squares, f = mixture._squares(x), mixture.freedom
+            share = torch.softmax(mixture._log_parts(squares, d), 1).T
+            pull = share * (f + d) / (f + squares) if math.isfinite(f) else share
+            total, number = share.sum(1), share.sum(1) * (n_effective / len(x))
+            center = (pull @ x) / pull.sum(1).clamp(min=SMALLEST)[:, None]
+            loc = torch.lerp(mixture.loc, center, (number / (number + prior))[:, None])
+            off = x - loc[:, None]
+            own = (pull[:, :, None] * off).mT @ off / total.clamp(min=SMALLEST)[:, None, None]
+            covariance = torch.lerp(before, own, (number / (number + prior * (d + 1)))[:, None, None])
+            scale, failed = torch.linalg.cholesky_ex(covariance)
+            scale = torch.where((failed == 0)[:, None, None], scale, mixture.scale)
+            mixture = TMixture(number + prior, loc, scale, f)
+        return mixture
+
+    def completed(self, x: Tensor, log_prob: Tensor, log_weights: Tensor, most: int, by: Mixture) -> "TMixture":
+        """With further components, at most so many in all, at weighted points that it has too low a density at.
+
+        Parameters
+        ----------
+        x : Tensor
+            Points (n, d).
+        log_prob, log_weights : Tensor
+            Log density (n,) at these, normalised, and their log weights (n,).
+        most : int
+            Number of components.
+        by : Mixture
+            What is too low, and where there is too little mass for a component.
+        """
+        weights = torch.softmax(log_weights, 0)
+        weights = torch.where(log_prob - self.log_prob(x) > math.log(by.lack), weights, 0.0)
+        width = x.std(0).clamp(min=SMALLEST)
+        parts, d = [(1.0, self)], x.shape[1]
+        for _ in range(most - len(self)):
+            if weights.sum() < by.least_mass:
+                break
+            at = x[weights.argmax()]
+            scale = self.scale[((self.loc - at) / width).square().sum(1).argmin()]
+            part = TMixture(weights.new_ones(1), at[None], scale[None], self.freedom)
+            near = part._squares(x)[0] < d + 4 * math.sqrt(2 * d)
+            parts.append((float(weights[near].sum()), part))
+            weights = torch.where(near, 0.0, weights)
+        return TMixture.joined(parts)
 
 
 def log_weights_of(energy: Energy, mixture: TMixture, x: Tensor) -> Tensor:

@@ -221,7 +221,8 @@ class _Pilot:
         left, ended = lambda: self.left() - kept, lambda: budget.seconds_left(self.time_share) <= 0
         gaussian = None if self.start is None else self.start.gaussian
         stopped = explore(
-            energy, store, self.modes, generator, left, ended, budget.progress, gaussian, by, self.by.tails
+            energy, store, self.modes, generator, left, ended, budget.progress, gaussian, by, self.by.tails,
+            may_miss=self.chance_of_another > LIKELY,
         )  # fmt: skip
         log_weights = store.log_weights()
         if n_effective(log_weights) == 0:
