@@ -17,6 +17,7 @@ import torch
 
 from skcds import metrics, targets
 from skcds.importance import WeightedSample
+from skcds.specifications import Adaptive, MapFit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")
@@ -27,6 +28,7 @@ necks = importlib.import_module("necks")
 family_opponents = importlib.import_module("family_opponents")
 scattered = importlib.import_module("scattered")
 surveys = importlib.import_module("surveys")
+mode_mixtures = importlib.import_module("mode_mixtures")
 missed = importlib.import_module("missed")
 edges = importlib.import_module("edges")
 stopping = importlib.import_module("stopping")
@@ -660,6 +662,15 @@ def test_opponents_get_the_density_of_the_target():
     assert energy.rows == 8
     with pytest.raises(frugal.TimeIsUpError):
         frugal.Counted(target, seconds=-1.0).log_likelihood(scale)(X)
+
+
+def test_mode_mixtures_have_a_row_for_each_exploration(capsys, monkeypatch):
+    """Nine modes, with maps of few iterations."""
+    monkeypatch.setattr(mode_mixtures, "Adaptive", functools.partial(Adaptive, rounds=4, map=MapFit(n_iter=20)))
+    mode_mixtures.main(["--targets", "gmm9", "--evals", "1500", "--seeds", "0"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["gmm9", "points", "0"], ["gmm9", "modes (default)", "0"]]
+    assert all(int(row[4]) <= 1500 and int(row[5]) > 100 and abs(float(row[6])) < 0.3 for row in rows)
 
 
 def test_surveys_find_narrow_modes_beside_broad_ones(capsys):

@@ -22,6 +22,7 @@ from skcds.estimators.paths import paths_to_exchange
 from skcds.explore import adaptive
 from skcds.explore import pilot as pilots
 from skcds.explore.adaptive import MapProposal, _Explorer, explore, first_proposal
+from skcds.explore.climb import Mode
 from skcds.explore.mixture import TMixture
 from skcds.explore.store import Store
 from skcds.explore.wide import WideLatents
@@ -96,6 +97,10 @@ def bent(x):
     return 0.5 * (x[:, 0] ** 2 + (x[:, 1] - 0.7 * x[:, 0] ** 2) ** 2 / 0.25 + (x[:, 2:] ** 2).sum(1))
 
 
+def mode(d):
+    return Mode(Standardization.from_moments(torch.zeros(d).double(), torch.eye(d).double()), 0.0)
+
+
 class TestExplorer:
     def explorer(self, d=8, energy_fn=bent, modes=(), **fields):
         by = Adaptive(map=MapFit(n_iter=20, **fields), mixture=Mixture(max_components=4, max_fitted=500))
@@ -107,7 +112,7 @@ class TestExplorer:
     @pytest.mark.parametrize(("d", "modes", "left"), [(8, 0, True), (2, 1, True), (8, 2, False)])
     def test_the_map_of_a_good_round_is_left(self, d, modes, left):
         """One of a bad round is not: what starts from it would start wrong. Nor is one of several modes."""
-        explorer = self.explorer(d, modes=[SimpleNamespace(x=torch.zeros(d))] * modes, begun=0.2)
+        explorer = self.explorer(d, modes=[mode(d)] * modes, begun=0.2)
         explorer.proposal = MapProposal(explored_map(d))
         explorer._propose = lambda n: None
         for share, is_good in ((0.1, False), (0.3, True), (0.1, True)):
@@ -119,7 +124,7 @@ class TestExplorer:
 
     @pytest.mark.parametrize(("modes", "share"), [(0, 0.3), (2, 0.0)])
     def test_some_draws_of_a_map_go_beyond_it(self, modes, share):
-        explorer = self.explorer(modes=[SimpleNamespace(x=torch.zeros(8))] * modes, wide=0.3)
+        explorer = self.explorer(modes=[mode(8)] * modes, wide=0.3)
         explorer.proposal = MapProposal(explored_map(8))
         explorer._propose = lambda n: None
         explorer.step(200)
@@ -132,7 +137,7 @@ class TestExplorer:
         """Between modes they tell nothing of the masses."""
         given = []
         monkeypatch.setattr(adaptive, "fit_map", lambda model, points, *args: given.append(points))
-        explorer = self.explorer(modes=[SimpleNamespace(x=torch.zeros(8))] * modes)
+        explorer = self.explorer(modes=[mode(8)] * modes)
         explorer._draw(explorer.first, 500)
         explorer.proposal = MapProposal(explored_map(8))
         explorer._propose(100)
@@ -294,7 +299,7 @@ class TestManyFeatures:
         run, _ = self.pilot(6)
         monkeypatch.setattr(run, "_survey", lambda: [object(), object()])
         monkeypatch.setattr(run.one_mode, "run", lambda begin: pytest.fail("there are two modes"))
-        monkeypatch.setattr(pilots, "explore", lambda *args: None)
+        monkeypatch.setattr(pilots, "explore", lambda *args, **options: None)
         assert run.explore(Store(6)) is None
 
 

@@ -24,12 +24,15 @@ from .climb import Mode
 from .few_evaluations import Adaptive, MapFit, Mixture
 from .mixture import TMixture, laplace_mixture
 from .mode_mixture import LEAST, POWER, ModeMixture
+from .modes import climbs_from
 from .nested_laplace import Along
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
 from .tempered_run import better_standardization
 from .wide import WideLatents
 
+MOST_LOOKS = 8  # climbs in a round from where there may be further modes
+A_CLIMB = 20  # evaluations of a climb for each coordinate and one more, about
 CHECKED = 25  # iterations between two looks at the points that are held out
 
 
@@ -75,7 +78,7 @@ def explore(
     store : Store
         Where evaluations go.
     modes : list of Mode
-        Modes that are known.
+        Modes that are known; those that are found on the way are added.
     generator : torch.Generator
         Source of randomness.
     left : callable
@@ -158,7 +161,8 @@ class _Explorer:
         self.ess, self.fitted_at = 0.0, 0  # normalised, of the last round; points in the store at the last fit
         self.evidence: list[tuple[int, float]] = []  # points in the store after each round, and its log Z
         self.is_single = len(modes) < 2  # scores tell nothing of the masses of modes
-        self.of_modes = None if self.is_single else ModeMixture(modes, by.mixture)
+        self.modes, self.n_looks = modes, MOST_LOOKS
+        self.of_modes = ModeMixture(modes, by.mixture) if len(modes) > 1 and by.mixture.n_iter else None
         self.may_miss = may_miss
         self.beside: MapProposal | None = None  # a map that some of the next draws are from, beside the proposal
         self.along = Along(energy, by.nested)
@@ -295,10 +299,22 @@ class _Explorer:
         if self.of_modes is None:
             return self._new_mixture(points, n)
         others = [self._new_mixture(points, n)] if self.ess < self.by.map.good_mixture else []
+        self._look_for_modes(self.of_modes, training)
         candidates = self.of_modes.candidates(self.store, training, points, others)
         best = max(candidates, key=lambda mixture: self._score_of(mixture, hot))
         self.of_modes.take(best)
         return best
+
+    def _look_for_modes(self, mixture: ModeMixture, training: Tensor) -> None:
+        """Climb from points that the mixture of modes has no component for; fewer, after climbs to known modes."""
+        places = [part.loc for _, part in mixture.lacking(self.store, training)]
+        n = int(min(self.n_looks, self.by.survey.share * self.left() / (A_CLIMB * (self.energy.n_features + 1))))
+        if n == 0 or not places:
+            return
+        found = climbs_from(self.energy, torch.cat(places[:n]), self.modes)
+        self.modes += found
+        mixture.add(found, log_evidence(self.store.log_weights()))
+        self.n_looks = MOST_LOOKS if found else self.n_looks // 2
 
     def _new_mixture(self, points: Tensor, n_points: float) -> TMixture:
         """A mixture fitted to points (n, d), as many components as so many effective ones allow."""

@@ -81,7 +81,7 @@ class Mixture(Part):
     broad : float, default=1.6
         Width of the broader one, in units of the mixture's.
     n_iter : int, default=20
-        Of expectation maximisation, from the last mixture, where there are several modes.
+        Of expectation maximisation, which is from the last mixture where there are several modes; with 0, none is.
     prior_points : float, default=1.0
         Effective points that what a component was counts as: for each coordinate and one more, where its scale is
         concerned.
@@ -103,7 +103,7 @@ class Mixture(Part):
         "scales": [tuple],
         "laplace_spread": [positive],
         "broad": [positive],
-        "n_iter": [at_least_one],
+        "n_iter": [not_negative],
         "prior_points": [positive],
         "light": [positive],
         "lack": [positive],

@@ -150,8 +150,13 @@ class TMixture:
             mixture = TMixture(number + prior, loc, scale, f)
         return mixture
 
-    def completed(self, x: Tensor, log_prob: Tensor, log_weights: Tensor, most: int, by: Mixture) -> "TMixture":
-        """With further components, at most so many in all, at weighted points that it has too low a density at.
+    def lacking(
+        self, x: Tensor, log_prob: Tensor, log_weights: Tensor, most: int, by: Mixture
+    ) -> "list[tuple[float, TMixture]]":
+        """Further components, at most so many, at weighted points that it has too low a density at, with their masses.
+
+        Each is at a point of large weight, with the scale of the nearest component, and its mass is that of such points
+        around (after incremental mixture importance sampling, Raftery & Bao 2010).
 
         Parameters
         ----------
@@ -167,17 +172,16 @@ class TMixture:
         weights = torch.softmax(log_weights, 0)
         weights = torch.where(log_prob - self.log_prob(x) > math.log(by.lack), weights, 0.0)
         width = x.std(0).clamp(min=SMALLEST)
-        parts, d = [(1.0, self)], x.shape[1]
-        for _ in range(most - len(self)):
-            if weights.sum() < by.least_mass:
-                break
+        parts: list[tuple[float, TMixture]] = []
+        d = x.shape[1]
+        while len(parts) < most and weights.sum() >= by.least_mass:
             at = x[weights.argmax()]
             scale = self.scale[((self.loc - at) / width).square().sum(1).argmin()]
             part = TMixture(weights.new_ones(1), at[None], scale[None], self.freedom)
             near = part._squares(x)[0] < d + 4 * math.sqrt(2 * d)
             parts.append((float(weights[near].sum()), part))
             weights = torch.where(near, 0.0, weights)
-        return TMixture.joined(parts)
+        return parts
 
 
 def log_weights_of(energy: Energy, mixture: TMixture, x: Tensor) -> Tensor:

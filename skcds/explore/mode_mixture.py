@@ -2,6 +2,7 @@
 
 __all__ = ["ModeMixture"]
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -33,6 +34,22 @@ class ModeMixture:
         self.most = max(self.by.max_components, 2 * len(modes))
         self.mixture = laplace_mixture(modes, POWER, LEAST, self.by)
 
+    def lacking(self, store: Store, log_weights: Tensor) -> list[tuple[float, TMixture]]:
+        """Components, with their masses, at weighted points of the store that there is none for."""
+        log_prob = store.log_prob - log_evidence(store.log_weights())
+        return self.mixture.lacking(store.x, log_prob, log_weights, self.most - len(self.mixture), self.by)
+
+    def add(self, modes: Sequence[Mode], log_z: float) -> None:
+        """Laplace's approximations at further modes, where log Z is about so much."""
+        parts = [
+            (
+                math.exp(min(max(mode.log_mass - log_z, math.log(self.by.least_mass)), 0.0)),
+                laplace_mixture([mode], by=self.by),
+            )
+            for mode in modes
+        ]
+        self.mixture = TMixture.joined([(1.0, self.mixture), *parts])
+
     def candidates(
         self, store: Store, log_weights: Tensor, points: Tensor, others: Sequence[TMixture]
     ) -> list[TMixture]:
@@ -41,7 +58,7 @@ class ModeMixture:
         Parameters
         ----------
         store : Store
-            Where there are points that the components lack, they become more.
+            Where there are points that no component is for, there are further ones.
         log_weights : Tensor
             Of the points in the store, (n,).
         points : Tensor
@@ -50,8 +67,7 @@ class ModeMixture:
             Further ones to begin from.
         """
         by, n = self.by, n_effective(log_weights)
-        log_prob = store.log_prob - log_evidence(store.log_weights())
-        begun = self.mixture.completed(store.x, log_prob, log_weights, self.most, by)
+        begun = TMixture.joined([(1.0, self.mixture), *self.lacking(store, log_weights)])
         return [
             mixture.improved(points, n, by, freedom)
             for mixture in (begun, *others)
