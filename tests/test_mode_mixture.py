@@ -88,7 +88,7 @@ class TestLacking:
         one = double(1.0)
         target = TMixture(double(share, 1 - share), self.LOC, torch.eye(2).double().expand(2, 2, 2), math.inf)
         known = TMixture(one, self.LOC[:1], torch.eye(2).double()[None], 5.0)
-        return known.lacking(x, target.log_prob(x), torch.zeros(1000), most, Mixture(**fields))
+        return known.lacking(x, target.log_prob(x), torch.zeros(1000).double(), most, Mixture(**fields))
 
     @pytest.mark.parametrize("share", [0.5, 0.95, 0.995])
     def test_it_is_there_with_its_mass(self, share):

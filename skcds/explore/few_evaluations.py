@@ -334,7 +334,7 @@ class Adaptive(Part):
         Of the points, after which it is all the same.
     enough_ess : float, default=0.9
         Normalised ESS of a round, with which no more is explored if `enough_effective` points are effective.
-    enough_effective : int, default=5000
+    enough_effective : int, default=10000
         See `enough_ess`.
     settled : float, default=0.02
         And if log Z has changed by less since there were half as many points: a neck or a tail that is still being
@@ -405,7 +405,7 @@ class Adaptive(Part):
     good_proposal: float = 0.8
     growth: float = 1.5
     enough_ess: float = 0.9
-    enough_effective: int = 5000
+    enough_effective: int = 10_000
     settled: float = 0.02
     held_out: float = 0.12
     survey: Survey = Survey()

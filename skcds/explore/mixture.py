@@ -142,8 +142,8 @@ class TMixture:
             total, number = share.sum(1), share.sum(1) * (n_effective / len(x))
             center = (pull @ x) / pull.sum(1).clamp(min=SMALLEST)[:, None]
             loc = torch.lerp(mixture.loc, center, (number / (number + prior))[:, None])
-            off = x - loc[:, None]
-            own = (pull[:, :, None] * off).mT @ off / total.clamp(min=SMALLEST)[:, None, None]
+            own = torch.stack([((x - at).T * row) @ (x - at) for at, row in zip(loc, pull, strict=True)])
+            own = own / total.clamp(min=SMALLEST)[:, None, None]
             covariance = torch.lerp(before, own, (number / (number + prior * (d + 1)))[:, None, None])
             scale, failed = torch.linalg.cholesky_ex(covariance)
             scale = torch.where((failed == 0)[:, None, None], scale, mixture.scale)
@@ -170,8 +170,8 @@ class TMixture:
             What is too low, and where there is too little mass for a component.
         """
         weights = torch.softmax(log_weights, 0)
+        width = (weights @ (x - weights @ x).square()).sqrt().clamp(min=SMALLEST)
         weights = torch.where(log_prob - self.log_prob(x) > math.log(by.lack), weights, 0.0)
-        width = x.std(0).clamp(min=SMALLEST)
         parts: list[tuple[float, TMixture]] = []
         d = x.shape[1]
         while len(parts) < most and weights.sum() >= by.least_mass:
