@@ -132,6 +132,27 @@ class TestExplorer:
         assert sum(int((explorer.store.origin == k).sum()) for k in wide) == share * 200
         assert len(explorer.store) == 200 and explorer.evidence[-1][0] == 200
 
+    @pytest.mark.parametrize(("modes", "share"), [(0, 0.0), (2, 0.3)])
+    def test_a_map_that_is_no_better_is_drawn_from_once_between_modes(self, modes, share, monkeypatch):
+        """It reaches modes beside those that are known. Here the mixture is better by hundreds of nats."""
+
+        class Poor(MapProposal):
+            def log_prob(self, x):
+                return torch.full((len(x),), -1e3).double()
+
+        monkeypatch.setattr(adaptive, "MapProposal", Poor)
+        monkeypatch.setattr(adaptive, "fit_map", lambda *args: True)
+        explorer = self.explorer(modes=[mode(8)] * modes, wide=0.3)
+        explorer._draw(explorer.first, 500)
+        explorer._propose(100)
+        explorer.ess = 0.1
+        explorer._propose(100)
+        explorer._propose = lambda n: None
+        for _ in range(2):
+            explorer.step(200)
+        poor = [k for k, proposal in enumerate(explorer.store.proposals) if isinstance(proposal, Poor)]
+        assert sum(int((explorer.store.origin == k).sum()) for k in poor) == share * 200
+
     @pytest.mark.parametrize("modes", [0, 2])
     def test_scores_are_for_one_mode(self, modes, monkeypatch):
         """Between modes they tell nothing of the masses."""
