@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import skcds
-from skcds import ConsistentSamplerScratch, Pilot
+from skcds import ConsistentSamplerScratch, Pilot, SelfConsistency
 from skcds.density.block_triangular import BLOCKS, BlockTriangularMap, pivoted_root
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.laplace import laplace_standardization, stepped
 from skcds.explore.result import PilotResult
 from skcds.explore.skewness import best_gaussian, skewed, third_derivatives
-from skcds.specifications import HighDimension
+from skcds.specifications import HighDimension, Marginals, Training
 
 D = 80  # above 64 a run from the best Gaussian takes the place of the race
 
@@ -161,7 +161,9 @@ class TestOfADensity:
 @pytest.fixture(scope="module")
 def fitted():
     start = Pilot(n_particles=500, high_dimension=HighDimension(fewest_particles=300, max_numbers=30_000))
-    sampler = ConsistentSamplerScratch(n_features=D, start=start, n_steps=4, max_iter=3, random_state=0).fit(counts)
+    objective = SelfConsistency(training=Training(marginals=Marginals(n_iter=50, n_refits=0), n_judged=2000))
+    options = {"start": start, "objective": objective, "n_steps": 4, "max_iter": 3}
+    sampler = ConsistentSamplerScratch(n_features=D, **options, random_state=0).fit(counts)
     assert sampler.pilot_.skewed is not None
     return sampler
 

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import skcds
-from skcds import ConsistentSamplerDistiller, ConsistentSamplerScratch, DiffusionSampler, Pilot
+from skcds import (
+    Consistency,
+    ConsistentSamplerDistiller,
+    ConsistentSamplerScratch,
+    DiffusionSampler,
+    Pilot,
+    SelfConsistency,
+)
 from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
@@ -42,12 +49,16 @@ from skcds.explore.triangular import (
     residual_moments,
     stepped,
 )  # fmt: skip
-from skcds.specifications import Climbs, HighDimension, Race, Tempering, Triangular
+from skcds.specifications import Climbs, HighDimension, Marginals, Race, Tempering, Training, Triangular
 from skcds.targets import BayesianLogisticRegression
 from skcds.train.particles import effective_share
 
 D = 22  # from 21 on a fit looks for such a map
-QUICK = {"tempering": Tempering(n_moves=3), "climbs": Climbs(n_after=4, n_further=0), "race": Race(n_particles=300)}
+QUICK = {
+    "tempering": Tempering(n_moves=3), "climbs": Climbs(n_after=4, n_further=0),
+    "race": Race(n_particles=300, scales=(1.0, 3.0), inflations=(1.0,), n_modes=0),
+}  # fmt: skip
+TRAINING = Training(marginals=Marginals(n_iter=50, n_refits=0), n_judged=2000)
 
 
 def seeded(seed=0):
@@ -407,8 +418,9 @@ def fitted():
     target, options = regression(), {"random_state": 0, "max_iter": 5}
     start = Pilot(n_particles=500, **QUICK)
     teacher = DiffusionSampler(n_features=D, start=start, n_steps=8, **options).fit(target)
-    student = ConsistentSamplerDistiller(teacher, **options).fit(target)
-    scratch = ConsistentSamplerScratch(n_features=D, start=start, n_steps=8, **options).fit(target)
+    student = ConsistentSamplerDistiller(teacher, objective=Consistency(training=TRAINING), **options).fit(target)
+    by = SelfConsistency(training=TRAINING)
+    scratch = ConsistentSamplerScratch(n_features=D, start=start, n_steps=8, objective=by, **options).fit(target)
     for sampler in (teacher, student, scratch):
         assert sampler._model.standardization.triangular is not None
     return teacher, student, scratch
@@ -462,8 +474,14 @@ def test_a_fit_goes_on_from_its_checkpoint(cls, tmp_path):
         return regression()(x)
 
     options = {
-        "n_features": D, "start": Pilot(n_particles=500, **QUICK), "n_steps": 8, "random_state": 0, "max_iter": 6,
-    }  # fmt: skip
+        "n_features": D,
+        "start": Pilot(n_particles=500, **QUICK),
+        "n_steps": 8,
+        "random_state": 0,
+        "max_iter": 6,
+    }
+    if cls is ConsistentSamplerScratch:
+        options["objective"] = SelfConsistency(training=TRAINING)
     whole = cls(**options).fit(energy)
     last, path = len(calls) - 2, tmp_path / "fit"
     calls.clear()
