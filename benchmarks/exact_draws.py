@@ -4,7 +4,8 @@
 
 The density has .8 of its mass in N(0, 4 I), and .2 spread evenly over a ball of radius .5 around (2, 0, ...). Shares
 are of all draws, with their binomial standard errors; "price" is evaluations of the energy a draw, as
-`skcds.importance.rejection_limit` foretells it.
+`skcds.importance.rejection_limit` foretells it. Where weights cannot carry draws from the target, the last columns
+and the exact share are empty.
 """
 
 import argparse
@@ -49,11 +50,14 @@ def row(n_features, seed, max_time, n):
     target = Plateau(n_features)
     sampler = ConsistentSamplerScratch(n_features, max_time=max_time, random_state=seed).fit(target)
     weighted = sampler.sample_weighted(n, random_state=1)
-    limit = rejection_limit(weighted.log_weights)
-    raw, exact = (sampler.sample(n, random_state=2, exact=exact) for exact in (False, True))
-    shares = [target.in_ball(X).mean() for X in (raw, exact)]
-    shares.insert(1, weighted.weights @ target.in_ball(weighted.samples))
-    return [target.share(), *shares, sampler.total_variation_, sampler.ess_, limit.price, limit.loss]
+    raw = target.in_ball(sampler.sample(n, random_state=2)).mean()
+    found = [target.share(), raw, weighted.weights @ target.in_ball(weighted.samples)]
+    try:
+        limit = rejection_limit(weighted.log_weights)
+    except ValueError:  # too few are effective: `sample(exact=True)` refuses, too
+        return [*found, math.nan, sampler.total_variation_, sampler.ess_, math.nan, math.nan]
+    exact = target.in_ball(sampler.sample(n, random_state=2, exact=True)).mean()
+    return [*found, exact, sampler.total_variation_, sampler.ess_, limit.price, limit.loss]
 
 
 def main(argv=None):
@@ -71,8 +75,8 @@ def main(argv=None):
                 warnings.simplefilter("ignore")
                 true, *found = row(d, seed, args.max_time, args.draws)
             se = np.sqrt(true * (1 - true) / args.draws)
-            cells = [true, *found[:3], se, *found[3:]]
-            print(f"| {d} | {seed} | {' | '.join(f'{cell:.4f}' for cell in cells)} |", flush=True)
+            cells = ("-" if math.isnan(cell) else f"{cell:.4f}" for cell in (true, *found[:3], se, *found[3:]))
+            print(f"| {d} | {seed} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

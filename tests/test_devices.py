@@ -204,7 +204,7 @@ def test_scratch(device, options):
 def test_high_dimension(device):
     """Laplace's approximation is sought by SciPy, on the CPU."""
     fitted = skcds.DiffusionSampler(
-        n_features=300,
+        n_features=80,
         max_iter=2,
         n_steps=4,
         batch_size=16,
