@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import joblib
@@ -76,10 +77,10 @@ def _small(kind, **params):
 
 
 def result(sampler):
-    """Hash of all that a fit found."""
+    """Hash of all that a fit found; a checkpoint takes evaluations of its own."""
     state = sampler.__getstate__()
     teacher = state.pop("teacher_", None)
-    for name in ("_energy", "teacher", "verbose", "max_time"):
+    for name in ("_energy", "teacher", "verbose", "max_time", "n_energy_evals_", "n_grad_evals_"):
         state.pop(name, None)
     return joblib.hash(state), teacher and result(teacher)
 
@@ -450,6 +451,22 @@ class TestKilled:
     @pytest.mark.slow
     def test_twenty_times(self, tmp_path):
         assert self.check(tmp_path, 20, 2) >= 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_evals", [600, 2000])
+def test_its_own_evaluations_are_within_the_limit(kind, n_evals, tmp_path):
+    """A limit that is enough without a file is with one, and the energy is not asked more often than is said."""
+    asked = []
+
+    def counted(x):
+        asked.append(len(x))
+        return quadratic(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so short a fit warns
+        fitted = make(kind, max_iter=4, max_energy_evals=n_evals).fit(counted, checkpoint=tmp_path / "fit")
+    assert fitted.n_energy_evals_ == sum(asked) <= n_evals
 
 
 class TestInterrupted:

@@ -21,6 +21,7 @@ FORMAT = 7
 KIND = "skcds checkpoint"
 N_PROBES = 16  # points at which the energy is compared with that of the file
 N_WATCHED = 32  # particles at which it is compared, too
+WATCHED_SHARE = 0.25  # of the evaluations left, that these may take
 ENERGY_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-4  # that sums in another order may differ by
 # Parameters that may be others when a fit goes on; the kind of device may not.
 FREE = {"verbose", "max_time", "max_energy_evals", "n_jobs", "device"}
@@ -122,7 +123,10 @@ class Checkpoint:
         if self.path is None or self.watched is not None or points is None:
             return
         energy = self.budget.energy
-        rows = torch.linspace(0, len(points) - 1, min(N_WATCHED, len(points)), dtype=FLOAT, device=CPU).long()
+        n = int(min(N_WATCHED, len(points), WATCHED_SHARE * self.budget.energy_evals_left()))
+        if not n:
+            return
+        rows = torch.linspace(0, len(points) - 1, n, dtype=FLOAT, device=CPU).long()
         points = points[rows.to(points.device)]
         points = (points if energy.bounds is None else energy.bounds(points)).double().cpu()
         self.watched = {"points": points, **_density_at(energy, points, "particles")}
@@ -190,13 +194,15 @@ def identity_of(sampler, energy) -> dict:
 
 
 def _density_at(energy, points: torch.Tensor, where: str) -> dict:
-    """Energies and their gradients at points (n, d) in the user's coordinates; nothing is counted."""
-    energy, points = copy.copy(energy), points.to(energy.device)
-    energy.bounds = None
+    """Energies and their gradients at points (n, d) in the user's coordinates, whatever the bounds."""
+    plain, points = copy.copy(energy), points.to(energy.device)
+    plain.bounds = None
     try:
-        log_prob, score = energy.log_prob_and_score(points) if energy.has_gradient else (energy.log_prob(points), None)
+        log_prob, score = plain.log_prob_and_score(points) if energy.has_gradient else (plain.log_prob(points), None)
     except InvalidEnergyError as error:
         return {f"energy at {where}": str(error)}
+    finally:
+        energy.n_energy_evals, energy.n_grad_evals = plain.n_energy_evals, plain.n_grad_evals
     gradient = {} if score is None else {f"gradient at {where}": to_numpy(-score).tolist()}
     return {f"energy at {where}": to_numpy(-log_prob).tolist(), **gradient}
 
