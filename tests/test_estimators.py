@@ -191,10 +191,8 @@ class TestWhatAllShare:
 
     def test_an_instance_as_random_state_moves_on(self, kind):
         rng = np.random.RandomState(0)
-        first, second = (
-            make(kind, random_state=rng, max_iter=2).fit(quadratic).sample(5, random_state=0) for _ in range(2)
-        )
-        assert not np.array_equal(first, second)
+        first, second = (make(kind, random_state=rng, max_iter=2).fit(quadratic).loss_curve_ for _ in range(2))
+        assert first != second
 
     def test_max_time(self, kind):
         sampler = make(kind, max_iter=10**6, max_time=1.5)
@@ -492,6 +490,8 @@ class TestDiffusionSampler:
     )
     def test_score_is_read_where_evaluations_allow(self, kind, case):
         options, reads = self.READS[case]
+        if kind == "ConsistentSamplerScratch":  # it is its control that may read the score
+            options = {name.replace("network", "control"): value for name, value in options.items()}
         assert make(kind, max_iter=1, **options).fit(quadratic)._model.needs_score == reads
 
     @pytest.mark.parametrize("langevin", [True, False])

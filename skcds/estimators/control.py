@@ -1,5 +1,6 @@
 """How the fit of a control of the generative chain starts, and what it leaves."""
 
+import contextlib
 import copy
 import math
 import numbers
@@ -8,6 +9,7 @@ import torch
 from sklearn.utils._param_validation import Interval
 
 from .._support.devices import randint, to_numpy
+from .._support.errors import Spent
 from .._support.settings import CPU, FLOAT
 from .._support.warnings import note
 from ..density.bounds import Bounds
@@ -145,7 +147,8 @@ class ControlStart:
             run.population = population_of(run, z)
         grown = not store and self._grow(run)  # a pilot that ran out of time has left few
         if not grown and CORRECTION_MOVES * len(run.population) <= POPULATION_SHARE * budget.energy_evals_left():
-            run.population.move(CORRECTION_MOVES)
+            with contextlib.suppress(Spent):
+                run.population.move(CORRECTION_MOVES)
         run.model = self._new_model(standardization, finest_scale(run.population), run)
         start_from_marginals(run, sampler._specified("network"))
 
@@ -188,8 +191,9 @@ class ControlStart:
         if not len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
             return False
         rows = spread_index(len(run.population), n, run.population.x.device)
-        run.population.replace(run.population.x[rows])
-        run.population.move(CORRECTION_MOVES)
+        with contextlib.suppress(Spent):
+            run.population.replace(run.population.x[rows])
+            run.population.move(CORRECTION_MOVES)
         return True
 
     def _check_continued(self, energy):

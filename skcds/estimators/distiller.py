@@ -12,6 +12,7 @@ from .._support.validation import check_count
 from ..density.bounds import Bounds, same_bounds
 from ..density.function import Density
 from ..density.standardize import StandardizedTarget
+from ..explore.specifications import Pilot
 from ..io.export import checked_names
 from ..models.maps import BATCH_SIZES, MAPS, has_fine_scales
 from ..models.specifications import MAPS_BY_NAME, Specification
@@ -179,6 +180,15 @@ class ConsistentSamplerDistiller(OneStepSampler):
 
     def _fewest_evals(self):
         return FEWEST_EVALS if hasattr(unwrapped(self.teacher), "_model") else FEWEST_WITH_TEACHER
+
+    def _specified(self, name):
+        """The specification that a parameter stands for; an unfitted teacher's start unless there is another."""
+        teacher = unwrapped(self.teacher)
+        if name == "start" and self.start is None and isinstance(teacher, DiffusionSampler):
+            own = teacher._specified(name)
+            if isinstance(own, Pilot):
+                return own
+        return super()._specified(name)
 
     def _find_n_features(self, energy_fn):
         teacher = unwrapped(self.teacher)

@@ -27,6 +27,7 @@ MIN_RESAMPLED_SHARE = 0.1  # normalised ESS of path weights that is good enough 
 FEWEST_LOOKED_AT = 100  # paths that tell an effective share well enough to end a training by it
 FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
 ASTRAY = 0.01  # of all paths, whose weights say no more of a chain than that they are low
+RAISING = 3  # times as many evaluations a path where the energy has raised, which takes halves of the rows to find
 
 
 def gauge(run, n_steps: int) -> None:
@@ -188,13 +189,13 @@ def judge_paths(run, n_steps: int) -> WeightedSample:
     reported = StandardizedTarget.reported(run.energy, run.model.standardization)
     run.budget.progress.phase("judgement")
     with run.budget.judgement():
-        n = _n_held_out(run, n_steps)
-        z, log_weights = weighted_paths(run.model, reported, n_steps, n, run.generator)
+        z, log_weights = weighted_paths(run.model, reported, n_steps, _n_held_out(run, n_steps), run.generator)
         before = run.untrained.requires_grad_(False).eval()
-        n_before = min(n, max(by.n_compared * n // by.n_judged, 20))
-        first, first_weights = weighted_paths(before, reported, n_steps, n_before, run.generator)
-        if _bound(log_weights) + by.regression_margin < _bound(first_weights):
-            run.model, z, log_weights = before, first, first_weights
+        n_before = min(len(z), max(by.n_compared * len(z) // by.n_judged, 20))
+        with contextlib.suppress(Spent):
+            first, first_weights = weighted_paths(before, reported, n_steps, n_before, run.generator)
+            if _bound(log_weights) + by.regression_margin < _bound(first_weights):
+                run.model, z, log_weights = before, first, first_weights
         if run.population is not None:
             with contextlib.suppress(Spent):
                 exchange_paths(
@@ -213,6 +214,7 @@ def _n_held_out(run, n_steps: int) -> int:
     n = min(by.n_judged, max(by.n_compared, MAX_NUMBERS // run.model.n_features))
     n = by.n_compared if run.budget.interrupted else n
     evals_a_row = 2 * evals + 1 + evals * (by.n_compared / by.n_judged)
+    evals_a_row *= RAISING if run.energy.n_raised else 1
     return max(run.budget.n_affordable(n, 2.2 * run.seconds_a_path, evals_a_row, FEWEST_HELD_OUT), 2)
 
 

@@ -26,6 +26,7 @@ from .mixture import TMixture, laplace_mixture
 from .mode_mixture import LEAST, POWER, ModeMixture
 from .modes import climbs_from
 from .nested_laplace import Along
+from .rounds import weights_by_rounds
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
 from .tempered_run import better_standardization
@@ -115,9 +116,8 @@ def explore(
         while left() >= by.fewest_draws and not ended() and not explorer.is_enough():
             explorer.step(int(min(size, left())))
             if progress is not None:
-                log_weights = store.log_weights()
-                ess = n_effective(log_weights) / len(store)
-                progress.note(1 - left() / total, log_z=log_evidence(log_weights), ess=ess)
+                log_z, ess = log_evidence(weights_by_rounds(store)), n_effective(store.log_weights()) / len(store)
+                progress.note(1 - left() / total, log_z=log_z, ess=ess)
     except (Spent, KeyboardInterrupt) as stopped:
         return stopped
     return None
@@ -185,6 +185,7 @@ class _Explorer:
         zero = torch.zeros(d, dtype=torch.float64, device=self.energy.device)
         place, scale = (zero, zero + 1) if gaussian is None else (gaussian.loc, gaussian.matrix.diagonal())
         for k, mixture in self.along.begun(place, scale, self.generator, self.left):
+            self.store.begin_round()
             own = self.store.log_weights_of(self._draw(mixture, int(by.nested.draws * n)))
             self.along.take(k, mixture, n_effective(own) / max(len(own), 1))
 
@@ -196,6 +197,7 @@ class _Explorer:
                 n = max(n - self._look_along(n), 1)
             if not settled or len(self.store) > self.by.growth * self.fitted_at:
                 self._propose(n)
+        self.store.begin_round()
         model = self.proposal.model if isinstance(self.proposal, MapProposal) and self.is_single else None
         n_broad = 0 if self.proposal is self.first else int(self.by.defensive * n)
         n_wide = int(self.by.map.wide * n) if model or self.along.mixture not in (None, self.proposal) else 0
@@ -232,6 +234,7 @@ class _Explorer:
         if not (self.is_single and self.energy.has_gradient) or known == 0:
             return 0
         for k, mixture in self.along.tried(self._points(self._hot(log_weights, n)), known, self.left):
+            store.begin_round()
             own = store.log_weights_of(self._draw(mixture, int(by.nested.draws * n)))
             self.along.take(k, mixture, n_effective(own) / max(len(own), 1))
         return len(store) - before

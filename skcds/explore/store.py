@@ -83,6 +83,8 @@ class Store:
         (n,), points that no proposal is fitted to, by which proposals are compared.
     proposals : list of Proposal
         What they came from.
+    rounds : Tensor
+        Round (proposals,) of each: proposals of a round are no functions of its points.
     chosen : Tensor
         Rows (m,) that particles were taken from.
     model : OneStepModel or None
@@ -101,12 +103,17 @@ class Store:
         self.origin = torch.zeros(0, dtype=torch.int64, device=device)
         self.held = torch.zeros(0, dtype=torch.bool, device=device)
         self.proposals: list[Proposal] = []
+        self.rounds, self._round = self.origin, 0
         self.chosen = self.origin
         self.model: OneStepModel | None = None
         self._log_q = self.x.new_zeros(0, 0)  # (proposals, points)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def begin_round(self) -> None:
+        """Say that proposals from here on may be functions of all points so far."""
+        self._round += 1
 
     def add(
         self, proposal: Proposal, x: Tensor, log_prob: Tensor, score: Tensor, held: Tensor | None = None
@@ -122,13 +129,17 @@ class Store:
         self.x, self.log_prob = torch.cat([self.x, x]), torch.cat([self.log_prob, log_prob.double()])
         self.score = torch.cat([self.score, score.double()])
         self.proposals.append(proposal)
+        self.rounds = torch.cat([self.rounds, self.rounds.new_tensor([self._round])])
         self._log_q = torch.stack([*rows, proposal.log_prob(self.x)])
         return len(self.proposals) - 1
 
-    def log_mixture(self) -> Tensor:
-        """Log density (n,) of the mixture of all proposals."""
-        share = torch.bincount(self.origin, minlength=len(self.proposals)).double() / len(self)
-        return torch.logsumexp(self._log_q + share.log()[:, None], 0)
+    def log_mixture(self, of: Tensor | None = None) -> Tensor:
+        """Log density (n,) of the mixture of all proposals, or of those with these numbers."""
+        count = torch.bincount(self.origin, minlength=len(self.proposals)).double()
+        if of is None:
+            of = torch.arange(len(count), device=count.device)
+        share = count[of] / count[of].sum()
+        return torch.logsumexp(self._log_q[of] + share.log()[:, None], 0)
 
     def log_weights(self) -> Tensor:
         """Log importance weights (n,), whose mean estimates the evidence."""

@@ -10,6 +10,7 @@ import torch
 from .._support.devices import to_numpy
 from ..density.bounds import Bounds
 from ..io.registry import register_record
+from .rounds import final_weights
 from .store import Store
 
 
@@ -23,8 +24,9 @@ class WeighedPoints:
     x : ndarray of shape (n, d)
         Points in the user's coordinates.
     log_weights : ndarray of shape (n,)
-        Log density at each, over the mixture of all proposals that any of them came from: the balance heuristic (Veach
-        & Guibas 1995; Cornuet et al. 2012 for adapted proposals).
+        Log density at each, over that of the proposals: of all that any of them came from, the balance heuristic
+        (Veach & Guibas 1995; Cornuet et al. 2012 for adapted proposals), or of those of the point's own round; see
+        `final_weights`.
     log_density : ndarray of shape (n,)
         Log density at each, ``-inf`` outside of its support.
 
@@ -54,7 +56,7 @@ class WeighedPoints:
             x, log_det, _ = bounds.call_and_pull_back(x)
             log_density = log_density - log_det
         log_density = log_density.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-        return cls(to_numpy(x), to_numpy(store.log_weights()), to_numpy(log_density))
+        return cls(to_numpy(x), to_numpy(final_weights(store)), to_numpy(log_density))
 
     def state_dict(self) -> dict:
         """Tensors, which `restored` makes it of again."""
