@@ -58,7 +58,15 @@ def raises_far_out(x):
     return normal(x)
 
 
-ENERGIES = {"normal": (normal, 2), "numpy": (in_numpy, 5), "slow": (slow, 3), "wide": (normal, 300)}
+def skew(x):
+    """Coordinates are curved, which takes longer than the energy."""
+    return (0.5 * x**2 + 0.3 * x.clamp(min=0) ** 3).sum(1) + 0.5 * x.sum(1) ** 2
+
+
+ENERGIES = {
+    "normal": (normal, 2), "numpy": (in_numpy, 5), "slow": (slow, 3), "wide": (normal, 300), "marginals": (normal, 24),
+    "skew": (skew, 80),
+}  # fmt: skip
 COUNTED = {"torch": normal, "numpy": in_numpy, "raises": raises_far_out}
 
 
@@ -67,6 +75,8 @@ TIMED = [
     ("DiffusionSampler", "normal"), ("DiffusionSampler", "slow"), ("DiffusionSampler", "wide"),
     ("ConsistentSamplerDistiller", "slow"), ("ConsistentSamplerDistiller", "normal"),
     ("ConsistentSamplerScratch", "numpy"), ("ConsistentSamplerScratch", "wide"),
+    ("ConsistentSamplerDistiller", "marginals"), ("ConsistentSamplerScratch", "marginals"),
+    ("DiffusionSampler", "skew"),
 ]  # fmt: skip
 LIMITS = [500, 3000, 30_000]
 LIMITED = [(kind, list(COUNTED)[(i + j) % 3], limit) for i, kind in enumerate(KINDS) for j, limit in enumerate(LIMITS)]

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 import numbers
+import time
 
 import torch
 from sklearn.utils._param_validation import Interval
@@ -33,6 +34,7 @@ from .warm import check_continued, check_same_networks, serve, warn_of_a_cold_st
 
 FINAL_NOISE = 1 / 3  # noise of the last level in units of the finest length scale
 N_CHECKED = 500  # particles at which single precision is compared with double
+TIMED = 64  # particles by which the time of their coordinates is measured
 SLOW_ITERATION = 0.02  # seconds that an iteration's scores may take under a limit of time: about as its network
 
 
@@ -190,11 +192,22 @@ class ControlStart:
         n = min(self.start.n_particles, max(by.fewest_particles, by.max_numbers // run.energy.n_features))
         if not len(run.population) < n <= POPULATION_SHARE * run.budget.energy_evals_left() / (1 + CORRECTION_MOVES):
             return False
+        seconds = (1 + CORRECTION_MOVES) * n * self._seconds_a_row(run)
+        if seconds > POPULATION_SHARE * run.budget.seconds_left():
+            return False
         rows = spread_index(len(run.population), n, run.population.x.device)
         with contextlib.suppress(Spent):
             run.population.replace(run.population.x[rows])
             run.population.move(CORRECTION_MOVES)
         return True
+
+    def _seconds_a_row(self, run) -> float:
+        """What the coordinates of a particle take, beside the energy; 0 where time has no limit."""
+        if run.budget.max_time is None:
+            return 0.0
+        z, start = run.population.x[:TIMED], time.perf_counter()
+        run.target.standardization.call_and_pull_back(z)[2](z.double())
+        return (time.perf_counter() - start) / len(z)
 
     def _check_continued(self, energy):
         """Refuse a warm start from a fit in another dimension, with other bounds or other networks."""

@@ -61,9 +61,12 @@ def moves_share(run) -> float:
 
 def population_of(run, x: Tensor) -> Population:
     """A population of particles (n, d), or of as many of them as the limits allow to look at."""
-    few = POPULATION_SHARE * run.budget.energy_evals_left() < FEWEST_PARTICLES
-    with run.budget.judgement() if few else contextlib.nullcontext():
-        return Population(run.target, x[spread_index(len(x), n_looked_at(len(x), run), x.device)], run.generator)
+    if POPULATION_SHARE * run.budget.energy_evals_left() >= FEWEST_PARTICLES:
+        with contextlib.suppress(Spent):
+            return Population(run.target, x[spread_index(len(x), n_looked_at(len(x), run), x.device)], run.generator)
+    with run.budget.judgement():
+        rows = spread_index(len(x), min(FEWEST_PARTICLES, len(x)), x.device)
+        return Population(run.target, x[rows], run.generator)
 
 
 def n_looked_at(n: int, run) -> int:

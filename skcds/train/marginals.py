@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._support.devices import rand, randn
+from .._support.errors import Spent
 from ..models.maps import ElementwiseSplines
 from ..models.splines import n_numbers, stretched_spline
 from .budget import Budget
@@ -45,7 +46,7 @@ def start_marginals(model, population: Population, by: Marginals, budget: Budget
     evals = by.crossings_share * budget.energy_evals_left()
     n_crossed, n_looked_at = by.n_crossings * len(population), 4 * by.n_pairs
     nats = math.inf
-    with _without_couplings(model):  # which are the identity yet
+    with _without_couplings(model), contextlib.suppress(Spent):  # couplings are the identity yet
         if 0 < n_crossed <= evals - n_looked_at:
             _cross(model, population, by, by.time_share * budget.seconds_left())
             fit_marginals(model, population.x, by, budget.seconds_left(), again=True)
