@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from .store import Store, log_evidence, n_effective
+from .store import Store, log_evidence
 
 SHARES = 1e-4, 0.98  # of effective points, that may be foretold of a round
-AS_GOOD = 0.9  # of the effective points under all proposals, with which those by rounds are taken
+TOO_LOW = 0.1  # nats of log Z under all proposals, from which weights by rounds are taken
 
 
 def weights_by_rounds(store: Store) -> Tensor:
@@ -41,11 +41,11 @@ def weights_by_rounds(store: Store) -> Tensor:
 def final_weights(store: Store) -> Tensor:
     """Log weights (n,) of a store's points; their mean estimates Z.
 
-    They are those under all proposals, whose mean is low, as proposals are large at the points that they were fitted
-    to (`benchmarks/evidence_by_rounds.py`). So they are scaled to the mean of the weights by rounds. These are taken
-    themselves where about as many points are effective by them.
+    They are those under all proposals, of which more are effective. Their mean is low, as proposals are large at the
+    points that they were fitted to, so that they are scaled to the mean of the weights by rounds. Where it is lower by
+    `TOO_LOW`, as it may be in dozens of dimensions, they are too low where the density is large, and standard
+    deviations come out narrow. There the weights by rounds are taken (``benchmarks/evidence_by_rounds.py``).
     """
     together, by_rounds = store.log_weights(), weights_by_rounds(store)
-    if n_effective(by_rounds) >= AS_GOOD * n_effective(together):
-        return by_rounds
-    return together + (log_evidence(by_rounds) - log_evidence(together))
+    lack = log_evidence(by_rounds) - log_evidence(together)
+    return by_rounds if lack > TOO_LOW else together + lack
