@@ -17,7 +17,7 @@ import torch
 
 from skcds import metrics, targets
 from skcds.importance import WeightedSample
-from skcds.specifications import Adaptive, MapFit
+from skcds.specifications import Adaptive, MapFit, Mixture
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
 paper_tables = importlib.import_module("paper_tables")
@@ -29,6 +29,7 @@ family_opponents = importlib.import_module("family_opponents")
 scattered = importlib.import_module("scattered")
 surveys = importlib.import_module("surveys")
 mode_mixtures = importlib.import_module("mode_mixtures")
+evidence_by_rounds = importlib.import_module("evidence_by_rounds")
 missed = importlib.import_module("missed")
 edges = importlib.import_module("edges")
 stopping = importlib.import_module("stopping")
@@ -671,6 +672,18 @@ def test_mode_mixtures_have_a_row_for_each_exploration(capsys, monkeypatch):
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[:3] for row in rows] == [["gmm9", "points", "0"], ["gmm9", "modes (default)", "0"]]
     assert all(int(row[4]) <= 1500 and int(row[5]) > 100 and abs(float(row[6])) < 0.3 for row in rows)
+
+
+def test_log_evidence_by_rounds_has_a_row_for_each_exploration(capsys, monkeypatch):
+    """Two dimensions and 25, for which points are too few; in two six standard errors, and a little for so few points."""
+    short = functools.partial(Adaptive, rounds=4, map=MapFit(n_iter=10), mixture=Mixture(max_fitted=1000))
+    monkeypatch.setattr(evidence_by_rounds, "Adaptive", short)
+    evidence_by_rounds.main(["--targets", "gmm9", "line25", "--evals", "3000", "--seeds", "0"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["gmm9", "0"], ["line25", "0"]]
+    assert all(int(row[2]) <= 3000 for row in rows)
+    error, se = (float(part) for part in rows[0][6].split(" ± "))
+    assert abs(error) < 6 * se + 0.1
 
 
 def test_surveys_find_narrow_modes_beside_broad_ones(capsys):

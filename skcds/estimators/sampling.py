@@ -174,16 +174,17 @@ class Drawing:
 
         With few evaluations (`max_energy_evals` of up to 300 000, in at most 64 dimensions, and in at most 20 where
         there is a gradient and a single mode) a fit explores by draws from proposals that it adapts, and weighs each by
-        the mixture of all of them: the balance heuristic (Veach & Guibas 1995; Cornuet et al. 2012). Where an
-        evaluation takes seconds, they are draws that cost nothing more; or they are evaluated points for another fit,
+        the mixture of all of them: the balance heuristic (Veach & Guibas 1995; Cornuet et al. 2012). Log Z is that of
+        the rounds, each by the proposals that were drawn from in it (Owen & Zhou 2020). Where an evaluation takes
+        seconds, they are draws that cost nothing more; or they are evaluated points for another fit,
         ``evaluations=(W.samples, -W.log_density)``.
 
         Returns
         -------
         weighted : WeightedSample
             All of the points. Later proposals were fitted to earlier points, so that the weights are less exact than
-            those of `sample_weighted`: they estimate log Z and expectations consistently, and not without bias.
-            Blobs are left out.
+            those of `sample_weighted`: they estimate expectations consistently, and not without bias. Where that is
+            too large, as in dozens of dimensions, the weights are those by rounds. Blobs are left out.
 
         Raises
         ------
