@@ -675,7 +675,7 @@ def test_mode_mixtures_have_a_row_for_each_exploration(capsys, monkeypatch):
 
 
 def test_log_evidence_by_rounds_has_a_row_for_each_exploration(capsys, monkeypatch):
-    """Two dimensions and 25, for which points are too few; in two six standard errors, and a little for so few points."""
+    """Two dimensions and 25, for which points are too few; in two six standard errors, and a little for few points."""
     short = functools.partial(Adaptive, rounds=4, map=MapFit(n_iter=10), mixture=Mixture(max_fitted=1000))
     monkeypatch.setattr(evidence_by_rounds, "Adaptive", short)
     evidence_by_rounds.main(["--targets", "gmm9", "line25", "--evals", "3000", "--seeds", "0"])
