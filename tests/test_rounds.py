@@ -99,13 +99,23 @@ def test_final_weights_have_the_shape_of_those_under_all_proposals_or_are_by_rou
     assert torch.equal(final_weights(near), weights_by_rounds(near))
 
 
+def test_weights_by_rounds_tell_nothing_where_few_points_decide_them():
+    """A point that its own round hardly proposes, and the other does."""
+    store = store_of([at(-WELL, WELL)], [at(-WELL, WELL, width=1.5)])
+    store._log_q[0, 0] -= 20
+    assert n_effective(weights_by_rounds(store)) < 100
+    assert torch.equal(final_weights(store), store.log_weights())
+    error, se = error_and_se(final_weights(store))
+    assert abs(error) < SE * se
+
+
 def test_points_outside_of_the_support():
     half = store_of([at(0.0, width=3.0)], [at(WELL)], log_prob=lambda x: two_wells(x).where(x[:, 0] > 0, -torch.inf))
     log_weights = final_weights(half)
     assert torch.equal(log_weights == -torch.inf, half.x[:, 0] <= 0)
     assert log_evidence(log_weights) == pytest.approx(-math.log(2), abs=0.1)
     nothing = store_of([at(0.0)], log_prob=lambda x: torch.full((len(x),), -torch.inf, dtype=torch.float64))
-    assert (weights_by_rounds(nothing) == -torch.inf).all()
+    assert (final_weights(nothing) == -torch.inf).all()
 
 
 def skew_in(d):

@@ -26,7 +26,7 @@ from .mixture import TMixture, laplace_mixture
 from .mode_mixture import LEAST, POWER, ModeMixture
 from .modes import climbs_from
 from .nested_laplace import Along
-from .rounds import weights_by_rounds
+from .rounds import final_weights
 from .stages import Tails
 from .store import Proposal, Store, log_evidence, n_effective, tempered
 from .tempered_run import better_standardization
@@ -116,7 +116,7 @@ def explore(
         while left() >= by.fewest_draws and not ended() and not explorer.is_enough():
             explorer.step(int(min(size, left())))
             if progress is not None:
-                log_z, ess = log_evidence(weights_by_rounds(store)), n_effective(store.log_weights()) / len(store)
+                log_z, ess = log_evidence(final_weights(store)), n_effective(store.log_weights()) / len(store)
                 progress.note(1 - left() / total, log_z=log_z, ess=ess)
     except (Spent, KeyboardInterrupt) as stopped:
         return stopped

@@ -29,7 +29,7 @@ from .one_mode import OneMode
 from .propriety import FEW_EVALS, check_directions, check_mass, first_look
 from .race import MAX_RAISED, Entrant, Race
 from .result import PilotResult
-from .rounds import weights_by_rounds
+from .rounds import final_weights
 from .separate import along_principal_axes
 from .smc import MANY_FEATURES, moments
 from .specifications import Pilot
@@ -266,7 +266,7 @@ class _Pilot:
         target = StandardizedTarget(energy, found, energy.fast_dtype)
         check_directions(x, self._moments(x), target, kept)
         scale = float(found.matrix.diagonal().mean())
-        result = PilotResult.of(found, log_evidence(weights_by_rounds(store)), scale, len(store.proposals))
+        result = PilotResult.of(found, log_evidence(final_weights(store)), scale, len(store.proposals))
         result.chance_of_another = self.chance_of_another
         return result, x
 

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from .store import Store, log_evidence
+from .store import Store, log_evidence, n_effective
 
 SHARES = 1e-4, 0.98  # of effective points, that may be foretold of a round
 TOO_LOW = 0.1  # nats of log Z under all proposals, from which weights by rounds are taken
+FEWEST = 0.2  # of the points that are effective under all proposals, by rounds, for these to tell log Z
 
 
 def weights_by_rounds(store: Store) -> Tensor:
@@ -44,8 +45,11 @@ def final_weights(store: Store) -> Tensor:
     They are those under all proposals, of which more are effective. Their mean is low, as proposals are large at the
     points that they were fitted to, so that they are scaled to the mean of the weights by rounds. Where it is lower by
     `TOO_LOW`, as it may be in dozens of dimensions, they are too low where the density is large, and standard
-    deviations come out narrow. There the weights by rounds are taken (``benchmarks/evidence_by_rounds.py``).
+    deviations come out narrow. There the weights by rounds are taken (``benchmarks/evidence_by_rounds.py``). Where a
+    few points decide these, as where no proposal is good, they tell nothing.
     """
     together, by_rounds = store.log_weights(), weights_by_rounds(store)
+    if n_effective(by_rounds) <= FEWEST * n_effective(together):
+        return together
     lack = log_evidence(by_rounds) - log_evidence(together)
     return by_rounds if lack > TOO_LOW else together + lack
