@@ -216,7 +216,8 @@ class BaseSampler(Inputs, Drawing, Judged, Persistent, metaclass=ABCMeta):
             try:
                 fitted = self._fit_density(Run(energy, budget, generator), density)
             except Spent:
-                raise ValueError(budget.too_little(type(self).__name__, contexts is not None)) from None
+                too_little = budget.too_little(type(self).__name__, contexts is not None, self.max_energy_evals)
+                raise ValueError(too_little) from None
         energy.release()
         self._warn_of_an_early_end(budget, fitted["n_iter_"])
         self.__dict__.update(

@@ -24,6 +24,7 @@ from .comparison import keep_the_better_map
 from .densities import WithDensity
 from .family_methods import WithDensityOfFamilies
 from .given import is_given, one_given
+from .paths import RAISING
 from .sampling import normal_streams
 
 N_INJECTIVITY = 2_000
@@ -61,7 +62,7 @@ class OneStepSampler(WithDensityOfFamilies, WithDensity, BaseSampler):
         latent = randn(run.generator, total, model.n_features)
         first, a_draw = FEWEST_EVALUATION_DRAWS, 1
         if run.energy.n_raised:  # rows at which a call raises are found by halving it
-            first, a_draw = FEWEST_EVALUATION_DRAWS // 4, 4
+            first, a_draw = FEWEST_EVALUATION_DRAWS // RAISING, RAISING
         with budget.judgement():
             start = time.perf_counter()
             while done < total:

@@ -27,7 +27,7 @@ MIN_RESAMPLED_SHARE = 0.1  # normalised ESS of path weights that is good enough 
 FEWEST_LOOKED_AT = 100  # paths that tell an effective share well enough to end a training by it
 FEWEST_HELD_OUT = 100  # paths of the judgement, however little time is left
 ASTRAY = 0.01  # of all paths, whose weights say no more of a chain than that they are low
-RAISING = 3  # times as many evaluations a path where the energy has raised, which takes halves of the rows to find
+RAISING = 4  # times as many evaluations a draw where the energy has raised, which takes halves of the rows to find
 
 
 def gauge(run, n_steps: int) -> None:

@@ -175,11 +175,11 @@ class Budget:
             n = min(n, int((self.max_energy_evals - self.energy.n_energy_evals) / max(evals_a_row, 1e-9)))
         return max(n, 0)
 
-    def too_little(self, name: str, of_family: bool = False) -> str:
-        """What to say where the limits do not allow one iteration and its judgement."""
+    def too_little(self, name: str, of_family: bool = False, allowed: int | None = None) -> str:
+        """What to say where the limits do not allow one iteration and its judgement, of so many evaluations."""
         few = self.max_energy_evals is not None and self.energy.n_energy_evals >= 0.5 * self.max_energy_evals
         if few or self.max_time is None:
-            limit = f"max_energy_evals={self.max_energy_evals}"
+            limit = f"max_energy_evals={allowed or self.max_energy_evals}"
         else:
             limit = f"max_time={self.max_time:g}"
         if of_family:
