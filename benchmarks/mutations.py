@@ -118,6 +118,7 @@ TESTS = {
     "explore/evaluations": ["evaluations"],
     "explore/families": ["families_parts", "families", "periodic"],
     "explore/few_evaluations": ["adaptive", "evaluations", "limits::TestFits"],
+    "explore/hessians": ["hessians"],
     "explore/laplace": ["laplace"],
     "explore/missed": ["missed"],
     "explore/mixture": ["adaptive", "mode_mixture"],

@@ -22,10 +22,10 @@ from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
+from .hessians import Hessians, hessian
 from .stages import HighDimension
 
 NEWTON_STEPS = 3
-DIFFERENCE = 1e-4  # for the Hessian, in units of a coordinate's scale
 LARGEST_VARIANCE = 0.25  # of log weights, for each coordinate, where a density counts as close to normal
 MIN_CURVATURE = 1e-10  # smallest pivot of the Hessian relative to the largest that makes a Gaussian
 
@@ -57,10 +57,10 @@ def laplace_standardization(
     mode = minimum(energy, start.double(), max_iter)
     if mode is None:
         return None
-    hessian = _hessian(energy, mode)
-    if not hessian.isfinite().all():
+    curvature = hessian(energy, mode)
+    if not curvature.isfinite().all():
         return None
-    root, info = torch.linalg.cholesky_ex(hessian)
+    root, info = torch.linalg.cholesky_ex(curvature)
     pivots = root.diagonal().square()
     if info or not pivots.min() > MIN_CURVATURE * pivots.max():
         return None
@@ -122,6 +122,7 @@ def stepped(
     """
     target = StandardizedTarget(energy, start.without_affine())
     loc, precision = start.loc, torch.cholesky_inverse(start.scale)
+    hessians = Hessians(target)
     (root, info), z, mirrored = torch.linalg.cholesky_ex(precision), loc.new_zeros(1, energy.n_features), False
     if info:
         return start
@@ -131,7 +132,7 @@ def stepped(
                 break
             z = -z if mirrored else randn(generator, 1, energy.n_features, dtype=torch.float64)
             share, mirrored = 2 / (k + 4), not mirrored
-            precision = (1 - share) * precision + share * _hessian(target, loc + _correlated(z, root)[0])
+            precision = (1 - share) * precision + share * hessians(loc + _correlated(z, root)[0])
             raised, info = torch.linalg.cholesky_ex(precision)
             if info or not precision.isfinite().all():
                 break
@@ -201,11 +202,3 @@ def minimum(energy: Energy, start: Tensor, max_iter: int) -> Tensor | None:
         )  # fmt: skip
     is_finite = np.isfinite(found.fun) and np.isfinite(found.x).all()
     return torch.from_numpy(found.x).to(start.device) if is_finite else None
-
-
-def _hessian(energy: Energy | StandardizedTarget, x: Tensor) -> Tensor:
-    """Hessian of the energy (d, d) by central differences of its gradient."""
-    steps = DIFFERENCE * torch.eye(len(x), dtype=torch.float64, device=x.device)
-    ahead, behind = (energy.log_prob_and_score(x + sign * steps)[1] for sign in (1, -1))
-    hessian = (behind - ahead) / (2 * DIFFERENCE)
-    return 0.5 * (hessian + hessian.T)

@@ -253,8 +253,9 @@ class HighDimension(Part):
     max_iter : int, default=2000
         Of L-BFGS, which looks for the mode.
     n_hessians : int, default=32
-        Steps from Laplace's approximation to the best Gaussian; each takes a Hessian, of 2 n_features evaluations. On
-        the same Cox process the bound of log Z is 480.7 by Laplace's Gaussian and 498.8 by the best one.
+        Steps from Laplace's approximation to the best Gaussian; each takes a Hessian, of 2 n_features evaluations, or
+        of a dozen where the first ones are sparse. On the same Cox process the bound of log Z is 480.7 by Laplace's
+        Gaussian and 498.8 by the best one.
     mean_steps, n_draws : int, default=2 and 256
         Moves of the mean in each, and draws that a move, or the comparison of bounds, takes.
     n_skew_draws : int, default=2048

@@ -1,0 +1,122 @@
+"""Hessians by differences of gradients, and those of sparse energies by few of these."""
+
+import pytest
+import torch
+
+from skcds.density.energy import Energy
+from skcds.explore.hessians import N_DENSE, Hessians, colouring, hessian
+
+D = 96
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def chain(x):
+    """Neighbours depend on each other: entries beside the diagonal, of a different size everywhere."""
+    return (x.exp() - x).sum(1) + ((x[:, 1:] - 0.7 * x[:, :-1]) ** 4).sum(1) + (x**2).sum(1)
+
+
+def dense(x):
+    return chain(x) + 0.01 * x.sum(1) ** 4
+
+
+def sometimes_far(x):
+    """The first coordinate and the last depend on each other where the sum of both is large."""
+    return chain(x) + (x[:, 0] + x[:, -1] - 3).clamp(min=0) ** 3
+
+
+def energy_of(function):
+    energy = Energy(function, D, generator=seeded())
+    energy.n_energy_evals = 0
+    return energy
+
+
+def points(n, scale=0.3):
+    return scale * torch.randn(n, D, generator=seeded(1), dtype=torch.float64)
+
+
+def true_hessian(function, x):
+    return torch.autograd.functional.hessian(lambda point: function(point[None])[0], x)
+
+
+@pytest.mark.parametrize("function", [chain, dense, sometimes_far])
+def test_of_any_energy(function):
+    energy = energy_of(function)
+    hessians = Hessians(energy)
+    for x in points(5):
+        expected = true_hessian(function, x)
+        for found in (hessians(x), hessian(energy, x)):
+            assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+            assert torch.equal(found, found.T)
+
+
+def test_of_a_sparse_one_by_few_evaluations():
+    """Three groups of columns, and another vector; two evaluations for each."""
+    energy = energy_of(chain)
+    hessians, counts = Hessians(energy), []
+    for x in points(4):
+        before = energy.n_energy_evals
+        hessians(x)
+        counts.append(energy.n_energy_evals - before)
+    assert counts == [2 * D] * N_DENSE + [2 * (3 + 1)] * (4 - N_DENSE)
+
+
+def test_of_a_dense_one_nothing_changes():
+    energy = energy_of(dense)
+    hessians = Hessians(energy)
+    assert all(torch.equal(hessians(x), hessian(energy, x)) for x in points(4))
+    assert hessians.groups is None
+
+
+def test_entries_that_appear_are_seen():
+    """The Hessian where they do is right, and dense; what comes after knows them."""
+    energy = energy_of(sometimes_far)
+    hessians, (*near, far) = Hessians(energy), points(4)
+    far[0] = far[-1] = 2.0
+    for x in near:
+        hessians(x)
+    assert not hessians.pattern[0, -1]
+    before = energy.n_energy_evals
+    assert torch.allclose(hessians(far), true_hessian(sometimes_far, far), rtol=1e-5, atol=1e-5)
+    assert energy.n_energy_evals - before == 2 * (3 + 1) + 2 * D
+    assert hessians.pattern[0, -1] and hessians.groups[0] != hessians.groups[-1]
+    assert hessians(far)[0, -1] == pytest.approx(6.0, rel=1e-4)  # 6 (2 + 2 - 3), by groups
+
+
+def test_a_wrong_pattern_is_noticed():  # negative control
+    energy, x = energy_of(chain), points(1)[0]
+    hessians = Hessians(energy)
+    hessians.pattern = torch.eye(D, dtype=torch.bool)
+    hessians.groups = colouring(hessians.pattern, D)
+    assert hessians.groups.max() == 0 and hessians._by_groups(x) is None
+
+
+def test_values_that_are_not_finite_make_no_groups():
+    hessians = Hessians(energy_of(lambda x: chain(x) + torch.where(x[:, 0] > 50, torch.inf, 0.0)))
+    hessians._learn(torch.full((D, D), torch.nan, dtype=torch.float64))
+    hessians._learn(torch.eye(D, dtype=torch.float64))
+    assert hessians.groups is None
+
+
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_groups_have_no_row_in_common(width):
+    place = torch.arange(D)
+    pattern = (place[:, None] - place).abs() <= width
+    groups = colouring(pattern, D)
+    assert int(groups.max()) == 2 * width  # as few as there can be
+    for group in range(2 * width + 1):
+        assert pattern[:, groups == group].sum(1).max() <= 1
+    assert colouring(pattern, 2 * width) is None
+
+
+def test_groups_of_a_lattice():
+    side = 8
+    place = torch.arange(side**2)
+    row, column = place // side, place % side
+    far = sum(torch.minimum((k[:, None] - k) % side, (k - k[:, None]) % side) for k in (row, column))
+    pattern = far <= 1
+    groups = colouring(pattern, side**2)
+    assert 5 <= int(groups.max()) + 1 <= 13
+    assert all(pattern[:, groups == group].sum(1).max() <= 1 for group in range(int(groups.max()) + 1))
