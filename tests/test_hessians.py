@@ -86,11 +86,14 @@ def test_entries_that_appear_are_seen():
 
 
 def test_a_wrong_pattern_is_noticed():  # negative control
-    energy, x = energy_of(chain), points(1)[0]
-    hessians = Hessians(energy)
+    """Each in the place of one on the diagonal: all columns are one group then."""
+    hessians = Hessians(energy_of(chain))
     hessians.pattern = torch.eye(D, dtype=torch.bool)
     hessians.groups = colouring(hessians.pattern, D)
-    assert hessians.groups.max() == 0 and hessians._by_groups(x) is None
+    x = points(1)[0]
+    assert hessians.groups.max() == 0
+    assert torch.allclose(hessians(x), true_hessian(chain, x), rtol=1e-5, atol=1e-6)
+    assert hessians.n_dense == 1
 
 
 def test_values_that_are_not_finite_make_no_groups():

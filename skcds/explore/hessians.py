@@ -47,7 +47,9 @@ class Hessians:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The Hessian (d, d) at a point (d,)."""
-        found = None if self.groups is None else self._by_groups(x)
+        found = None
+        if self.groups is not None and self.pattern is not None:
+            found = _by_groups(self.energy, x, self.pattern, self.groups)
         if found is None:
             found = hessian(self.energy, x)
             self._learn(found)
@@ -61,19 +63,6 @@ class Hessians:
         self.pattern = pattern if self.pattern is None else self.pattern | pattern
         self.n_dense += 1
         self.groups = colouring(self.pattern, int(SPARSE * len(found))) if self.n_dense >= N_DENSE else None
-
-    def _by_groups(self, x: Tensor) -> Tensor | None:
-        """The Hessian from one difference for each group, or None where it has entries elsewhere."""
-        d, n = len(x), int(self.groups.max()) + 1
-        along = torch.zeros(n + 1, d, dtype=torch.float64, device=x.device)
-        along[self.groups, torch.arange(d, device=x.device)] = 1
-        along[n] = (rand(generator_on(CPU, 0), d) < 0.5).to(along) * 2 - 1  # always the same signs
-        differences = _differences(self.energy, x, along)
-        rows, columns = self.pattern.nonzero().T
-        found = torch.zeros(d, d, dtype=torch.float64, device=x.device)
-        found[rows, columns] = differences[self.groups[columns], rows]
-        error = (found @ along[n] - differences[n]).norm()
-        return 0.5 * (found + found.T) if error <= LARGEST_ERROR * differences[n].norm() else None
 
 
 def colouring(pattern: Tensor, most: int) -> Tensor | None:
@@ -91,6 +80,20 @@ def colouring(pattern: Tensor, most: int) -> Tensor | None:
         free[taken[(taken >= 0) & (taken < len(free))]] = False
         groups[column] = int(free.nonzero()[0])
     return groups.to(pattern.device) if int(groups.max()) < most else None
+
+
+def _by_groups(energy: Energy | StandardizedTarget, x: Tensor, pattern: Tensor, groups: Tensor) -> Tensor | None:
+    """The Hessian (d, d) from one difference for each group, or None where it has entries outside of a pattern."""
+    d, n = len(x), int(groups.max()) + 1
+    along = torch.zeros(n + 1, d, dtype=torch.float64, device=x.device)
+    along[groups, torch.arange(d, device=x.device)] = 1
+    along[n] = (rand(generator_on(CPU, 0), d) < 0.5).to(along) * 2 - 1  # always the same signs
+    differences = _differences(energy, x, along)
+    rows, columns = pattern.nonzero().T
+    found = torch.zeros(d, d, dtype=torch.float64, device=x.device)
+    found[rows, columns] = differences[groups[columns], rows]
+    error = (found @ along[n] - differences[n]).norm()
+    return 0.5 * (found + found.T) if error <= LARGEST_ERROR * differences[n].norm() else None
 
 
 def _differences(energy: Energy | StandardizedTarget, x: Tensor, along: Tensor) -> Tensor:
