@@ -14,6 +14,7 @@ DIFFERENCE = 1e-4  # in units of a coordinate's scale
 SMALLEST = 1e-6  # entry that is not zero, in units of the geometric mean of its diagonal ones
 SPARSE = 1 / 16  # of the columns, that there may be groups of
 LARGEST_ERROR = 1e-4  # of the product with a vector, relative to its norm
+MOST_NUMBERS = 4_000_000  # of the points of a call
 N_DENSE = 2  # that tell where entries are
 
 
@@ -98,6 +99,8 @@ def _by_groups(energy: Energy | StandardizedTarget, x: Tensor, pattern: Tensor, 
 
 def _differences(energy: Energy | StandardizedTarget, x: Tensor, along: Tensor) -> Tensor:
     """Products (n, d) of the Hessian at a point (d,) with vectors (n, d), by central differences of the gradient."""
-    steps = DIFFERENCE * along
-    ahead, behind = (energy.log_prob_and_score(x + sign * steps)[1] for sign in (1, -1))
-    return (behind - ahead) / (2 * DIFFERENCE)
+    found = []
+    for part in along.split(max(1, MOST_NUMBERS // len(x))):
+        ahead, behind = (energy.log_prob_and_score(x + sign * DIFFERENCE * part)[1] for sign in (1, -1))
+        found.append((behind - ahead) / (2 * DIFFERENCE))
+    return torch.cat(found)
