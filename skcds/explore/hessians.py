@@ -73,11 +73,11 @@ def colouring(pattern: Tensor, most: int) -> Tensor | None:
     """
     if int(pattern.sum(1).max()) > most:  # of columns with a row in common, each has a group of its own
         return None
-    places, groups = pattern.cpu(), torch.full((len(pattern),), -1)
+    places, groups = pattern.cpu(), torch.full((len(pattern),), -1, dtype=torch.int64, device=CPU)
     for column in range(len(pattern)):
         near = places[places[column]].any(0)
         taken = groups[near].unique()
-        free = torch.ones(len(taken) + 2, dtype=torch.bool)
+        free = torch.ones(len(taken) + 2, dtype=torch.bool, device=CPU)
         free[taken[(taken >= 0) & (taken < len(free))]] = False
         groups[column] = int(free.nonzero()[0])
     return groups.to(pattern.device) if int(groups.max()) < most else None
