@@ -438,7 +438,8 @@ class TestKilled:
         uninterrupted = small("DiffusionSampler", {"checkpoint_interval": 0.02}, max_iter=300).fit(quadratic)
         rng, total = np.random.default_rng(0), 0
         for k in range(n_rounds):
-            out, n_killed = killed_and_resumed(tmp_path / f"{k}", rng.uniform(0.2, 1.5, size=n_kills))
+            delays = rng.uniform(0.1, 0.6, size=n_kills) * uninterrupted.fit_time_
+            out, n_killed = killed_and_resumed(tmp_path / f"{k}", delays)
             assert out == str(result(uninterrupted))
             total += n_killed
             assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
