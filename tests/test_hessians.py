@@ -5,6 +5,8 @@ import torch
 
 from skcds.density.energy import Energy
 from skcds.explore.hessians import N_DENSE, Hessians, colouring, hessian
+from skcds.explore.laplace import laplace_standardization, stepped
+from skcds.specifications import HighDimension
 
 D = 96
 
@@ -61,6 +63,15 @@ def test_of_a_sparse_one_by_few_evaluations():
         hessians(x)
         counts.append(energy.n_energy_evals - before)
     assert counts == [2 * D] * N_DENSE + [2 * (3 + 1)] * (4 - N_DENSE)
+
+
+def test_steps_to_the_best_gaussian_take_them():
+    energy = energy_of(chain)
+    start, before = laplace_standardization(energy), energy.n_energy_evals
+    by = HighDimension(mean_steps=1, n_draws=2)
+    found = stepped(energy, start, seeded(), by, None, range(6))
+    assert energy.n_energy_evals - before == N_DENSE * 2 * D + (6 - N_DENSE) * 8 + 6 * 2
+    assert found is not start
 
 
 def test_of_a_dense_one_nothing_changes():

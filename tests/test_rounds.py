@@ -2,17 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import slow
 
+from skcds import Pilot
 from skcds.density.energy import Energy
 from skcds.explore.adaptive import explore
 from skcds.explore.mixture import TMixture
+from skcds.explore.pilot import run_pilot
 from skcds.explore.rounds import TOO_LOW, final_weights, weights_by_rounds
 from skcds.explore.store import Store, log_evidence, n_effective
+from skcds.explore.weighed import WeighedPoints
 from skcds.importance import log_evidence as with_se
 from skcds.specifications import Adaptive, MapFit, Mixture
+from skcds.train.budget import Budget
 
 D, WELL = 2, 4.0  # dimensions, and the place of two wells
 SE = 5  # standard errors: a false alarm of 6e-7
@@ -97,6 +102,25 @@ def test_final_weights_have_the_shape_of_those_under_all_proposals_or_are_by_rou
         2 * TOO_LOW * (near.rounds[:, None] != near.rounds[near.origin])
     )  # as if fitted to the other's points
     assert torch.equal(final_weights(near), weights_by_rounds(near))
+
+
+def test_they_are_what_a_fit_keeps():
+    store = store_of([at(-WELL, WELL)], [at(-WELL, WELL, width=1.5)])
+    store._log_q += 0.05 * (store.rounds[:, None] != store.rounds[store.origin])
+    final = final_weights(store)
+    assert abs(log_evidence(final) - log_evidence(store.log_weights())) > 0.01
+    assert np.array_equal(WeighedPoints.of(store, None).log_weights, final.numpy())
+
+
+def test_they_tell_log_z_of_the_pilot():
+    """Within few evaluations, whose points are weighed."""
+    energy = Energy(lambda x: -two_wells(x), D, generator=seeded())
+    energy.monitor = budget = Budget(None, energy.n_energy_evals + 3000)
+    budget.energy, store = energy, Store(D)
+    pilot = Pilot(adaptive=Adaptive(rounds=5, map=MapFit(n_iter=10), mixture=Mixture(max_fitted=1000)))
+    result, _ = run_pilot(energy, 500, seeded(), budget, store=store, pilot=pilot)
+    expected = log_evidence(final_weights(store))
+    assert result.log_evidence == expected != log_evidence(store.log_weights())
 
 
 def test_weights_by_rounds_tell_nothing_where_few_points_decide_them():
