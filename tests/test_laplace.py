@@ -16,6 +16,7 @@ from skcds.explore.climb import climb
 from skcds.explore.laplace import laplace_standardization
 from skcds.explore.nested_laplace import nested_laplace
 from skcds.explore.pilot import run_pilot
+from skcds.explore.precisions import DensePrecision
 from skcds.explore.skewness import best_gaussian
 from skcds.specifications import HighDimension, Race
 
@@ -63,9 +64,9 @@ def test_nothing_where_there_is_no_gaussian(energy_fn):
 def test_nothing_where_the_covariance_is_none_to_rounding():
     """A factor with small pivots, whose inverse grows a thousandfold with every row."""
     root = torch.ones(12, 12, dtype=torch.float64).tril(-1) + 1e-3 * torch.eye(12, dtype=torch.float64)
-    assert laplace_module._gaussian_of(root[0], root) is None
+    assert DensePrecision(root @ root.T, root).gaussian(root[0]) is None
     one = torch.eye(12, dtype=torch.float64)
-    assert laplace_module._gaussian_of(root[0], one).covariance.equal(one)
+    assert DensePrecision(one, one).gaussian(root[0]).covariance.equal(one)
 
 
 class TestBestGaussian:

@@ -1,6 +1,6 @@
 """Coordinates in which a density that is skew along the user's own is close to a Gaussian, in many dimensions."""
 
-__all__ = ["BlockTriangularMap", "pivoted_root"]
+__all__ = ["BlockTriangularMap", "pivoted_cholesky", "pivoted_root"]
 
 from collections.abc import Callable
 
@@ -158,12 +158,24 @@ def pivoted_root(covariance: Tensor) -> tuple[Tensor, Tensor] | None:
 
     Each column is of the coordinate that has the largest share of its variance left.
     """
+    found = pivoted_cholesky(covariance)
+    if found is None:
+        return None
+    lower, pivots = found
+    root = torch.empty_like(lower)
+    root[pivots] = lower
+    return root, lower.diagonal().log().sum()
+
+
+def pivoted_cholesky(covariance: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Pivots (d,) of a covariance's correlations, and its Cholesky factor (d, d) with rows in their order.
+
+    None where the covariance is none to rounding.
+    """
     spread = covariance.diagonal().sqrt()
     factor, pivots, rank, _ = dpstrf(to_numpy(covariance / torch.outer(spread, spread)), lower=1, tol=-1.0)
     if rank < len(spread):
         return None
+    order = torch.from_numpy(pivots - 1).long().to(spread.device)
     lower = torch.from_numpy(factor).to(covariance).tril()
-    root = torch.empty_like(lower)
-    root[torch.from_numpy(pivots - 1).long().to(root.device)] = lower
-    root = (root * spread[:, None]).contiguous()
-    return root, lower.diagonal().log().sum() + spread.log().sum()
+    return (lower * spread[order][:, None]).contiguous(), order

@@ -13,9 +13,11 @@ from .block_triangular import BlockTriangularMap
 from .energy import Energy
 from .noncentred import NonCentred
 from .rotation import Rotation
+from .sparse_triangular import SparseTriangularMap
 from .triangular import DEGREES, TriangularMap
 
-OPTIONAL_PARTS = "n_knots", "triangular", "degree", "skewed", "rotation"  # options that say which parts there are
+OF_SPARSE = "n_top", "n_links", "n_root"  # options that are those of a `SparseTriangularMap`
+OPTIONAL_PARTS = "n_knots", "triangular", "degree", "skewed", "rotation", *OF_SPARSE  # options that say which there are
 FARTHEST = 40.0  # of a tamed coordinate: 1e17 widths; points beyond count as outside the support
 
 
@@ -27,8 +29,9 @@ class Standardization(torch.nn.Module):
     factors become scales that differ by terms (Johnson 1949). Where the scale or the place of coordinates depends on
     one of them, these x are non-centred ones, from which `NonCentred` leads to the user's. Where the density is skew
     along other directions than the coordinates, a `TriangularMap` of z comes before all of these. Where it is skew
-    along many coordinates that depend on each other, a `BlockTriangularMap` comes after the hyperbolic sine. Where
-    modes lie apart along one direction, a `Rotation` before the affine part makes it a coordinate.
+    along many coordinates that depend on each other, a `BlockTriangularMap` comes after the hyperbolic sine, or a
+    `SparseTriangularMap` where the precision is sparse, with skewness or without. Where modes lie apart along one
+    direction, a `Rotation` before the affine part makes it a coordinate.
 
     Parameters
     ----------
@@ -42,6 +45,8 @@ class Standardization(torch.nn.Module):
         Whether there is a `TriangularMap`, a `BlockTriangularMap`, and a `Rotation`.
     degree : {2, 3}, default=2
         Of the `TriangularMap`.
+    n_top, n_links, n_root : int, default=0
+        Of the `SparseTriangularMap`; there is none if the first is 0.
 
     Attributes
     ----------
@@ -55,6 +60,8 @@ class Standardization(torch.nn.Module):
         The first part of the map.
     skewed : BlockTriangularMap or None
         The part before the last.
+    sparse : SparseTriangularMap or None
+        The part in its place, where the precision is sparse.
     rotation : Rotation or None
         The part before the affine one.
     """
@@ -66,13 +73,14 @@ class Standardization(torch.nn.Module):
 
     def __init__(
         self, n_features: int, full: bool = True, n_knots: int = 0, triangular: bool = False, skewed: bool = False,
-        rotation: bool = False, degree: int = 2,
+        rotation: bool = False, degree: int = 2, n_top: int = 0, n_links: int = 0, n_root: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.full = full
         self.noncentred = NonCentred(n_features, n_knots) if n_knots else None
         self.triangular = TriangularMap(n_features, degree) if triangular else None
         self.skewed = BlockTriangularMap(n_features) if skewed else None
+        self.sparse = SparseTriangularMap(n_features, n_top, n_links, n_root) if n_top else None
         self.rotation = Rotation(n_features) if rotation else None
         one = torch.ones(n_features, dtype=torch.float64, device=place())
         self.register_buffer("loc", torch.zeros_like(one))
@@ -98,10 +106,18 @@ class Standardization(torch.nn.Module):
         standardization.noncentred, standardization.skewed = noncentred, skewed
         return standardization
 
+    @classmethod
+    def from_sparse(cls, sparse: SparseTriangularMap) -> "Standardization":
+        """The one that is a `SparseTriangularMap` alone."""
+        standardization = cls(len(sparse.loc), full=False).to(sparse.loc.device)
+        standardization.sparse = sparse
+        return standardization
+
     def without_affine(self) -> "Standardization":
         """The map from y to the user's coordinates alone."""
         bend = Standardization(len(self.loc), full=False).to(self.loc.device)
-        bend.center, bend.width, bend.noncentred, bend.skewed = self.center, self.width, self.noncentred, self.skewed
+        bend.center, bend.width, bend.noncentred = self.center, self.width, self.noncentred
+        bend.skewed, bend.sparse = self.skewed, self.sparse
         return bend
 
     def with_triangular(self, triangular: TriangularMap | None) -> "Standardization":
@@ -115,7 +131,7 @@ class Standardization(torch.nn.Module):
     def _with(self, triangular: TriangularMap | None, rotation: Rotation | None) -> "Standardization":
         found = Standardization(len(self.loc), self.full).to(self.loc.device)
         found.loc, found.scale, found.center, found.width = self.loc, self.scale, self.center, self.width
-        found.noncentred, found.skewed = self.noncentred, self.skewed
+        found.noncentred, found.skewed, found.sparse = self.noncentred, self.skewed, self.sparse
         found.triangular, found.rotation = triangular, rotation
         return found
 
@@ -131,6 +147,8 @@ class Standardization(torch.nn.Module):
         parts |= {name: True for name in ("triangular", "skewed", "rotation") if getattr(self, name) is not None}
         if self.triangular is not None and self.triangular.degree != DEGREES[0]:
             parts["degree"] = self.triangular.degree
+        if self.sparse is not None:
+            parts |= {name: size for name, size in self.sparse.config.items() if name in OF_SPARSE}
         return parts
 
     @property
@@ -142,6 +160,18 @@ class Standardization(torch.nn.Module):
     def covariance(self) -> Tensor:
         """``L L^T``, (d, d), or its diagonal (d,)."""
         return self.scale @ self.scale.T if self.full else self.scale**2
+
+    @property
+    def deviation(self) -> Tensor:
+        """Diagonal (d,) of `L`."""
+        return self.scale.diagonal() if self.full else self.scale
+
+    @property
+    def variance(self) -> Tensor:
+        """Diagonal (d,) of the covariance, or of that of a `SparseTriangularMap` that stands alone."""
+        if self.sparse is not None:
+            return self.sparse.variance()
+        return self.covariance.diagonal() if self.full else self.covariance
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, d) standardised points to the user's coordinates, float64."""
@@ -161,7 +191,7 @@ class Standardization(torch.nn.Module):
     def tame(self, x: Tensor) -> Tensor:
         """(n, d) points in the user's coordinates to y, float64."""
         y, heavy = x.double(), self._heavy
-        for part in (self.noncentred, self.skewed):
+        for part in (self.noncentred, self.skewed, self.sparse):
             y = y if part is None else part.inverse(y)
         if heavy.any():
             y = y.clone()
@@ -180,7 +210,7 @@ class Standardization(torch.nn.Module):
         """What `forward` and `log_det` give at z, and `pull_back` there."""
         if self.is_affine():
             return self._tame_part(z)
-        parts = self.triangular, self.rotation, self.skewed, self.noncentred
+        parts = self.triangular, self.rotation, self.sparse, self.skewed, self.noncentred
         first, second, *last = [part and part.call_and_pull_back for part in parts]
         x, total = z, torch.zeros(len(z), dtype=torch.float64, device=z.device)
         pulls: list[Callable[[Tensor], Tensor]] = []
@@ -200,10 +230,17 @@ class Standardization(torch.nn.Module):
         """Whether there is nothing but the affine part."""
         return not (self.parts or self._heavy.any())
 
+    def is_gaussian(self) -> bool:
+        """Whether a standard normal density in these coordinates is a Gaussian in the user's."""
+        bent = self.noncentred, self.triangular, self.skewed
+        if self._heavy.any() or any(part is not None for part in bent):
+            return False
+        return self.sparse is None or self.sparse.is_affine
+
     def _tame_part(self, z: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """`call_and_pull_back` of the affine part and the hyperbolic sine."""
         x, heavy = self._affine(z), self._heavy
-        log_det = (self.scale.diagonal() if self.full else self.scale).log().sum().expand(len(z))
+        log_det = self.deviation.log().sum().expand(len(z))
 
         def pull_back_affine(score):
             return score @ self.scale if self.full else score * self.scale

@@ -36,7 +36,7 @@ def start_from_marginals(run, network) -> None:
     of_marginals = getattr(run.model, "map", None)
     if of_marginals is None or not of_marginals.invertible:
         return
-    if not {"triangular", "skewed"} & run.model.standardization.parts.keys():
+    if not {"triangular", "skewed", "n_top"} & run.model.standardization.parts.keys():
         return
     n = int(min(run.training.n_compared, SHARE_OF_START * run.budget.energy_evals_left() / 2)) // 2
     run.model.map = _best_of(run, [_identity(run)], n)

@@ -1,21 +1,25 @@
 """Hessians of an energy by differences of its gradient: of sparse ones, by few of these."""
 
-__all__ = ["Hessians", "colouring", "hessian"]
+__all__ = ["Hessians", "colouring", "dense_of", "hessian"]
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array, csr_array, vstack
 from torch import Tensor
 
-from .._support.devices import generator_on, rand
+from .._support.devices import generator_on, rand, to_numpy
 from .._support.settings import CPU
+from ..density.elimination import Elimination, structure
 from ..density.energy import Energy
 from ..density.standardize import StandardizedTarget
 
 DIFFERENCE = 1e-4  # in units of a coordinate's scale
 SMALLEST = 1e-6  # entry that is not zero, in units of the geometric mean of its diagonal ones
+NOISE = 1e-12  # entry that is not zero, in units of the largest of its row, before all diagonal ones are known
 SPARSE = 1 / 16  # of the columns, that there may be groups of
+LARGE = 256  # features above which a sparse Hessian is never held as a dense one
 LARGEST_ERROR = 1e-4  # of the product with a vector, relative to its norm
 MOST_NUMBERS = 4_000_000  # of the points of a call
-N_DENSE = 2  # that tell where entries are
 
 
 def hessian(energy: Energy | StandardizedTarget, x: Tensor) -> Tensor:
@@ -27,74 +31,123 @@ def hessian(energy: Energy | StandardizedTarget, x: Tensor) -> Tensor:
 class Hessians:
     """Hessians of an energy at one point after another.
 
-    The first are dense. Where these are sparse, as those of chains and lattices are, columns without a common row are
-    groups, and one difference of gradients along the sum of a group tells all of its columns (Curtis, Powell & Reid
-    1974). The product with another vector tells whether an entry has appeared elsewhere: then that Hessian is dense.
+    The first is found column by column. Where it is sparse, as that of a chain or a lattice is, columns without a
+    common row are groups, and one difference of gradients along the sum of a group tells all of its columns (Curtis,
+    Powell & Reid 1974). The product with another vector tells whether an entry has appeared elsewhere: then all
+    columns are looked at again.
 
     Parameters
     ----------
     energy : Energy or StandardizedTarget
         Its gradient is needed.
+    pattern : csr_array, optional
+        (d, d), symmetric, with entries where Hessians are known to have any.
+
+    Attributes
+    ----------
+    elimination : Elimination or None
+        Order in which coordinates are eliminated, where Hessians are sparse matrices; None where they are dense.
 
     References
     ----------
     Curtis, Powell and Reid (1974), "On the estimation of sparse Jacobian matrices", IMA J. Appl. Math. 13(1).
     """
 
-    def __init__(self, energy: Energy | StandardizedTarget):
-        self.energy, self.n_dense = energy, 0
-        self.pattern: Tensor | None = None  # (d, d), where entries were
-        self.groups: Tensor | None = None  # number (d,) of each column's group; None where there are too many
+    def __init__(self, energy: Energy | StandardizedTarget, pattern: csr_array | None = None):
+        self.energy, self.pattern = energy, None
+        self.groups: np.ndarray | None = None  # number (d,) of each column's group; None where there are too many
+        self.elimination: Elimination | None = None
+        if pattern is not None:
+            self._know(pattern)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The Hessian (d, d) at a point (d,)."""
-        found = None
-        if self.groups is not None and self.pattern is not None:
-            found = _by_groups(self.energy, x, self.pattern, self.groups)
+    def __call__(self, x: Tensor) -> Tensor | csr_array:
+        """The Hessian (d, d) at a point (d,): a sparse matrix in more than 256 features, if it is sparse."""
+        found = self._by_groups(x)
         if found is None:
-            found = hessian(self.energy, x)
-            self._learn(found)
-        return found
+            found = self._by_columns(x)
+            self._know(found)
+        if isinstance(found, Tensor) or self.elimination is not None:
+            return found
+        return dense_of(found, x.device)
 
-    def _learn(self, found: Tensor) -> None:
-        """Take the places of a dense Hessian's entries."""
-        scale = found.diagonal().abs().sqrt()
-        pattern = ~(found.abs() <= SMALLEST * scale[:, None] * scale)  # where it is not finite, too
-        pattern.fill_diagonal_(True)
-        self.pattern = pattern if self.pattern is None else self.pattern | pattern
-        self.n_dense += 1
-        self.groups = colouring(self.pattern, int(SPARSE * len(found))) if self.n_dense >= N_DENSE else None
+    def _know(self, found: csr_array | Tensor) -> None:
+        """Take the places of a Hessian's entries."""
+        if isinstance(found, Tensor):
+            self.pattern = self.groups = self.elimination = None
+            return
+        self.pattern = structure(found if self.pattern is None else found + self.pattern)
+        self.groups = colouring(self.pattern, int(SPARSE * found.shape[0]))
+        if self.groups is not None and found.shape[0] > LARGE:
+            elimination = Elimination(self.pattern)
+            self.elimination = elimination if elimination.is_sparse else None
+
+    def _by_columns(self, x: Tensor) -> Tensor | csr_array:
+        """The Hessian by 2 d evaluations, without entries that are zero if most are."""
+        one = torch.eye(len(x), dtype=torch.float64, device=x.device)
+        columns = one.split(max(1, MOST_NUMBERS // len(x)))
+        parts = [_sparse(_differences(self.energy, x, part)) for part in columns]
+        if any(isinstance(part, Tensor) for part in parts):
+            dense = torch.cat([dense_of(part, x.device) for part in parts])
+            return 0.5 * (dense + dense.T)
+        found = vstack(parts, format="csr")
+        return _pruned(0.5 * (found + found.T))
+
+    def _by_groups(self, x: Tensor) -> csr_array | None:
+        """The Hessian from one difference for each group, or None where it has entries outside of the pattern."""
+        if self.groups is None or self.pattern is None:
+            return None
+        d, n = len(x), int(self.groups.max()) + 1
+        along = torch.zeros(n + 1, d, dtype=torch.float64, device=x.device)
+        along[torch.from_numpy(self.groups).to(x.device), torch.arange(d, device=x.device)] = 1
+        signs = (rand(generator_on(CPU, 0), d) < 0.5).double() * 2 - 1  # always the same
+        along[n] = signs.to(x.device)
+        differences = to_numpy(_differences(self.energy, x, along))
+        places = self.pattern.tocoo()
+        rows, columns = places.row, places.col
+        values = differences[self.groups[columns], rows]
+        found = csr_array(coo_array((values, (rows, columns)), shape=(d, d)))
+        error = np.linalg.norm(found @ to_numpy(signs) - differences[n])
+        if not error <= LARGEST_ERROR * np.linalg.norm(differences[n]):
+            return None
+        return csr_array(0.5 * (found + found.T))
 
 
-def colouring(pattern: Tensor, most: int) -> Tensor | None:
+def dense_of(matrix: Tensor | csr_array, device: torch.device) -> Tensor:
+    """A matrix that may be sparse, as a dense one on a device."""
+    return matrix if isinstance(matrix, Tensor) else torch.from_numpy(matrix.toarray()).to(device)
+
+
+def colouring(pattern: csr_array, most: int) -> np.ndarray | None:
     """Groups of columns of a symmetric pattern (d, d) of which no two have a row in common: the number (d,) of each.
 
     Greedy, in the order of the columns. None where there are more than `most` groups.
     """
-    if int(pattern.sum(1).max()) > most:  # of columns with a row in common, each has a group of its own
+    if np.diff(pattern.indptr).max() > most:  # of columns with a row in common, each has a group of its own
         return None
-    places, groups = pattern.cpu(), torch.full((len(pattern),), -1, dtype=torch.int64, device=CPU)
-    for column in range(len(pattern)):
-        near = places[places[column]].any(0)
-        taken = groups[near].unique()
-        free = torch.ones(len(taken) + 2, dtype=torch.bool, device=CPU)
+    near = structure(pattern @ pattern)
+    groups = np.full(pattern.shape[0], -1)
+    for column in range(len(groups)):
+        taken = groups[near.indices[near.indptr[column] : near.indptr[column + 1]]]
+        free = np.ones(len(taken) + 2, dtype=bool)
         free[taken[(taken >= 0) & (taken < len(free))]] = False
-        groups[column] = int(free.nonzero()[0])
-    return groups.to(pattern.device) if int(groups.max()) < most else None
+        groups[column] = int(free.argmax())
+    return groups if groups.max() < most else None
 
 
-def _by_groups(energy: Energy | StandardizedTarget, x: Tensor, pattern: Tensor, groups: Tensor) -> Tensor | None:
-    """The Hessian (d, d) from one difference for each group, or None where it has entries outside of a pattern."""
-    d, n = len(x), int(groups.max()) + 1
-    along = torch.zeros(n + 1, d, dtype=torch.float64, device=x.device)
-    along[groups, torch.arange(d, device=x.device)] = 1
-    along[n] = (rand(generator_on(CPU, 0), d) < 0.5).to(along) * 2 - 1  # always the same signs
-    differences = _differences(energy, x, along)
-    rows, columns = pattern.nonzero().T
-    found = torch.zeros(d, d, dtype=torch.float64, device=x.device)
-    found[rows, columns] = differences[groups[columns], rows]
-    error = (found @ along[n] - differences[n]).norm()
-    return 0.5 * (found + found.T) if error <= LARGEST_ERROR * differences[n].norm() else None
+def _sparse(rows: Tensor) -> Tensor | csr_array:
+    """Rows (n, d) as a sparse matrix, if most of their entries are zero."""
+    is_zero = rows.abs() <= NOISE * rows.abs().amax(1, keepdim=True)
+    if not rows.isfinite().all() or (~is_zero).sum() > SPARSE * rows.numel():
+        return rows
+    return csr_array(to_numpy(torch.where(is_zero, 0.0, rows)))
+
+
+def _pruned(found: csr_array) -> csr_array:
+    """A Hessian without entries that are small beside its diagonal ones, which stay."""
+    scale, entries = np.sqrt(np.abs(found.diagonal())), found.tocoo()
+    rows, columns = entries.row, entries.col
+    kept = (np.abs(entries.data) > SMALLEST * scale[rows] * scale[columns]) | (rows == columns)
+    return csr_array(coo_array((entries.data[kept], (rows[kept], columns[kept])), shape=found.shape))
 
 
 def _differences(energy: Energy | StandardizedTarget, x: Tensor, along: Tensor) -> Tensor:

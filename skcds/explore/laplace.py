@@ -22,7 +22,8 @@ from .._support.devices import randn, to_numpy
 from .._support.errors import Spent
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
-from .hessians import Hessians, hessian
+from .hessians import Hessians
+from .precisions import DensePrecision, precision_of
 from .stages import HighDimension
 
 NEWTON_STEPS = 3
@@ -57,30 +58,14 @@ def laplace_standardization(
     mode = minimum(energy, start.double(), max_iter)
     if mode is None:
         return None
-    curvature = hessian(energy, mode)
-    if not curvature.isfinite().all():
-        return None
-    root, info = torch.linalg.cholesky_ex(curvature)
-    pivots = root.diagonal().square()
-    if info or not pivots.min() > MIN_CURVATURE * pivots.max():
+    hessians = Hessians(energy)
+    precision = precision_of(hessians(mode), hessians.elimination, mode.device)
+    if precision is None or not precision.pivots.min() > MIN_CURVATURE * precision.pivots.max():
         return None
     for _ in range(NEWTON_STEPS):
         score = energy.log_prob_and_score(mode[None])[1][0]
-        mode = mode + torch.cholesky_solve(score[:, None], root)[:, 0]
-    return _gaussian_of(mode, root)
-
-
-def _gaussian_of(loc: Tensor, root: Tensor, like: Standardization | None = None) -> Standardization | None:
-    """The Gaussian whose precision has a Cholesky factor (d, d); None where the covariance is none to rounding.
-
-    It has the tails and the non-centred coordinates of another one.
-    """
-    covariance = torch.cholesky_inverse(root)
-    if torch.linalg.cholesky_ex(covariance).info:
-        return None
-    if like is None:
-        return Standardization.from_moments(loc, covariance)
-    return Standardization.from_moments(loc, covariance, (like.center, like.width), like.noncentred, like.skewed)
+        mode = mode + precision.solve(score)
+    return precision.gaussian(mode)
 
 
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -99,7 +84,7 @@ def laplace_away_from_seams(energy: Energy, start: Tensor | None, max_iter: int)
     bounds = energy.bounds
     found = laplace_standardization(energy, start, max_iter)
     if found is not None and bounds is not None and bounds.periodic.any():
-        mode = bounds(found.loc[None])
+        mode = bounds(found(found.loc.new_zeros(1, energy.n_features)))
         energy.bounds = bounds.cut_open(mode)
         found = laplace_standardization(energy, energy.bounds.inverse(mode)[0], max_iter)
     if found is None:
@@ -120,29 +105,37 @@ def stepped(
 
     Coordinates of the start that are behind a hyperbolic sine stay so.
     """
-    target = StandardizedTarget(energy, start.without_affine())
-    loc, precision = start.loc, torch.cholesky_inverse(start.scale)
-    hessians = Hessians(target)
-    (root, info), z, mirrored = torch.linalg.cholesky_ex(precision), loc.new_zeros(1, energy.n_features), False
-    if info:
+    target, loc, hessians, precision = _set_out(energy, start)
+    if precision is None:
         return start
+    z, mirrored = loc.new_zeros(1, energy.n_features), False
     try:
         for k in steps:
             if ended is not None and ended():
                 break
             z = -z if mirrored else randn(generator, 1, energy.n_features, dtype=torch.float64)
             share, mirrored = 2 / (k + 4), not mirrored
-            precision = (1 - share) * precision + share * hessians(loc + _correlated(z, root)[0])
-            raised, info = torch.linalg.cholesky_ex(precision)
-            if info or not precision.isfinite().all():
+            hessian = hessians(loc + precision.correlated(z)[0])
+            moved = precision.mixed(share, hessian, hessians.elimination)
+            if moved is None:
                 break
-            root = raised
+            precision = moved
             for _ in range(by.mean_steps):
-                score = _mean_score(target, loc, root, by.n_draws, generator)
-                loc = loc + torch.cholesky_solve(score[:, None], root)[:, 0]
+                loc = loc + precision.solve(_mean_score(target, loc, precision, by.n_draws, generator))
     except Spent:
         pass
-    return _gaussian_of(loc, root, like=start) or start
+    return precision.gaussian(loc, like=start) or start
+
+
+def _set_out(energy: Energy, start: Standardization):
+    """Target of steps, mean that they start from, what makes Hessians, and precision; None where it is none."""
+    if start.sparse is None:
+        target = StandardizedTarget(energy, start.without_affine())
+        return target, start.loc, Hessians(target), DensePrecision.of(torch.cholesky_inverse(start.scale))
+    target = StandardizedTarget(energy, Standardization(energy.n_features, full=False).to(energy.device))
+    matrix = start.sparse.precision()
+    hessians = Hessians(target, matrix)
+    return target, start.sparse.loc, hessians, precision_of(matrix, hessians.elimination, energy.device)
 
 
 def is_better(
@@ -160,7 +153,7 @@ def is_better(
         gain = log_weights - log_weights_of(energy, other, z)
     except Spent:
         return False
-    if not (one.is_affine() or float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features):
+    if not (one.is_gaussian() or float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features):
         return False
     gain = gain.view(2, -1).mean(0)  # NaN or infinite where one of the densities is zero: then it is not better
     return float(gain.mean()) > max(2 * float(gain.std()) / len(gain) ** 0.5, least)
@@ -177,14 +170,9 @@ def log_weights_of(energy: Energy, standardization: Standardization, z: Tensor) 
     return StandardizedTarget(energy, standardization).log_prob(z) + 0.5 * z.square().sum(1)
 
 
-def _correlated(z: Tensor, root: Tensor) -> Tensor:
-    """Standard normal numbers (n, d) with the precision of which `root` is the Cholesky factor."""
-    return torch.linalg.solve_triangular(root.T, z.T, upper=True).T
-
-
-def _mean_score(target: StandardizedTarget, loc: Tensor, root: Tensor, n: int, generator) -> Tensor:
+def _mean_score(target: StandardizedTarget, loc: Tensor, precision, n: int, generator) -> Tensor:
     """Mean score (d,) over draws of a Gaussian and their mirror images."""
-    y = _correlated(randn(generator, n // 2, target.n_features, dtype=torch.float64), root)
+    y = precision.correlated(randn(generator, n // 2, target.n_features, dtype=torch.float64))
     return target.log_prob_and_score(torch.cat([loc + y, loc - y]))[1].mean(0)
 
 

@@ -84,7 +84,7 @@ class OneMode:
             check_directions(run.x, moments(run.x, self.by.tempering.full_covariance), run.target)
         except (Spent, KeyboardInterrupt) as stopped:
             pilot.note(stopped)
-        return run.result(found, float(found.scale.diagonal().mean())), run.x
+        return run.result(found, float(found.deviation.mean())), run.x
 
     def refine(self, run: TemperedRun) -> None:
         """Take the best coordinates, by scores, in dimensions of which particles tell a covariance with much noise."""
@@ -129,11 +129,11 @@ class OneMode:
         """The best Gaussian that the limits allow, and whether it is better than Laplace's."""
         pilot, budget = self.pilot, self.budget
         until = by.gaussian_share * pilot.time_share
-        least = max((1 - by.gaussian_share) * pilot.left(), 2 * self.energy.n_features)
+        least = max((1 - by.gaussian_share) * pilot.evals_left(), 2 * self.energy.n_features)
         budget.progress.phase("best Gaussian")
 
         def ended():
-            return pilot.left() < least or budget.seconds_left(until) <= 0
+            return pilot.evals_left() < least or budget.seconds_left(until) <= 0
 
         return best_gaussian(self.energy, laplace, self.generator, by, ended)
 

@@ -142,14 +142,19 @@ class _Pilot:
 
     def left(self) -> float:
         """Evaluations that the pilot can still make within its shares of the limits."""
-        budget, left = self.budget, math.inf
-        if budget.max_energy_evals is not None:
-            share = self.evals_share * (budget.max_energy_evals - budget.evals_reserve)
-            left = max(0.0, share - self.energy.n_energy_evals)
+        budget, left = self.budget, self.evals_left()
         if budget.max_time is not None:
             rate = OVERHEAD * self.energy.evals_per_second if self.rate is None else self.rate
             left = min(left, rate * budget.seconds_left(self.time_share))
         return left
+
+    def evals_left(self) -> float:
+        """Evaluations that the pilot can still make within its share of their limit, whatever time there is."""
+        budget = self.budget
+        if budget.max_energy_evals is None:
+            return math.inf
+        share = self.evals_share * (budget.max_energy_evals - budget.evals_reserve)
+        return max(0.0, share - self.energy.n_energy_evals)
 
     def run(self) -> tuple[PilotResult, Tensor]:
         self.budget.progress.phase("first look")

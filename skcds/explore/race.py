@@ -341,5 +341,5 @@ class Race:
 
 
 def _geometric_mean(standardization: Standardization) -> float:
-    diagonal = standardization.scale.diagonal() if standardization.full else standardization.scale
+    diagonal = standardization.deviation
     return float(diagonal.log().mean().exp())

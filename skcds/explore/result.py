@@ -12,6 +12,7 @@ from .._support.devices import to_numpy
 from ..density.block_triangular import BlockTriangularMap
 from ..density.noncentred import NonCentred
 from ..density.rotation import Rotation
+from ..density.sparse_triangular import SparseTriangularMap
 from ..density.standardize import Standardization
 from ..density.triangular import TriangularMap
 from ..io.packing import pack, unpack
@@ -22,6 +23,7 @@ PARTS = {  # of a standardisation, that are modules
     "triangular": TriangularMap,
     "skewed": BlockTriangularMap,
     "rotation": Rotation,
+    "sparse": SparseTriangularMap,
 }
 
 
@@ -29,6 +31,7 @@ PARTS = {  # of a standardisation, that are modules
     "pilot", log_evidence="number", starting_scale="number", loc="vector", covariance="covariance",
     tail_center="vector", tail_width="vector", n_temperatures="count", noncentred="model or None",
     triangular="model or None", skewed="model or None", rotation="model or None", chance_of_another="number",
+    sparse="model or None",
 )  # fmt: skip
 @dataclass
 class PilotResult:
@@ -59,6 +62,8 @@ class PilotResult:
         Principal axes, where the density is simpler along these than along the coordinates one after the other.
     chance_of_another : float
         That a climb ends at a mode which is not known yet, after the survey of an exploration by few evaluations.
+    sparse : SparseTriangularMap or None
+        Coordinates by a sparse precision, in more than 256 dimensions, where the density is skew or not.
     """
 
     log_evidence: float
@@ -73,6 +78,7 @@ class PilotResult:
     skewed: BlockTriangularMap | None = None
     rotation: Rotation | None = None
     chance_of_another: float = 0.0
+    sparse: SparseTriangularMap | None = None
 
     @classmethod
     def of(cls, found: Standardization, log_evidence: float, scale: float, n_temperatures: int) -> "PilotResult":
@@ -113,4 +119,5 @@ class PilotResult:
         tails = torch.from_numpy(self.tail_center), torch.from_numpy(self.tail_width)
         moments = torch.from_numpy(self.loc), torch.from_numpy(self.covariance)
         found = Standardization.from_moments(*moments, tails, self.noncentred, self.skewed)
+        found.sparse = self.sparse
         return found.with_triangular(self.triangular).with_rotation(self.rotation)

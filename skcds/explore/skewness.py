@@ -15,6 +15,7 @@ from ..density.block_triangular import BlockTriangularMap
 from ..density.energy import Energy
 from ..density.standardize import Standardization
 from .laplace import is_better, stepped
+from .sparse_gaussian import refined, sparse_skewed
 from .stages import HighDimension
 
 FAR = 3.0  # where the hyperbolic sine bends: it is an exponential there, whose skewness goes with the width in it
@@ -62,7 +63,10 @@ def best_gaussian(
             for tried in _skew(energy, gaussian, generator, by):
                 if tried is not None and is_better(energy, tried, found, by.n_skew_draws, generator):
                     found = tried
-        found = stepped(energy, found, generator, by, ended, range(half, by.n_hessians))
+        if found.sparse is None:
+            found = stepped(energy, found, generator, by, ended, range(half, by.n_hessians))
+        else:
+            found = refined(energy, found, generator, by, ended)
     better = is_better(energy, found, laplace, by.n_draws, generator)
     return (found if better else laplace), better
 
@@ -71,10 +75,12 @@ def _skew(
     energy: Energy, gaussian: Standardization, generator, by: HighDimension
 ) -> Iterator[Standardization | None]:  # fmt: skip
     """A Gaussian behind bends, and behind a block triangular map; None where there is none."""
-    bend = bends(energy, gaussian, by.n_skew_draws, generator)
-    yield None if bend is None else bent(gaussian, bend)
+    is_sparse = gaussian.sparse is not None
+    if not is_sparse:
+        bend = bends(energy, gaussian, by.n_skew_draws, generator)
+        yield None if bend is None else bent(gaussian, bend)
     third = third_derivatives(energy, gaussian, by.n_third_draws, generator)
-    yield None if third is None else skewed(gaussian, third)
+    yield None if third is None else (sparse_skewed if is_sparse else skewed)(gaussian, third)
 
 
 def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor | None:
@@ -152,7 +158,7 @@ def third_derivatives(energy: Energy, gaussian: Standardization, n: int, generat
         Source of randomness.
     """
     z, corner = (randn(generator, n // 2, energy.n_features, dtype=torch.float64) for _ in range(2))
-    x, spread = gaussian(torch.cat([z, -z])), gaussian.covariance.diagonal().sqrt()
+    x, spread = gaussian(torch.cat([z, -z])), gaussian.variance.sqrt()
     step = DIFFERENCE * spread * torch.cat([corner, corner]).sign()
     behind, middle, ahead = (energy.log_prob_and_score(x + sign * step)[1] for sign in (-1, 0, 1))
     third = ((behind - 2 * middle + ahead) / (DIFFERENCE * spread).square()).mean(0)

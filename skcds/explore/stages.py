@@ -263,6 +263,9 @@ class HighDimension(Part):
         such coordinates are compared; 0 leaves them as they are.
     n_third_draws : int, default=64
         By which third derivatives are known, for a block triangular map in place of the bends.
+    n_sparse_steps : int, default=6
+        Where the precision is sparse, steps of `n_skew_draws` draws to the best one behind a skew map, in place of the
+        Hessians after it. With 12 the bound of log Z is the same.
     variational_inflation : float, default=1.0
         In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
         nats.
@@ -285,6 +288,7 @@ class HighDimension(Part):
         "n_draws": [at_least_two],
         "n_skew_draws": [not_negative],
         "n_third_draws": [at_least_two],
+        "n_sparse_steps": [not_negative],
         "variational_inflation": [positive],
         "gaussian_share": [share],
         "refined_share": [share],
@@ -303,6 +307,7 @@ class HighDimension(Part):
     n_draws: int = 256
     n_skew_draws: int = 2048
     n_third_draws: int = 64
+    n_sparse_steps: int = 6
     variational_inflation: float = 1.0
     gaussian_share: float = 0.4
     refined_share: float = 0.1

@@ -24,10 +24,11 @@ from .packing import unpack
 from .registry import MODELS, RECORDS, SAMPLERS, SPECIFICATIONS
 from .schema import in_files, missing
 
-FORMAT = 13  # of the files that `save` writes; `load` reads this and all earlier ones
+FORMAT = 14  # of the files that `save` writes; `load` reads this and all earlier ones
 KIND = "skcds"
 RENAMED_BEFORE = 6  # formats in which sizes and numbers of losses, or `tol` alone, are parameters of their own
 MAX_STEPS = 2**20  # of a model's grid, which is the one size that no array in the file has
+MAY_BE_NONE = "n_transforms"  # size that may be 0: maps of single coordinates have no couplings
 # Arrays that may hold values that are not finite, by the ends of their names: bounds and length scales may be infinite,
 # losses are those of iterations that were taken back, particles may be beyond the range of their type, and a density
 # may be zero.
@@ -324,7 +325,9 @@ def check_sizes(config: dict, shapes: dict[str, tuple]) -> None:
     sizes = {name: value for name, value in config.items() if type(value) is int and name not in unused}
     n_numbers = sum(math.prod(shape) for shape in shapes.values())
     limits = {"n_layers": len(shapes), "map_layers": len(shapes), "n_transforms": len(shapes), "n_steps": MAX_STEPS}
-    fits = all(0 < value <= limits.get(name, n_numbers) for name, value in sizes.items())
+    fits = all(
+        (name == MAY_BE_NONE or value) and 0 <= value <= limits.get(name, n_numbers) for name, value in sizes.items()
+    )
     if fits and couples:
         layers = sizes["map_layers" if "map_layers" in sizes else "n_layers"]
         fits = (

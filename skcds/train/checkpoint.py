@@ -17,7 +17,7 @@ from ..io.files import DamagedFileError, check_hash, check_place, open_arrays, r
 from ..io.plain import described, from_plain, to_plain
 from .specifications import Training
 
-FORMAT = 7
+FORMAT = 8
 KIND = "skcds checkpoint"
 N_PROBES = 16  # points at which the energy is compared with that of the file
 N_WATCHED = 32  # particles at which it is compared, too
