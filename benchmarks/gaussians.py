@@ -3,18 +3,23 @@
     python benchmarks/gaussians.py --targets lgcp --data FOLDER
     python benchmarks/gaussians.py --targets ionosphere sonar --data FOLDER
     python benchmarks/gaussians.py --targets line200 line1000
+    python benchmarks/gaussians.py --targets line1000 field20 field32 --kinds best "skewed, best" sparse \
+        "sparse, skewed" "sparse, skewed, best" "sparse, skewed, best of 12 steps"
 
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
 the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends or the block
 triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`), which has 64
 dimensions at most; "cubic" is one of degree 3. "Of a wide Gaussian" starts from one a quarter too wide. The lines are
-Cox processes (`dimensions.py`).
+Cox processes (`dimensions.py`), the fields such ones on a square. "Sparse" are those with factors by elimination
+(`SparseTriangularMap`); "best" ones are then found by moments behind the skewness, and others have dense factors.
 """
 
 import argparse
 import math
 import time
+from dataclasses import replace
 
+import numpy as np
 import torch
 from dimensions import CoxLine
 from paper_tables import TARGETS as OF_TABLES
@@ -24,16 +29,36 @@ from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.laplace import laplace_standardization, stepped
 from skcds.explore.skewness import bends, bent, skewed, third_derivatives
+from skcds.explore.sparse_gaussian import refined, sparse_skewed
 from skcds.explore.triangular import best_triangular
 from skcds.models.maps import standard_normal_log_prob
 from skcds.specifications import HighDimension, Triangular
 from skcds.train.particles import effective_share
 
 N, PART = 4000, 500
+
+
+class CoxField:
+    """Poisson counts on a square, whose log rates are those of a Gaussian field with differences of unit variance."""
+
+    def __init__(self, side: int, seed: int = 0):
+        self.side, self.n_features, wave = side, side**2, np.sin(np.arange(side) / 5)
+        self.counts = torch.from_numpy(np.random.default_rng(seed).poisson(1.5 + np.repeat(wave, side)))
+
+    def __call__(self, x):
+        field = x.view(-1, self.side, self.side)
+        differences = field.diff(dim=1).square().sum((1, 2)) + field.diff(dim=2).square().sum((1, 2))
+        return differences + 0.005 * x.square().sum(1) + (x.exp() - self.counts.to(x) * x).sum(1)
+
+
 TARGETS = {
     **OF_TABLES,
     "line200": lambda data: ("line200", CoxLine(200)),
     "line1000": lambda data: ("line1000", CoxLine(1000)),
+    "line5000": lambda data: ("line5000", CoxLine(5000)),
+    "field20": lambda data: ("field20", CoxField(20)),
+    "field32": lambda data: ("field32", CoxField(32)),
+    "field64": lambda data: ("field64", CoxField(64)),
 }
 HEAD = ("target", "Gaussian", "before", "after", "evals", "s", "ELBO", "sd", "ESS", "log Z")
 KINDS = {  # name: Hessians before the bends, whether there are any, Hessians after them
@@ -44,6 +69,10 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "bent late, best": (32, True, 32),
     "skewed": (16, True, 0),
     "skewed, best": (16, True, 16),
+    "sparse": (32, False, 0),
+    "sparse, skewed": (16, True, 0),
+    "sparse, skewed, best": (16, True, 0),
+    "sparse, skewed, best of 12 steps": (16, True, 0),
     "triangular": (32, False, 0),
     "triangular, of a fair Gaussian": (4, False, 0),
     "triangular, half the draws": (4, False, 0),
@@ -57,6 +86,7 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "cubic, half the steps": (4, False, 0),
     "cubic, twice the steps": (4, False, 0),
 }
+USUAL = [kind for kind in KINDS if not kind.startswith("sparse")]
 TOO_WIDE = 1.25
 TRIANGULAR = {  # kinds behind a triangular map: what is not by default
     "triangular": {},
@@ -77,9 +107,15 @@ TRIANGULAR = {  # kinds behind a triangular map: what is not by default
 def found(energy: Energy, kind: str, generator):
     """The Gaussian of a kind."""
     before, is_bent, after = KINDS[kind]
-    high, gaussian = HighDimension(), laplace_standardization(energy)
+    high, gaussian, is_sparse = HighDimension(), laplace_standardization(energy), kind.startswith("sparse")
+    gaussian = gaussian if is_sparse else dense(gaussian)
     gaussian = stepped(energy, gaussian, generator, high, None, range(before)) if before else gaussian
-    if is_bent and kind.startswith("skewed"):
+    if is_bent and is_sparse:
+        third = third_derivatives(energy, gaussian, high.n_third_draws, generator)
+        gaussian = sparse_skewed(gaussian, third) or gaussian
+        if "best" in kind:
+            gaussian = refined(energy, gaussian, generator, replace(high, n_sparse_steps=12 if "12" in kind else 6))
+    elif is_bent and kind.startswith("skewed"):
         third = third_derivatives(energy, gaussian, high.n_third_draws, generator)
         gaussian = gaussian if third is None else skewed(gaussian, third) or gaussian
         gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))
@@ -93,6 +129,14 @@ def found(energy: Energy, kind: str, generator):
         by = Triangular(**{"n_cubic_steps": 0} | TRIANGULAR[kind])
         gaussian, _ = best_triangular(energy, gaussian, generator, by)
     return gaussian
+
+
+def dense(gaussian: Standardization) -> Standardization:
+    """The same Gaussian with a dense factor."""
+    if gaussian.sparse is None:
+        return gaussian
+    precision = torch.from_numpy(gaussian.sparse.precision().toarray())
+    return Standardization.from_moments(gaussian.sparse.loc, torch.linalg.inv(precision))
 
 
 def row(name: str, target, kind: str, seed: int, n: int) -> tuple:
@@ -116,7 +160,7 @@ def row(name: str, target, kind: str, seed: int, n: int) -> tuple:
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="*", default=["lgcp"], choices=list(TARGETS))
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=USUAL, choices=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n", type=int, default=N, help="draws that judge")
     parser.add_argument("--data", help="folder with ionosphere.csv, sonar.csv and finnish_pines.csv")

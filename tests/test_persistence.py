@@ -724,6 +724,18 @@ class TestGolden:
         weighted = sampler.weighted_evaluations()
         np.testing.assert_allclose(weighted.samples[0], [1.4893, -1.3467], atol=1e-4)
         np.testing.assert_allclose(weighted.log_weights[:3], [1.5722, 1.7424, 1.1392], atol=1e-4)
+        assert sampler.pilot_.sparse is None
+
+    def test_with_a_sparse_precision(self):
+        """A file of format 14, written by version 0.1.0.dev0, of a sampler that its map was put into."""
+        sampler = skcds.load(DATA / "format-14.skcds")
+        expected = [
+            [0.2185, 0.4525, -0.1337, 0.9216],
+            [0.7627, -0.0108, 0.2214, 0.6860],
+            [-0.0884, 0.5021, -0.1224, 1.7763],
+        ]
+        np.testing.assert_allclose(sampler.sample(3, random_state=0), expected, atol=2e-3)
+        assert sampler._model.config["n_root"] == len(sampler.pilot_.sparse.root) == 8
 
 
 class TestOtherFormats:

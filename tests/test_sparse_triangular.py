@@ -338,6 +338,13 @@ class TestSampler:
         assert weighted.ess / 4000 > 0.8
         assert scratch.diagnose().verdict == "ok"
 
+    def test_a_gaussian_is_known_by_few_evaluations(self):
+        """The pilot's run needs no wider start where Laplace's approximation is exact, and so comes to an end."""
+        sampler = ConsistentSamplerScratch(n_features=D, max_energy_evals=6000, random_state=0)
+        sampler.fit(lambda x: 0.5 * x.square().sum(1))
+        assert sampler.diagnose().verdict == "ok" and sampler.pilot_.n_temperatures == 1
+        assert sampler.pilot_.log_evidence == pytest.approx(0.5 * D * np.log(2 * np.pi), abs=1e-3)
+
     def test_teacher_and_student(self, tmp_path):
         teacher = fitted(DiffusionSampler)
         student = ConsistentSamplerDistiller(teacher, max_iter=3, random_state=0).fit(counts)

@@ -333,8 +333,8 @@ def _sparse(at: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def _between(ascending: Tensor, ends: list[int]) -> list[slice]:
     """Where ascending integers pass from one end to the next."""
-    at = torch.searchsorted(ascending.contiguous(), torch.tensor(ends, device=ascending.device)).tolist()
-    return [slice(a, b) for a, b in itertools.pairwise(at)]
+    at = torch.tensor(ends, dtype=ascending.dtype, device=ascending.device)
+    return [slice(a, b) for a, b in itertools.pairwise(torch.searchsorted(ascending.contiguous(), at).tolist())]
 
 
 def _entries(matrix: csr_array) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 __all__ = [
     "decomposed",
     "is_better",
+    "is_close_to_normal",
     "laplace_away_from_seams",
     "laplace_standardization",
     "log_weights_of",
@@ -153,10 +154,22 @@ def is_better(
         gain = log_weights - log_weights_of(energy, other, z)
     except Spent:
         return False
-    if not (one.is_gaussian() or float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features):
+    if not (one.is_gaussian() or _are_small(log_weights, energy)):
         return False
     gain = gain.view(2, -1).mean(0)  # NaN or infinite where one of the densities is zero: then it is not better
     return float(gain.mean()) > max(2 * float(gain.std()) / len(gain) ** 0.5, least)
+
+
+def is_close_to_normal(energy: Energy, standardization: Standardization, n: int, generator) -> bool:
+    """Whether log weights of n draws hardly vary; not if evaluations are spent."""
+    try:
+        return _are_small(log_weights_of(energy, standardization, mirrored(n, energy, generator)), energy)
+    except Spent:
+        return False
+
+
+def _are_small(log_weights: Tensor, energy: Energy) -> bool:
+    return float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features
 
 
 def mirrored(n: int, energy: Energy, generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.standardize import Standardization
-from .laplace import laplace_away_from_seams
+from .laplace import is_close_to_normal, laplace_away_from_seams
 from .modes import near_to
 from .propriety import check_directions
 from .result import PilotResult
@@ -71,7 +71,7 @@ class OneMode:
         most = min(pilot.n_particles, max(by.fewest_particles, by.max_numbers // energy.n_features))
         affordable = min(pilot.left(), self._rows_left(found)) / (by.n_temperatures * (1 + pilot.n_moves))
         affordable = max(
-            self.by.tempering.fewest_particles, affordable * (by.n_temperatures / FEW if found.parts else 1)
+            self.by.tempering.fewest_particles, affordable * (1 if found.is_gaussian() else by.n_temperatures / FEW)
         )
         self.budget.progress.phase("tempering")
         run = TemperedRun(
@@ -103,13 +103,14 @@ class OneMode:
             run.refine(found, self.by.tails.clear_loss)
 
     def _rows_left(self, found: Standardization) -> float:
-        """Rows that the time left is enough for, where coordinates take longer than the density; no evaluation."""
+        """Rows that the time left is enough for, with what their coordinates take beside the density; no evaluation."""
         seconds = self.budget.seconds_left(self.pilot.time_share)
-        if not found.parts or math.isinf(seconds):
+        if math.isinf(seconds):
             return math.inf
-        z, start = randn(self.generator, GAUGED, self.energy.n_features, dtype=torch.float64), time.perf_counter()
+        start = time.perf_counter()
+        z = randn(self.generator, GAUGED, self.energy.n_features, dtype=torch.float64)
         found.pull_back(z, z)
-        return GAUGED * seconds / (time.perf_counter() - start)
+        return seconds / ((time.perf_counter() - start) / GAUGED + 1 / self.energy.evals_per_second)
 
     def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:
         """The best coordinates that the limits allow, and the width that a run starts with from there.
@@ -123,6 +124,7 @@ class OneMode:
             if better:
                 return found, by.variational_inflation
         found, better = self._best_gaussian(laplace, by)
+        better = better or is_close_to_normal(self.energy, found, by.n_draws, self.generator)
         return found, by.variational_inflation if better else by.inflation
 
     def _best_gaussian(self, laplace: Standardization, by: HighDimension) -> tuple[Standardization, bool]:
