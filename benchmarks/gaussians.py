@@ -4,14 +4,14 @@
     python benchmarks/gaussians.py --targets ionosphere sonar --data FOLDER
     python benchmarks/gaussians.py --targets line200 line1000
     python benchmarks/gaussians.py --targets line1000 field20 field32 --kinds best "skewed, best" sparse \
-        "sparse, skewed" "sparse, skewed, best" "sparse, skewed, best of 12 steps"
+        "skewed, moments" "sparse, skewed" "sparse, skewed, moments" "sparse, skewed, moments, twice the steps"
 
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
 the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends or the block
 triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`), which has 64
 dimensions at most; "cubic" is one of degree 3. "Of a wide Gaussian" starts from one a quarter too wide. The lines are
 Cox processes (`dimensions.py`), the fields such ones on a square. "Sparse" are those with factors by elimination
-(`SparseTriangularMap`); "best" ones are then found by moments behind the skewness, and others have dense factors.
+(`SparseTriangularMap`), others have dense ones. "Moments" are steps behind skewness (`refined`) in place of Hessians.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from paper_tables import Unavailable
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.laplace import laplace_standardization, stepped
+from skcds.explore.moments import refined
 from skcds.explore.skewness import bends, bent, skewed, third_derivatives
-from skcds.explore.sparse_gaussian import refined, sparse_skewed
 from skcds.explore.triangular import best_triangular
 from skcds.models.maps import standard_normal_log_prob
 from skcds.specifications import HighDimension, Triangular
@@ -69,10 +69,13 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "bent late, best": (32, True, 32),
     "skewed": (16, True, 0),
     "skewed, best": (16, True, 16),
+    "skewed, moments": (16, True, 0),
+    "skewed, moments, fewer draws": (16, True, 0),
+    "skewed, moments, twice the steps": (16, True, 0),
     "sparse": (32, False, 0),
     "sparse, skewed": (16, True, 0),
-    "sparse, skewed, best": (16, True, 0),
-    "sparse, skewed, best of 12 steps": (16, True, 0),
+    "sparse, skewed, moments": (16, True, 0),
+    "sparse, skewed, moments, twice the steps": (16, True, 0),
     "triangular": (32, False, 0),
     "triangular, of a fair Gaussian": (4, False, 0),
     "triangular, half the draws": (4, False, 0),
@@ -110,15 +113,15 @@ def found(energy: Energy, kind: str, generator):
     high, gaussian, is_sparse = HighDimension(), laplace_standardization(energy), kind.startswith("sparse")
     gaussian = gaussian if is_sparse else dense(gaussian)
     gaussian = stepped(energy, gaussian, generator, high, None, range(before)) if before else gaussian
-    if is_bent and is_sparse:
-        third = third_derivatives(energy, gaussian, high.n_third_draws, generator)
-        gaussian = sparse_skewed(gaussian, third) or gaussian
-        if "best" in kind:
-            gaussian = refined(energy, gaussian, generator, replace(high, n_sparse_steps=12 if "12" in kind else 6))
-    elif is_bent and kind.startswith("skewed"):
+    if is_bent and "skewed" in kind:
         third = third_derivatives(energy, gaussian, high.n_third_draws, generator)
         gaussian = gaussian if third is None else skewed(gaussian, third) or gaussian
-        gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))
+        if "moments" in kind:
+            high = replace(high, n_moment_steps=2 * high.n_moment_steps) if "twice" in kind else high
+            high = replace(high, moment_draws=1.0) if "fewer" in kind else high
+            gaussian = refined(energy, gaussian, generator, high)
+        else:
+            gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))
     elif is_bent:
         bend = bends(energy, gaussian, high.n_skew_draws, generator)
         gaussian = gaussian if bend is None else bent(gaussian, bend)

@@ -140,7 +140,7 @@ TESTS = {
     "explore/smc": ["pilot"],
     "explore/specifications": ["start", "specifications"],
     "explore/stages": ["start", "pilot"],
-    "explore/sparse_gaussian": ["sparse_triangular"],
+    "explore/moments": ["sparse_triangular", "block_triangular"],
     "explore/start": ["start"],
     "explore/store": ["adaptive", "explored", "rounds"],
     "explore/weighed": ["weighed"],

@@ -834,7 +834,7 @@ def test_rows_of_gaussians(capsys, monkeypatch):
     assert all(bounds[0] + 0.2 < bound < target.log_evidence + 0.1 for bound in bounds[1:])
     assert all(head.count("|") == row.count("|") for row in rows)
     monkeypatch.setitem(gaussians.TARGETS, "lgcp", lambda data: ("field", gaussians.CoxField(17)))
-    gaussians.main(["--n", "1000", "--kinds", "best", "sparse", "sparse, skewed, best"])
+    gaussians.main(["--n", "1000", "--kinds", "best", "sparse", "sparse, skewed, moments"])
     *_, dense, sparse, best = capsys.readouterr().out.strip().splitlines()
     dense, sparse, best = (float(line.split("|")[7].split("±")[0]) for line in (dense, sparse, best))
     assert abs(dense - sparse) < 0.1 < best - sparse

@@ -132,7 +132,7 @@ def _set_out(energy: Energy, start: Standardization):
     """Target of steps, mean that they start from, what makes Hessians, and precision; None where it is none."""
     if start.sparse is None:
         target = StandardizedTarget(energy, start.without_affine())
-        return target, start.loc, Hessians(target), DensePrecision.of(torch.cholesky_inverse(start.scale))
+        return target, start.loc, Hessians(target), DensePrecision.of(torch.cholesky_inverse(start.matrix))
     target = StandardizedTarget(energy, Standardization(energy.n_features, full=False).to(energy.device))
     matrix = start.sparse.precision()
     hessians = Hessians(target, matrix)

@@ -46,12 +46,16 @@ class DensePrecision:
         """The covariance times a vector (d,)."""
         return torch.cholesky_solve(score[:, None], self._root)[:, 0]
 
+    def covariance(self) -> Tensor:
+        """The inverse (d, d)."""
+        return torch.cholesky_inverse(self._root)
+
     def gaussian(self, loc: Tensor, like: Standardization | None = None) -> Standardization | None:
         """The Gaussian with a mean (d,); None where the covariance is none to rounding.
 
         It has the tails and the non-centred coordinates of another one.
         """
-        covariance = torch.cholesky_inverse(self._root)
+        covariance = self.covariance()
         if torch.linalg.cholesky_ex(covariance).info:
             return None
         if like is None:

@@ -12,10 +12,12 @@ from torch import Tensor
 from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.block_triangular import BlockTriangularMap
+from ..density.elimination import Elimination
 from ..density.energy import Energy
+from ..density.sparse_triangular import SparseTriangularMap
 from ..density.standardize import Standardization
 from .laplace import is_better, stepped
-from .sparse_gaussian import refined, sparse_skewed
+from .moments import refined
 from .stages import HighDimension
 
 FAR = 3.0  # where the hyperbolic sine bends: it is an exponential there, whose skewness goes with the width in it
@@ -32,7 +34,7 @@ def best_gaussian(
 
     Half of the steps are made without these, which are found then, the others in the coordinates that have the better
     bound. Bends are monotone functions of single coordinates; a `BlockTriangularMap` knows how these depend on each
-    other, too.
+    other, too. Behind the latter, and behind a `SparseTriangularMap`, the other steps are those of `refined`.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ def best_gaussian(
             for tried in _skew(energy, gaussian, generator, by):
                 if tried is not None and is_better(energy, tried, found, by.n_skew_draws, generator):
                     found = tried
-        if found.sparse is None:
+        if found.skewed is None and (found.sparse is None or found.sparse.is_affine):
             found = stepped(energy, found, generator, by, ended, range(half, by.n_hessians))
         else:
             found = refined(energy, found, generator, by, ended)
@@ -75,12 +77,11 @@ def _skew(
     energy: Energy, gaussian: Standardization, generator, by: HighDimension
 ) -> Iterator[Standardization | None]:  # fmt: skip
     """A Gaussian behind bends, and behind a block triangular map; None where there is none."""
-    is_sparse = gaussian.sparse is not None
-    if not is_sparse:
+    if gaussian.sparse is None:
         bend = bends(energy, gaussian, by.n_skew_draws, generator)
         yield None if bend is None else bent(gaussian, bend)
     third = third_derivatives(energy, gaussian, by.n_third_draws, generator)
-    yield None if third is None else (sparse_skewed if is_sparse else skewed)(gaussian, third)
+    yield None if third is None else skewed(gaussian, third)
 
 
 def bends(energy: Energy, gaussian: Standardization, n: int, generator) -> Tensor | None:
@@ -166,11 +167,15 @@ def third_derivatives(energy: Energy, gaussian: Standardization, n: int, generat
 
 
 def skewed(gaussian: Standardization, third: Tensor) -> Standardization | None:
-    """A Gaussian that becomes skew along its coordinates by a `BlockTriangularMap`; None if rounding forbids it."""
+    """A Gaussian that becomes skew along its coordinates; None if rounding forbids it.
+
+    By a `BlockTriangularMap`, or by a `SparseTriangularMap` where the precision is sparse.
+    """
+    if gaussian.sparse is not None:
+        precision, loc = gaussian.sparse.precision(), gaussian.sparse.loc
+        sparse = SparseTriangularMap.of_precision(loc, precision, Elimination(precision), third)
+        return None if sparse is None else Standardization.from_sparse(sparse)
     part = BlockTriangularMap.of_gaussian(gaussian.loc, gaussian.covariance, third)
     if part is None:
         return None
-    d = len(third)
-    return Standardization.from_moments(
-        torch.zeros_like(third), torch.eye(d, dtype=third.dtype, device=third.device), skewed=part
-    )
+    return Standardization.from_moments(torch.zeros_like(third), torch.ones_like(third), skewed=part)

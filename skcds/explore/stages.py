@@ -263,9 +263,11 @@ class HighDimension(Part):
         such coordinates are compared; 0 leaves them as they are.
     n_third_draws : int, default=64
         By which third derivatives are known, for a block triangular map in place of the bends.
-    n_sparse_steps : int, default=6
-        Where the precision is sparse, steps of `n_skew_draws` draws to the best one behind a skew map, in place of the
-        Hessians after it. With 12 the bound of log Z is the same.
+    n_moment_steps : int, default=8
+        Steps to the best mean and precision behind a skew map (`refined`), in place of the Hessians after it, with
+        `n_skew_draws` draws each. With twice as many the bound of log Z is the same where the precision is sparse.
+    moment_draws : float, default=4.0
+        Draws of such a step for each feature where the precision is dense, if these are more.
     variational_inflation : float, default=1.0
         In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
         nats.
@@ -288,7 +290,8 @@ class HighDimension(Part):
         "n_draws": [at_least_two],
         "n_skew_draws": [not_negative],
         "n_third_draws": [at_least_two],
-        "n_sparse_steps": [not_negative],
+        "n_moment_steps": [not_negative],
+        "moment_draws": [positive],
         "variational_inflation": [positive],
         "gaussian_share": [share],
         "refined_share": [share],
@@ -307,7 +310,8 @@ class HighDimension(Part):
     n_draws: int = 256
     n_skew_draws: int = 2048
     n_third_draws: int = 64
-    n_sparse_steps: int = 6
+    n_moment_steps: int = 8
+    moment_draws: float = 4.0
     variational_inflation: float = 1.0
     gaussian_share: float = 0.4
     refined_share: float = 0.1
