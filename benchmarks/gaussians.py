@@ -70,7 +70,8 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "skewed": (16, True, 0),
     "skewed, best": (16, True, 16),
     "skewed, moments": (16, True, 0),
-    "skewed, moments, fewer draws": (16, True, 0),
+    "skewed, moments, half the draws": (16, True, 0),
+    "skewed, moments, twice the draws": (16, True, 0),
     "skewed, moments, twice the steps": (16, True, 0),
     "sparse": (32, False, 0),
     "sparse, skewed": (16, True, 0),
@@ -117,8 +118,9 @@ def found(energy: Energy, kind: str, generator):
         third = third_derivatives(energy, gaussian, high.n_third_draws, generator)
         gaussian = gaussian if third is None else skewed(gaussian, third) or gaussian
         if "moments" in kind:
-            high = replace(high, n_moment_steps=2 * high.n_moment_steps) if "twice" in kind else high
-            high = replace(high, moment_draws=1.0) if "fewer" in kind else high
+            high = replace(high, n_moment_steps=2 * high.n_moment_steps) if "twice the steps" in kind else high
+            high = replace(high, moment_draws=0.5 * high.moment_draws) if "half" in kind else high
+            high = replace(high, moment_draws=2 * high.moment_draws) if "twice the draws" in kind else high
             gaussian = refined(energy, gaussian, generator, high)
         else:
             gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))

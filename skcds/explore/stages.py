@@ -266,7 +266,7 @@ class HighDimension(Part):
     n_moment_steps : int, default=8
         Steps to the best mean and precision behind a skew map (`refined`), in place of the Hessians after it, with
         `n_skew_draws` draws each. With twice as many the bound of log Z is the same where the precision is sparse.
-    moment_draws : float, default=4.0
+    moment_draws : float, default=2.0
         Draws of such a step for each feature where the precision is dense, if these are more.
     variational_inflation : float, default=1.0
         In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
@@ -311,7 +311,7 @@ class HighDimension(Part):
     n_skew_draws: int = 2048
     n_third_draws: int = 64
     n_moment_steps: int = 8
-    moment_draws: float = 4.0
+    moment_draws: float = 2.0
     variational_inflation: float = 1.0
     gaussian_share: float = 0.4
     refined_share: float = 0.1
