@@ -122,7 +122,7 @@ def found(energy: Energy, kind: str, generator):
             high = replace(high, moment_draws=0.5 * high.moment_draws) if "half" in kind else high
             high = replace(high, moment_draws=2 * high.moment_draws) if "twice the draws" in kind else high
             gaussian = refined(energy, gaussian, generator, high)
-        else:
+        elif after:
             gaussian = stepped(energy, gaussian, generator, high, None, range(before, before + after))
     elif is_bent:
         bend = bends(energy, gaussian, high.n_skew_draws, generator)

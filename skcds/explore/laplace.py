@@ -104,7 +104,8 @@ def stepped(
     mirror images. Draws of Hessians are in pairs of mirror images, too: skewness changes a Hessian by as much on the
     other side. A mode says nothing of a density's skewness; means over draws do.
 
-    Coordinates of the start that are behind a hyperbolic sine stay so.
+    Coordinates of the start that are behind a hyperbolic sine stay so, or behind a `BlockTriangularMap`. A start with a
+    sparse precision has no skewness.
     """
     target, loc, hessians, precision = _set_out(energy, start)
     if precision is None:
