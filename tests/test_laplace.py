@@ -109,7 +109,7 @@ class TestBestGaussian:
     def test_limits(self):
         energy = energy_of(self.skew, 8)
         laplace, before = laplace_standardization(energy), energy.n_energy_evals
-        found, better = best_gaussian(energy, laplace, torch.Generator().manual_seed(0), self.by, ended=lambda: True)
+        found, better = best_gaussian(energy, laplace, torch.Generator().manual_seed(0), self.by, ended=lambda n: True)
         assert found is laplace and not better and energy.n_energy_evals - before <= 2 * self.by.n_draws
 
     def test_a_start_that_is_better_stays(self):

@@ -117,7 +117,7 @@ class TestBestGaussian:
     def test_limits(self):
         energy = Energy(skew, 8)
         laplace, before = laplace_standardization(energy), energy.n_energy_evals
-        assert best_gaussian(energy, laplace, seeded(), self.by, lambda: True) == (laplace, False)
+        assert best_gaussian(energy, laplace, seeded(), self.by, lambda n: True) == (laplace, False)
         assert energy.n_energy_evals - before <= 2 * self.by.n_draws
 
     def test_where_evaluations_are_spent_on_the_way(self, monkeypatch):

@@ -89,6 +89,12 @@ class TestElimination:
     def test_a_lattice_takes_fewer_numbers_than_a_dense_factor(self):
         assert Elimination(lattice(24)).is_sparse
 
+    @pytest.mark.parametrize("size", [20, 40])
+    def test_blocks_that_are_larger_than_small_sets(self, size):
+        """Independent blocks, each dense: a set has one of each, a share of one over their size."""
+        found = Elimination(csr_array(kron(eye_array(600 // size), np.ones((size, size)))))
+        assert found.is_sparse and len(found.rest) < 300
+
     def test_not_of_a_dense_pattern(self):  # negative control
         assert not Elimination(csr_array(np.ones((50, 50)))).is_sparse
 
@@ -100,6 +106,8 @@ class TestElimination:
         root, order = factor.root(0.0).toarray(), factor.order
         assert np.allclose(root @ root.T, np.linalg.inv(precision.toarray())[np.ix_(order, order)])
         assert np.allclose(np.triu(root, 1), 0) and np.allclose(root.diagonal(), factor.scale)
+        n = len(factor.top)
+        assert np.allclose(factor.top @ root[:n, :n], np.eye(n))
 
     @pytest.mark.parametrize("least", [0.1, 0.01])
     def test_root_without_small_entries(self, least):
@@ -169,6 +177,17 @@ class TestMap:
         found, z = any_map(40, seeded()), 100 * normal(seeded(1), 30, 40)
         x, log_det, pull_back = found.call_and_pull_back(z)
         assert x.isfinite().all() and log_det.isfinite().all() and pull_back(x).isfinite().all()
+
+    @pytest.mark.parametrize("ridge", [1e-3, 1e-6, 1e-9])
+    @pytest.mark.parametrize("kind", ["path", "square"])
+    def test_pattern_of_a_precision_that_is_nearly_singular(self, ridge, kind):
+        """No entries come in by rounding, whatever the condition number."""
+        path = diags_array([np.ones(511)] * 2, offsets=[1, -1])
+        near = path if kind == "path" else kron(path[:20, :20], eye_array(20)) + kron(eye_array(20), path[:20, :20])
+        precision = csr_array(diags_array(near.sum(1) + ridge) - near)
+        found = SparseTriangularMap.of_precision(torch.zeros(len(near.sum(1))), precision, Elimination(precision))
+        assert found.precision().nnz == precision.nnz
+        assert np.allclose(found.precision().toarray(), precision.toarray(), rtol=0, atol=1e-11)
 
     def test_none_of_what_is_no_precision(self):
         precision = chain(50)
@@ -293,7 +312,7 @@ class TestOfADensity:
     def test_limits_end_steps(self):
         energy = Energy(counts, D)
         laplace = laplace_standardization(energy)
-        assert refined(energy, laplace, seeded(), HighDimension(), lambda: True) is laplace
+        assert refined(energy, laplace, seeded(), HighDimension(), lambda n: True) is laplace
 
     def test_result_comes_back(self):
         x = normal(seeded(), 20, 30)

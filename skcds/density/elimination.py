@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import LinAlgError, cholesky
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.linalg.lapack import dpotri
 from scipy.sparse import csr_array, diags_array, eye_array, hstack, vstack
 
 from .block_triangular import pivoted_cholesky
 
 REST = 1 / 16  # of the coordinates, that are left for a dense factor, if sets do not become too small before
-SMALLEST_SET = 1 / 16  # of the coordinates that are left
+SMALLEST_SET = 1 / 16  # of the coordinates that are left, if a dense factor of these is no larger than is sparse
+FEWEST = 1 / 64  # of the coordinates that are left, that a set has
 DENSE = 1 / 4  # of the numbers of a dense factor, that a sparse one may take
 
 
@@ -32,11 +33,11 @@ class Factor:
     level : ndarray of int64, (d,)
         Numbers of their sets, ascending; 0 for the rest.
     top : ndarray, (m, m)
-        Lower triangular root of the rest's covariance.
+        Lower triangular, the inverse of the root of the rest's covariance.
     links : csr_array, (d, d)
         Regression of each coordinate on those of the sets before, in this order.
     scale : ndarray, (d,)
-        Standard deviations given these; of the rest, the diagonal of `top`.
+        Standard deviations given these; of the rest, one over the diagonal of `top`.
     """
 
     order: np.ndarray
@@ -47,7 +48,8 @@ class Factor:
 
     def root(self, least: float) -> csr_array:
         """The root (d, d), block triangular in this order, without entries below a share of a standard deviation."""
-        known = _without_small(csr_array(self.top), least)
+        of_rest = solve_triangular(self.top, np.eye(len(self.top)), lower=True)
+        known = _without_small(csr_array(of_rest), least)
         for start, end in self.sets():
             given = self.links[start:end, :start] @ known
             own = diags_array(self.scale[start:end], format="csr")
@@ -86,7 +88,8 @@ class Elimination:
         while len(left) > REST * self.n_features and len(left) > 1:
             chosen = _independent(near)
             chosen[np.flatnonzero(chosen)[: int(chosen.all())]] = False  # at least one is left
-            if chosen.sum() < SMALLEST_SET * len(left):
+            share = chosen.sum() / len(left)
+            if share < FEWEST or (share < SMALLEST_SET and self._is_sparse(len(left))):
                 break
             across = near[chosen][:, ~chosen]
             self.sets.append(left[chosen])
@@ -97,7 +100,10 @@ class Elimination:
     @property
     def is_sparse(self) -> bool:
         """Whether factors take clearly fewer numbers than dense ones."""
-        return self.n_links + len(self.rest) ** 2 < DENSE * self.n_features**2
+        return self._is_sparse(len(self.rest))
+
+    def _is_sparse(self, n_left: int) -> bool:
+        return self.n_links + n_left**2 < DENSE * self.n_features**2
 
     def factor(self, precision: csr_array) -> Factor | None:
         """The factor of a precision with this pattern; None where it is not positive definite."""
@@ -111,13 +117,13 @@ class Elimination:
             across = left[:n, n:]
             found.append((diags_array(-1 / pivots, format="csr") @ across, pivots**-0.5))
             left = csr_array(left[n:, n:] + across.T @ found[-1][0])
-        dense = _root_of_rest(left.toarray())
-        if dense is None:
+        of_rest = _root_of_rest(left.toarray())
+        if of_rest is None:
             return None
-        top, pivots = dense
+        top, pivots = of_rest
         order = np.concatenate([self.rest[pivots], *reversed(self.sets)])
         n_each = [len(self.rest), *(len(chosen) for chosen in reversed(self.sets))]
-        scale = np.concatenate([top.diagonal(), *(scale for _, scale in reversed(found))])
+        scale = np.concatenate([1 / top.diagonal(), *(scale for _, scale in reversed(found))])
         rows = [csr_array(hstack([csr_array((links.shape[0], d - links.shape[1])), links])) for links, _ in found]
         links = csr_array(vstack([*rows, csr_array((len(self.rest), d))]))
         back = np.argsort(eliminated)[order]
@@ -126,9 +132,11 @@ class Elimination:
 
 def structure(pattern: csr_array) -> csr_array:
     """Entries of one where a matrix has any, and on the diagonal."""
-    found = csr_array(pattern, dtype=float) + eye_array(pattern.shape[0], format="csr")
-    found.data = np.ones_like(found.data)
-    return csr_array(found)
+    ones = csr_array(pattern, dtype=float, copy=True)
+    ones.data[:] = 1
+    found = csr_array(ones + eye_array(pattern.shape[0], format="csr"))
+    found.data[:] = 1
+    return found
 
 
 def _independent(near: csr_array) -> np.ndarray:
@@ -143,14 +151,21 @@ def _independent(near: csr_array) -> np.ndarray:
 
 
 def _root_of_rest(precision: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Lower triangular root of the covariance of a dense precision, in the order of its pivots, and these."""
+    """Inverse of the lower triangular root of a dense precision's covariance, in the order of its pivots, and these.
+
+    It is a root of the precision, too, and known from this without an inverse.
+    """
     try:
         covariance = dpotri(cholesky(precision, lower=True), lower=1)[0]
+        pivoted = pivoted_cholesky(torch.from_numpy(np.tril(covariance) + np.tril(covariance, -1).T))
+        if pivoted is None:
+            return None
+        pivots = pivoted[1].numpy()
+        backwards = pivots[::-1]
+        upper = cholesky(precision[np.ix_(backwards, backwards)], lower=True)[::-1, ::-1]
     except (LinAlgError, ValueError):  # not positive definite, or not finite
         return None
-    covariance = torch.from_numpy(np.tril(covariance) + np.tril(covariance, -1).T)
-    found = pivoted_cholesky(covariance)
-    return None if found is None else (found[0].numpy(), found[1].numpy())
+    return upper.T.copy(), pivots
 
 
 def _without_small(rows: csr_array, least: float) -> csr_array:

@@ -52,7 +52,7 @@ class SparseTriangularMap(nn.Module):
     scale : Tensor
         (d,), the standard deviations given those before, in this order, as all that follows.
     top : Tensor
-        (n_top, n_top), the root of the covariance of the first ones.
+        (n_top, n_top), the inverse of the root of the covariance of the first ones.
     links, weights : Tensor
         (2, n_links) of int64 and (n_links,), rows and columns of regression weights, and these.
     places, root : Tensor
@@ -102,7 +102,7 @@ class SparseTriangularMap(nn.Module):
         root = None if third is None else factor.root(LEAST)
         found = cls(len(loc), len(factor.top), factor.links.nnz, 0 if root is None else root.nnz)
         found.loc = loc.detach().double().cpu().clone()
-        found.order, found.level = torch.from_numpy(factor.order), torch.from_numpy(factor.level)
+        found.order, found.level = (torch.from_numpy(part).long() for part in (factor.order, factor.level))
         found.scale, found.top = torch.from_numpy(factor.scale), torch.from_numpy(factor.top)
         found.links, found.weights = _entries(factor.links)
         if third is not None and root is not None:
@@ -130,12 +130,12 @@ class SparseTriangularMap(nn.Module):
         """The inverse (d, d) of the covariance's root, in the order of its rows."""
         d, n = len(self.loc), len(self.top)
         below = diags_array(1 / to_numpy(self.scale), format="csr") @ (eye_array(d, format="csr") - self._regressions())
-        above = csr_array(np.tril(np.linalg.inv(to_numpy(self.top))))
+        above = csr_array(to_numpy(self.top))
         above.resize((n, d))
         return csr_array(vstack([above, below[n:]]))
 
     def variance(self) -> Tensor:
-        """Variances (d,) of its Gaussian, in the user's order, but for a share of 1e-6 of small entries of the root."""
+        """Variances (d,) of its Gaussian, in the user's order, without small entries of the root."""
         order, level, top, scale = (to_numpy(part) for part in (self.order, self.level, self.top, self.scale))
         root = Factor(order, level, top, self._regressions(), scale).root(LEAST)
         found = torch.empty_like(self.loc)
@@ -245,7 +245,7 @@ class _Form:
 
     def correlated(self, w: Tensor) -> Tensor:
         """Products of the root with numbers (d, n)."""
-        y = self.top @ w[: self.n_top]
+        y = torch.linalg.solve_triangular(self.top, w[: self.n_top], upper=False)
         for (start, end), links in zip(self.sets, self.links, strict=True):
             y = torch.cat([y, torch.sparse.mm(links, y) + self.scale[start:end] * w[start:end]])
         return y[self.back]
@@ -257,7 +257,7 @@ class _Form:
             own = left[start:end]
             found.append(self.scale[start:end] * own)
             left = left[:start] + torch.sparse.mm(links.T, own)
-        return torch.cat([self.top.T @ left, *reversed(found)])
+        return torch.cat([torch.linalg.solve_triangular(self.top.T, left, upper=True), *reversed(found)])
 
     def call(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Points (d, n) and log determinants (n,)."""
@@ -294,7 +294,7 @@ class _Form:
     def inverse(self, x: Tensor) -> Tensor:
         """Standard normal points (d, n) for points (d, n)."""
         y = (x - self.loc)[self.order]
-        found = [torch.linalg.solve_triangular(self.top, y[: self.n_top], upper=False)]
+        found = [self.top @ y[: self.n_top]]
         for (start, end), links in zip(self.sets, self.links, strict=True):
             found.append((y[start:end] - torch.sparse.mm(links, y[:start])) / self.scale[start:end])
         w = torch.cat(found)
@@ -352,5 +352,6 @@ def _check_places(module: SparseTriangularMap, _) -> None:
     fits = torch.equal(module.order.sort().values, everywhere) and bool((level.diff() >= 0).all())
     fits = fits and int((level == 0).sum()) == len(module.top)
     fits = fits and all(bool(((at >= 0) & (at < d)).all()) for at in (module.links, module.places))
-    if not (fits and bool((level[module.links[0]] > level[module.links[1]]).all())):
+    rows, columns = module.links
+    if not (fits and bool((level[rows] > level[columns]).all()) and bool((rows.diff() >= 0).all())):
         raise ValueError("The places of a sparse matrix are out of range.")

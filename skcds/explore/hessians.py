@@ -1,6 +1,6 @@
 """Hessians of an energy by differences of its gradient: of sparse ones, by few of these."""
 
-__all__ = ["Hessians", "colouring", "dense_of", "hessian"]
+__all__ = ["Hessians", "colouring", "dense_of"]
 
 import numpy as np
 import torch
@@ -15,17 +15,11 @@ from ..density.standardize import StandardizedTarget
 
 DIFFERENCE = 1e-4  # in units of a coordinate's scale
 SMALLEST = 1e-6  # entry that is not zero, in units of the geometric mean of its diagonal ones
-NOISE = 1e-12  # entry that is not zero, in units of the largest of its row, before all diagonal ones are known
+NOISE = 1e-9  # entry that is not zero, in units of the largest of its row, before all diagonal ones are known
 SPARSE = 1 / 16  # of the columns, that there may be groups of
-LARGE = 256  # features above which a sparse Hessian is never held as a dense one
+LARGE = 256  # features above which Hessians are sparse matrices, if factors of these are sparse
 LARGEST_ERROR = 1e-4  # of the product with a vector, relative to its norm
 MOST_NUMBERS = 4_000_000  # of the points of a call
-
-
-def hessian(energy: Energy | StandardizedTarget, x: Tensor) -> Tensor:
-    """Hessian of the energy (d, d) at a point (d,), by 2 d evaluations."""
-    found = _differences(energy, x, torch.eye(len(x), dtype=torch.float64, device=x.device))
-    return 0.5 * (found + found.T)
 
 
 class Hessians:
@@ -61,7 +55,7 @@ class Hessians:
             self._know(pattern)
 
     def __call__(self, x: Tensor) -> Tensor | csr_array:
-        """The Hessian (d, d) at a point (d,): a sparse matrix in more than 256 features, if it is sparse."""
+        """The Hessian (d, d) at a point (d,): a sparse matrix in more than 256 features, if factors are sparse."""
         found = self._by_groups(x)
         if found is None:
             found = self._by_columns(x)
@@ -75,7 +69,8 @@ class Hessians:
         if isinstance(found, Tensor):
             self.pattern = self.groups = self.elimination = None
             return
-        self.pattern = structure(found if self.pattern is None else found + self.pattern)
+        known = structure(found)  # of ones: a sum with numbers might cancel
+        self.pattern, self.elimination = known if self.pattern is None else structure(known + self.pattern), None
         self.groups = colouring(self.pattern, int(SPARSE * found.shape[0]))
         if self.groups is not None and found.shape[0] > LARGE:
             elimination = Elimination(self.pattern)

@@ -113,7 +113,7 @@ def stepped(
     z, mirrored = loc.new_zeros(1, energy.n_features), False
     try:
         for k in steps:
-            if ended is not None and ended():
+            if ended is not None and ended(0):
                 break
             z = -z if mirrored else randn(generator, 1, energy.n_features, dtype=torch.float64)
             share, mirrored = 2 / (k + 4), not mirrored

@@ -48,12 +48,12 @@ def refined(
     by : HighDimension
         How many steps there are, and draws in each.
     ended : callable, optional
-        Says whether the time is over.
+        Says whether the time is over, or a number of evaluations cannot be made.
     """
-    found = start
+    found, rows = start, by.n_skew_draws * _n_parts(start, by) + 2 * by.n_skew_draws + 2 * by.n_draws
     try:
         for k in range(by.n_moment_steps):
-            if ended is not None and ended():
+            if ended is not None and ended(rows):  # with those that tell whether anything is gained
                 break
             moved = _moved(energy, found, generator, by, 2 / (k + 4))
             if moved is None:
@@ -78,7 +78,7 @@ def _moved(
         sparse = _moved_sparse(at.sparse, left, z, share * mean, share)
         return None if sparse is None else Standardization.from_sparse(sparse)
     assert at.skewed is not None
-    n_parts = max(1, math.ceil(by.moment_draws * energy.n_features / by.n_skew_draws))
+    n_parts = _n_parts(at, by)
     mean, second = torch.zeros_like(one), torch.zeros_like(at.skewed.root)
     for _ in range(n_parts):
         z = mirrored(by.n_skew_draws, energy, generator)
@@ -117,6 +117,11 @@ def _moved_sparse(
     moved = csr_array(precision + share * (above + above.T))
     loc = part.loc + part.correlated(mean[None])[0]
     return SparseTriangularMap.of_precision(loc, moved, Elimination(precision), part.third)
+
+
+def _n_parts(at: Standardization, by: HighDimension) -> int:
+    """How many times `n_skew_draws` a step takes."""
+    return max(1, math.ceil(by.moment_draws * len(at.loc) / by.n_skew_draws)) if at.sparse is None else 1
 
 
 def _are_small(*moments: Tensor) -> bool:

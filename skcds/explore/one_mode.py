@@ -84,7 +84,7 @@ class OneMode:
             check_directions(run.x, moments(run.x, self.by.tempering.full_covariance), run.target)
         except (Spent, KeyboardInterrupt) as stopped:
             pilot.note(stopped)
-        return run.result(found, float(found.deviation.mean())), run.x
+        return run.result(found, float(self._width(found).mean())), run.x
 
     def refine(self, run: TemperedRun) -> None:
         """Take the best coordinates, by scores, in dimensions of which particles tell a covariance with much noise."""
@@ -94,13 +94,22 @@ class OneMode:
         if start.noncentred is not None or start.width.isfinite().any():
             return
         self.budget.progress.phase("best Gaussian")
-        with self.pilot.share(self.by.high_dimension.refined_share):
-            found, better = best_gaussian(self.energy, start, self.generator, self.by.high_dimension)
+        by, energy = self.by.high_dimension, self.energy
+        until = energy.n_energy_evals + by.refined_share * self.pilot.evals_left()
+        with self.pilot.share(by.refined_share):
+            found, better = best_gaussian(
+                energy, start, self.generator, by, lambda n: energy.n_energy_evals + n > until
+            )  # fmt: skip
         if better:
             run.refine(found, self.by.tails.clear_loss)
         found, better = self._with_triangular(run.standardized())
         if better:
             run.refine(found, self.by.tails.clear_loss)
+
+    @staticmethod
+    def _width(found: Standardization) -> Tensor:
+        """Standard deviations (d,), by the affine part or a sparse precision."""
+        return found.deviation if found.sparse is None else found.variance.sqrt()
 
     def _rows_left(self, found: Standardization) -> float:
         """Rows that the time left is enough for, with what their coordinates take beside the density; no evaluation."""
@@ -131,11 +140,12 @@ class OneMode:
         """The best Gaussian that the limits allow, and whether it is better than Laplace's."""
         pilot, budget = self.pilot, self.budget
         until = by.gaussian_share * pilot.time_share
-        least = max((1 - by.gaussian_share) * pilot.evals_left(), 2 * self.energy.n_features)
+        of_a_hessian = 2 * self.energy.n_features if laplace.sparse is None else 0
+        least = max((1 - by.gaussian_share) * pilot.evals_left(), of_a_hessian)
         budget.progress.phase("best Gaussian")
 
-        def ended():
-            return pilot.evals_left() < least or budget.seconds_left(until) <= 0
+        def ended(n):
+            return pilot.evals_left() - n < least or budget.seconds_left(until) <= 0
 
         return best_gaussian(self.energy, laplace, self.generator, by, ended)
 

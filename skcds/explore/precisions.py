@@ -2,6 +2,8 @@
 
 __all__ = ["DensePrecision", "SparsePrecision", "precision_of"]
 
+import copy
+
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -102,10 +104,11 @@ class SparsePrecision:
         """The covariance times a vector (d,)."""
         return self._factor.solve(score[None])[0]
 
-    def gaussian(self, loc: Tensor, like: Standardization | None = None) -> Standardization | None:
+    def gaussian(self, loc: Tensor, like: Standardization | None = None) -> Standardization:
         """The Gaussian with a mean (d,)."""
-        found = SparseTriangularMap.of_precision(loc, self.matrix, self.elimination)
-        return None if found is None else Standardization.from_sparse(found)
+        found = copy.deepcopy(self._factor)
+        found.loc = loc.clone()
+        return Standardization.from_sparse(found)
 
 
 def precision_of(

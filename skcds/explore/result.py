@@ -45,6 +45,7 @@ class PilotResult:
         Standard deviation of the Gaussian that the tempering started from; of the particles, without tempering.
     loc : ndarray of shape (n_features,)
         Mean of the particles, in coordinates with tame tails, non-centred where there are such (see `Standardization`).
+        Behind `skewed` or `sparse` it is zero: they have means and covariances of their own.
     covariance : ndarray of shape (n_features, n_features) or (n_features,)
         Covariance of the particles in these coordinates, or its diagonal in high dimension.
     tail_center, tail_width : ndarray of shape (n_features,)

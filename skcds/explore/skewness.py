@@ -47,7 +47,7 @@ def best_gaussian(
     by : HighDimension, optional
         How many draws and steps there are.
     ended : callable, optional
-        Says whether the time is over.
+        Says whether the time is over, or a number of evaluations cannot be made.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def best_gaussian(
     by = HighDimension() if by is None else by
     half = by.n_hessians // 2 if by.n_skew_draws else by.n_hessians
     found = stepped(energy, laplace, generator, by, ended, range(half))
-    if half < by.n_hessians and not (ended is not None and ended()):
+    if half < by.n_hessians and not (ended is not None and ended(0)):
         gaussian = found
         with contextlib.suppress(Spent):
             for tried in _skew(energy, gaussian, generator, by):
@@ -152,7 +152,7 @@ def third_derivatives(energy: Energy, gaussian: Standardization, n: int, generat
     energy : Energy
         The density; its gradient is needed.
     gaussian : Standardization
-        Affine, with a full matrix.
+        Affine, with a full matrix or a sparse precision.
     n : int
         Draws, in pairs of mirror images, of three evaluations each.
     generator : torch.Generator

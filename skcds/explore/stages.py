@@ -254,7 +254,7 @@ class HighDimension(Part):
         Of L-BFGS, which looks for the mode.
     n_hessians : int, default=32
         Steps from Laplace's approximation to the best Gaussian; each takes a Hessian, of 2 n_features evaluations, or
-        of a dozen where the first ones are sparse. On the same Cox process the bound of log Z is 480.7 by Laplace's
+        of a dozen where the first one is sparse. On the same Cox process the bound of log Z is 480.7 by Laplace's
         Gaussian and 498.8 by the best one.
     mean_steps, n_draws : int, default=2 and 256
         Moves of the mean in each, and draws that a move, or the comparison of bounds, takes.
@@ -269,8 +269,8 @@ class HighDimension(Part):
     moment_draws : float, default=2.0
         Draws of such a step for each feature where the precision is dense, if these are more.
     variational_inflation : float, default=1.0
-        In place of `inflation`, for a run from the best Gaussian. In 1600 dimensions a widening by a tenth costs 15
-        nats.
+        In place of `inflation`, for a run from the best Gaussian, or from Laplace's where the density is close to
+        normal. In 1600 dimensions a widening by a tenth costs 15 nats.
     gaussian_share, refined_share : float, default=0.4 and 0.1
         Of the pilot's limits, for the steps; and of what it has left, for those that start from its particles in more
         than 20 features.

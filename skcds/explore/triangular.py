@@ -71,7 +71,12 @@ def best_triangular(
     by, d = Triangular() if by is None else by, energy.n_features
     wanted, fewest = (max(by.fewest_draws, int(draws * d * d)) for draws in (by.draws, by.draws_at_least))
     affordable = (n_evals - 2 * by.n_compared) / max(by.n_steps, 1)
-    if d > by.max_features or not by.n_steps or affordable < fewest or not gaussian.full:
+    if (
+        d > by.max_features
+        or not by.n_steps
+        or affordable < fewest
+        or not (gaussian.full or gaussian.skewed is not None)
+    ):
         return gaussian, False
     beside_cubics = affordable - _evals_of_cubics(by, d) / by.n_steps  # which mend what few draws leave
     affordable = beside_cubics if beside_cubics >= fewest else affordable
