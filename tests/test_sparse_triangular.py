@@ -182,7 +182,7 @@ class TestMap:
     @pytest.mark.parametrize("kind", ["path", "square"])
     def test_pattern_of_a_precision_that_is_nearly_singular(self, ridge, kind):
         """No entries come in by rounding, whatever the condition number."""
-        path = diags_array([np.ones(511)] * 2, offsets=[1, -1])
+        path = csr_array(diags_array([np.ones(511)] * 2, offsets=[1, -1]))
         near = path if kind == "path" else kron(path[:20, :20], eye_array(20)) + kron(eye_array(20), path[:20, :20])
         precision = csr_array(diags_array(near.sum(1) + ridge) - near)
         found = SparseTriangularMap.of_precision(torch.zeros(len(near.sum(1))), precision, Elimination(precision))
