@@ -93,7 +93,8 @@ def _moved(
 def _moved_dense(part: BlockTriangularMap, mean: Tensor, second: Tensor) -> BlockTriangularMap | None:
     """Moved by moments (d,) and (d, d)."""
     whitening = torch.linalg.inv(part.root)
-    precision = DensePrecision.of(whitening.T @ (torch.eye(len(mean)).to(mean) - 0.5 * (second + second.T)) @ whitening)
+    one = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+    precision = DensePrecision.of(whitening.T @ (one - 0.5 * (second + second.T)) @ whitening)
     if precision is None:
         return None
     return BlockTriangularMap.of_gaussian(part.loc + part.root @ mean, precision.covariance(), part.third)
