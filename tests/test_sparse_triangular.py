@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from skcds.density.standardize import Standardization, StandardizedTarget
 from skcds.explore.hessians import LARGE
 from skcds.explore.laplace import laplace_standardization, stepped
 from skcds.explore.moments import refined
+from skcds.explore.one_mode import OneMode
 from skcds.explore.precisions import SparsePrecision
 from skcds.explore.result import PilotResult
-from skcds.explore.skewness import best_gaussian
+from skcds.explore.skewness import best_gaussian, skewed
+from skcds.explore.triangular import best_triangular
 from skcds.specifications import HighDimension, Marginals, Training
 
 D = LARGE + 24
@@ -369,3 +372,59 @@ class TestSampler:
         assert np.array_equal(x, skcds.load(tmp_path / "student.skcds").sample(20, random_state=3))
         least = {teacher: 0.03, student: 0.8}  # four steps of a chain are few: .13 to .35 with four seeds
         assert all(s.sample_weighted(2000, random_state=1).ess / 2000 > share for s, share in least.items())
+
+
+class TestLimits:
+    """What ends steps to the best Gaussian: evaluations that are left and time, and no guess of a rate."""
+
+    @staticmethod
+    def one_mode(energy, evals_left, seconds=np.inf):
+        budget = SimpleNamespace(seconds_left=lambda until: seconds, progress=SimpleNamespace(phase=lambda name: None))
+        pilot = SimpleNamespace(
+            energy=energy, generator=seeded(), budget=budget, by=Pilot(), time_share=1.0,
+            evals_left=lambda: evals_left, left=lambda: pytest.fail("a guess of how many there may be"),
+        )  # fmt: skip
+        return OneMode(pilot)
+
+    @pytest.mark.parametrize(("evals_left", "seconds", "better"), [(np.inf, np.inf, True), (np.inf, 0.0, False)])
+    def test_no_guess_ends_steps(self, evals_left, seconds, better):
+        energy = Energy(counts, D)
+        laplace = laplace_standardization(energy)
+        found = self.one_mode(energy, evals_left, seconds)._best_gaussian(laplace, HighDimension())
+        assert found[1] is better
+
+    def test_few_evaluations_are_enough_for_sparse_hessians(self):
+        """Fewer than a dense one takes."""
+        energy = Energy(counts, D)
+        laplace, by = laplace_standardization(energy), HighDimension(n_skew_draws=0, n_hessians=4)
+        assert self.one_mode(energy, 2 * D - 1)._best_gaussian(laplace, by)[1]
+
+    def test_steps_by_moments_leave_enough_for_comparisons(self):
+        energy, asked = Energy(counts, D), []
+        start = skewed(laplace_standardization(energy), torch.full((D,), -0.3, dtype=torch.float64))
+        before = energy.n_energy_evals
+        by = HighDimension(n_skew_draws=20, n_draws=10)
+        assert refined(energy, start, seeded(), by, lambda n: asked.append(n) or True) is start
+        assert asked == [20 + 2 * 20 + 2 * 10] and energy.n_energy_evals == before
+
+    @pytest.mark.parametrize("coordinates", [Standardization(D, full=False), Standardization(D)])
+    def test_rows_take_what_density_and_coordinates_take(self, coordinates):
+        """A density of a second, and one that takes nothing, within ten seconds."""
+        rows = [
+            self.one_mode(SimpleNamespace(n_features=D, evals_per_second=rate), np.inf, 10.0)._rows_left(coordinates)
+            for rate in (1.0, 1e18)
+        ]
+        assert 5 < rows[0] < 10 and 10 < rows[1] < 1e10
+        assert self.one_mode(SimpleNamespace(n_features=D), np.inf)._rows_left(coordinates) == np.inf
+
+    def test_a_triangular_map_is_tried_behind_a_skew_one(self):
+        """Which has no full matrix; not behind coordinates that are independent."""
+        energy = Energy(lambda x: (x.exp() - x).sum(1), 24)
+        gaussian = laplace_standardization(energy)
+        behind, diagonal = skewed(gaussian, torch.full((24,), -1.0, dtype=torch.float64)), Standardization(24, False)
+        counted = []
+        for start in (behind, diagonal):
+            before = energy.n_energy_evals
+            best_triangular(energy, start, seeded())
+            counted.append(energy.n_energy_evals - before)
+        assert behind.skewed is not None and counted[0] > 0 and counted[1] == 0

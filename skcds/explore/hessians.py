@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array, csr_array, vstack
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from .._support.devices import generator_on, rand, to_numpy
 from .._support.settings import CPU
@@ -78,9 +79,8 @@ class Hessians:
 
     def _by_columns(self, x: Tensor) -> Tensor | csr_array:
         """The Hessian by 2 d evaluations, without entries that are zero if most are."""
-        one = torch.eye(len(x), dtype=torch.float64, device=x.device)
-        columns = one.split(max(1, MOST_NUMBERS // len(x)))
-        parts = [_sparse(_differences(self.energy, x, part)) for part in columns]
+        columns = torch.arange(len(x), device=x.device).split(max(1, MOST_NUMBERS // len(x)))
+        parts = [_sparse(_differences(self.energy, x, one_hot(part, len(x)).double())) for part in columns]
         if any(isinstance(part, Tensor) for part in parts):
             dense = torch.cat([dense_of(part, x.device) for part in parts])
             return 0.5 * (dense + dense.T)
