@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from autograd_checks import check_by_autograd
 from bounds_of_gaussians import gaussian_bound
 from cases import slow
 from hypothesis import given, settings
@@ -65,14 +66,7 @@ class TestMap:
         """Of any such map, with blocks of one coordinate or of several, by `autograd`."""
         generator = seeded(seed)
         found = any_map(d, generator)
-        z = normal(generator, 4, d).requires_grad_()
-        x, log_det, pull_back = found.call_and_pull_back(z)
-        jacobian = torch.stack([torch.autograd.functional.jacobian(lambda p: found(p[None])[0], point) for point in z])
-        assert torch.allclose(torch.linalg.slogdet(jacobian)[1], log_det, atol=1e-8)
-        (gradient,) = torch.autograd.grad((x.sin().sum(1) + log_det).sum(), z)
-        with torch.no_grad():
-            assert torch.allclose(found.inverse(x), z, atol=1e-6)
-            assert torch.allclose(pull_back(x.cos()), gradient, atol=1e-6)
+        check_by_autograd(found, normal(generator, 4, d))
 
     def test_without_third_derivatives_itis_affine(self):
         covariance, z = covariance_of_field(9), normal(seeded(), 5, 9)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from autograd_checks import check_by_autograd
 from bounds_of_gaussians import gaussian_bound
 from cases import slow
 from hypothesis import given, settings
@@ -135,14 +136,7 @@ class TestMap:
         """Of any such map, by `autograd`."""
         generator = seeded(seed)
         found = any_map(d, generator)
-        z = normal(generator, 4, d).requires_grad_()
-        x, log_det, pull_back = found.call_and_pull_back(z)
-        jacobian = torch.stack([torch.autograd.functional.jacobian(lambda p: found(p[None])[0], point) for point in z])
-        assert torch.allclose(torch.linalg.slogdet(jacobian)[1], log_det, atol=1e-8)
-        (gradient,) = torch.autograd.grad((x.sin().sum(1) + log_det).sum(), z)
-        with torch.no_grad():
-            assert torch.allclose(found.inverse(x), z, atol=1e-6)
-            assert torch.allclose(pull_back(x.cos()), gradient, atol=1e-6)
+        check_by_autograd(found, normal(generator, 4, d))
 
     @pytest.mark.parametrize("precision", [chain(80), lattice(9), csr_array(eye_array(5))])
     def test_of_a_gaussian(self, precision):
