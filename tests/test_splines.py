@@ -100,6 +100,49 @@ class TestValue:
         assert torch.equal(y[rest], rational_quadratic_spline(x, phi, BOUND)[0][rest])
 
 
+class TestSharedByRows:
+    """Numbers (d, m) for points (n, d) against the same ones repeated for each row."""
+
+    @given(bins, scales, seeds, st.booleans(), st.sampled_from([1, 2, 40]))
+    def test_value_is_to_the_bit_that_of_repeated_numbers(self, n_bins, scale, seed, inverse, n):
+        x, phi = problem(n_bins, scale, seed, (n, 3), torch.float32)
+        shared = rational_quadratic_spline(x, phi[0], BOUND, inverse=inverse)
+        repeated = rational_quadratic_spline(x, phi[:1].expand(n, -1, -1), BOUND, inverse=inverse)
+        for one, other in zip(shared, repeated, strict=True):
+            assert torch.equal(one, other)
+            assert one.is_contiguous()
+
+    @given(bins, st.sampled_from([0.0, 0.1, 2.0]), seeds, st.booleans(), st.sampled_from([1, 2, 40]))
+    def test_gradient(self, n_bins, scale, seed, inverse, n):
+        x, phi = problem(n_bins, scale, seed, (n, 3))
+        of_value, of_slope = torch.randn(
+            2, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )  # fmt: skip
+        found = []
+        for is_shared in (True, False):
+            leaves = x.clone().requires_grad_(), phi[0].clone().requires_grad_()
+            numbers = leaves[1] if is_shared else leaves[1].expand(n, -1, -1)
+            y, log_slope = rational_quadratic_spline(leaves[0], numbers, BOUND, inverse=inverse)
+            found.append(torch.autograd.grad((of_value * y + of_slope * log_slope).sum(), leaves))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+    def test_makes_nothing_of_the_size_of_points_times_bins(self):
+        n, d, n_bins = 2000, 50, 64
+        x, phi = torch.randn(n, d), torch.zeros(d, 3 * n_bins, requires_grad=True)
+        largest = 0
+
+        def note(tensor):
+            nonlocal largest
+            largest = max(largest, tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            y, log_slope = stretched_spline(x, phi, BOUND)
+        (y.sum() + log_slope.sum()).backward()
+        assert 0 < largest <= 2 * n * d
+
+
 class TestGradient:
     @given(bins, st.sampled_from([0.0, 0.1, 1.0]), seeds, st.booleans())
     def test_is_that_of_another_implementation(self, n_bins, scale, seed, inverse):

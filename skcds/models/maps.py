@@ -90,7 +90,8 @@ class ElementwiseSplines(nn.Module):
     def forward(self, x: Tensor, time: Tensor, gate: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """(n, d) points to images, or by the inverse, and log |det J| (n,) of what was applied."""
         phi = gate * self.conditioner(time[:, :0], time)
-        phi = phi.unflatten(1, (x.shape[1], n_numbers(self.bins, True))).expand(len(x), -1, -1)
+        phi = phi.unflatten(1, (x.shape[1], n_numbers(self.bins, True)))
+        phi = phi[0] if len(phi) == 1 else phi  # rows of one level share the splines
         y, log_slope = stretched_spline(x, phi, self.bound, inverse=inverse)
         return y, log_slope.sum(1)
 

@@ -34,8 +34,8 @@ def stretched_spline(x: Tensor, phi: Tensor, bound: float, *, inverse: bool = Fa
     x : Tensor
         Points, of any shape.
     phi : Tensor
-        ``(*x.shape, 3 * bins)``: the numbers of `rational_quadratic_spline`, then a number of which s is a bounded
-        function. All zero is the identity.
+        ``(*x.shape, 3 * bins)``, or (d, 3 * bins) for points (n, d): the numbers of `rational_quadratic_spline`, then a
+        number of which s is a bounded function. All zero is the identity.
     bound, inverse
         See `rational_quadratic_spline`.
 
@@ -61,8 +61,8 @@ def rational_quadratic_spline(x: Tensor, phi: Tensor, bound: float, *, inverse: 
     x : Tensor
         Points, of any shape.
     phi : Tensor
-        ``(*x.shape, 3 * bins - 1)``: logits of the bins' widths and of their heights, then log slopes at the knots
-        between bins. All zero is the identity.
+        ``(*x.shape, 3 * bins - 1)``, or (d, 3 * bins - 1) for points (n, d) that share a spline for each column: logits
+        of the bins' widths and of their heights, then log slopes at the knots between bins. All zero is the identity.
     bound : float
         Half the length of the interval.
     inverse : bool, default=False
@@ -79,12 +79,15 @@ def rational_quadratic_spline(x: Tensor, phi: Tensor, bound: float, *, inverse: 
     -----
     There are first derivatives in reverse mode, and neither forward mode nor the transforms of ``torch.func``.
     """
-    return _Spline.apply(x, phi, bound, inverse)
+    if phi.ndim > x.ndim:
+        return tuple(found[..., 0] for found in _Spline.apply(x[..., None], phi, bound, inverse))
+    return tuple(found.T.contiguous() for found in _Spline.apply(x.T.contiguous(), phi, bound, inverse))
 
 
 class _Spline(torch.autograd.Function):
     # In shares of the interval the map is y = y0 + h R(z) with z = (x - x0) / w in a bin of width w and height h, where
     # R = (s z^2 + d0 q) / (s + t q), q = z (1 - z), s = h / w, t = d0 + d1 - 2 s, d0 and d1 the slopes at its knots.
+    # The last axis of x is that of the points of a spline: there is one, or all of a batch.
 
     @staticmethod
     def forward(ctx, x, phi, bound, inverse):
@@ -92,7 +95,7 @@ class _Spline(torch.autograd.Function):
         inside, point, index, start, share, knots, between, slopes, sizes, total, damping, slope_damping = _bin_of(
             x, phi, bins, bound, int(inverse)
         )  # fmt: skip
-        (x0, y0), (w, h), (d0, d1) = start.unbind(-1), share.unbind(-1), slopes.unbind(-1)
+        (x0, y0), (w, h), (d0, d1) = start.unbind(-2), share.unbind(-2), slopes.unbind(-2)
 
         s = h / w
         t = d0 + d1 - s - s
@@ -129,7 +132,7 @@ class _Spline(torch.autograd.Function):
         (inside, sizes, total, damping, index, start, share, knots, between, slopes, slope_damping, z, ratio, scale,
          middle, slope) = ctx.saved_tensors  # fmt: skip
         bins, bound, grad_outside = ctx.bins, ctx.bound, grad_y
-        (w, h), (d0, d1) = share.unbind(-1), slopes.unbind(-1)
+        (w, h), (d0, d1) = share.unbind(-2), slopes.unbind(-2)
         u, s = 1 - z, h / w
         z2, q, u2 = z * z, z * u, u * u
         grad_y, grad_l = (torch.where(inside, grad, 0.0) for grad in (grad_y, grad_log_slope))
@@ -155,15 +158,15 @@ class _Spline(torch.autograd.Function):
         grad_d0 = grad_ratio * q * (1 - ratio) + of_middle * u2 - shift
         grad_d1 = of_middle * z2 - grad_ratio * q * ratio - shift
 
-        grad_start = torch.stack([-grad_z / w, grad_y], -1)
-        grad_share = torch.stack([-(grad_s * s + grad_z * z) / w, grad_y * ratio + grad_s / w], -1)
-        mean = (grad_start * start + grad_share * share)[..., None]
-        grad_sizes = _of_sizes(grad_start[..., None], grad_share[..., None], mean, index, bins)
+        grad_start = torch.stack([-grad_z / w, grad_y], -2)
+        grad_share = torch.stack([-(grad_s * s + grad_z * z) / w, grad_y * ratio + grad_s / w], -2)
+        mean = (grad_start * start + grad_share * share).sum(-1, keepdim=True)
+        grad_sizes = _of_sizes(grad_start, grad_share, mean, index, bins)
         grad_sizes.mul_(sizes).div_(damping * damping * total[..., None])
-        grad_slopes = torch.stack([grad_d0, grad_d1], -1) * slopes * between / (slope_damping * slope_damping)
-        grad_phi = grad_sizes.new_zeros(*z.shape, 3 * bins - 1)
+        grad_slopes = torch.stack([grad_d0, grad_d1], -2) * slopes * between / (slope_damping * slope_damping)
+        grad_phi = grad_sizes.new_zeros(*z.shape[:-1], 3 * bins - 1)
         grad_phi[..., : 2 * bins] = grad_sizes.flatten(-2)
-        grad_phi[..., 2 * bins :].scatter_add_(-1, knots, grad_slopes)
+        grad_phi[..., 2 * bins :].scatter_add_(-1, knots.flatten(-2), grad_slopes.flatten(-2))
         return torch.where(inside, grad_x * (0.5 / bound), grad_outside), grad_phi, None, None
 
 
@@ -181,22 +184,26 @@ def _bin_of(x, phi, bins, bound, which):
     inside = x.abs() < bound
     point = torch.where(inside, x, 0.0).mul_(0.5 / bound).add_(0.5)
     index = torch.searchsorted(
-        ends[..., which, :-1].contiguous(), (point * total[..., which])[..., None].contiguous(), right=True
+        ends[..., which, :-1].contiguous(), (point * total[..., which, None]).contiguous(), right=True
     )  # fmt: skip
-    both = index[..., None, :].expand(*x.shape, 2, 1)
-    share = sizes.gather(-1, both)[..., 0] / total
-    start = ends.gather(-1, both)[..., 0] / total - share
-    knots = torch.cat([index, index + 1], -1)  # of all, left and right
+    both = index[..., None, :].expand(*index.shape[:-1], 2, -1)
+    share = sizes.gather(-1, both) / total[..., None]
+    start = ends.gather(-1, both) / total[..., None] - share
+    knots = torch.stack([index, index + 1], -2)  # of all, left and right
     between = (knots > 0) & (knots < bins)
     knots = knots.clamp_(1, bins - 1).sub_(1)
-    logits = phi[..., 2 * bins :].gather(-1, knots) * between
+    logits = phi[..., 2 * bins :].gather(-1, knots.flatten(-2)).view_as(knots) * between
     slope_damping = logits.abs().mul_(_SOFT).add_(1)
     slopes = (logits / slope_damping).exp_()
     return inside, point, index, start, share, knots, between, slopes, sizes, total, damping, slope_damping
 
 
 def _of_sizes(grad_start, grad_share, mean, index, bins):
-    """Gradients by the sizes of all bins: those before the point's move its start, its own its share."""
-    before = (torch.arange(bins, device=index.device) < index)[..., None, :]
-    grad_sizes = torch.where(before, grad_start - mean, -mean)
-    return grad_sizes.scatter_(-1, index[..., None, :].expand(*index.shape[:-1], 2, 1), grad_share - mean)
+    """Gradients by the sizes of all bins: those before a point's move its start, its own its share."""
+    both = index[..., None, :].expand_as(grad_start)
+    if index.shape[-1] == 1:
+        before = (torch.arange(bins, device=index.device) < index)[..., None, :]
+        return torch.where(before, grad_start - mean, -mean).scatter_(-1, both, grad_share - mean)
+    starts = grad_start.new_zeros(*grad_start.shape[:-1], bins).scatter_add_(-1, both, grad_start)
+    later = starts.flip(-1).cumsum(-1).flip(-1) - starts  # of the points in bins after each
+    return later.scatter_add_(-1, both, grad_share).sub_(mean)

@@ -137,7 +137,7 @@ def fit_marginals(
 
     def loss_of(k):
         batch = z[k % stride :: stride]
-        y, log_slope = stretched_spline(batch, phi.expand(len(batch), -1, -1), layer.bound, inverse=True)
+        y, log_slope = stretched_spline(batch, phi, layer.bound, inverse=True)
         return (0.5 * y.square() - log_slope).mean(0).sum()
 
     _minimise(loss_of, phi, by.n_iter, by.learning_rate, limit)
