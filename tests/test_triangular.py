@@ -35,6 +35,7 @@ from skcds.density.triangular import (
     n_pairs,
     n_triples,
 )  # fmt: skip
+from skcds.explore import one_mode
 from skcds.explore import triangular as triangular_module
 from skcds.explore.laplace import laplace_standardization
 from skcds.explore.pilot import run_pilot
@@ -357,6 +358,34 @@ class TestBestTriangular:
         fewest = by.n_steps * by.fewest_draws + 2 * by.n_compared
         assert used <= n_evals and (used > 0) == better == (n_evals >= fewest)
 
+    @pytest.mark.parametrize(("n", "is_worth_it"), [(60, True), (600, False)])
+    def test_of_many_features_it_has_to_be_worth_it(self, n, is_worth_it):
+        """A tenth of a nat, and no cubics. Of many observations a small map, the control, gains some hundredths."""
+        energy = Energy(regression(n=n), D)
+        gaussian = gaussian_of(energy)
+        found, better = best_triangular(energy, gaussian, seeded(), Triangular(max_features_of_cubics=D - 1))
+        assert better == is_worth_it
+        if better:
+            assert found.triangular.degree == 2
+        else:
+            assert best_triangular(energy, gaussian, seeded())[1]
+
+    @pytest.mark.parametrize(
+        ("options", "n_draws"), [({}, D * D), ({"most_draws": 300}, 300), ({"most_draws": 2}, D * D // 4)]
+    )
+    def test_draws_of_a_step(self, options, n_draws, monkeypatch):
+        """As many as are wanted, or the most, or those that have to be affordable; at least 256."""
+        drawn = []
+
+        def moments(energy, at, n, *rest):
+            drawn.append(n)
+            return residual_moments(energy, at, n, *rest)
+
+        monkeypatch.setattr(triangular_module, "residual_moments", moments)
+        energy, by = Energy(regression(), D), Triangular(n_steps=1, n_cubic_steps=0, **options)
+        best_triangular(energy, gaussian_of(energy), seeded(), by)
+        assert drawn == [max(256, n_draws)]
+
     @pytest.mark.parametrize("by", [Triangular(max_features=D - 1), Triangular(n_steps=0)])
     def test_can_be_left_out(self, by):
         energy = Energy(regression(), D)
@@ -399,6 +428,27 @@ class TestPilot:
         assert found.triangular is result.triangular is not None
         assert ess(energy, found) > ess(energy, found.with_triangular(None))
         assert abs(float(found.inverse(x).mean())) < 0.1
+
+    def test_a_large_one_is_found(self):
+        """In 72 dimensions, where bends along the coordinates are tried first; the ESS is twice theirs, at least."""
+        energy, by = Energy(regression(72, 200), 72), {"climbs": Climbs(n_after=2, n_further=0)}
+        found = run_pilot(energy, 500, seeded(), pilot=Pilot(**by))[0].standardization()
+        none = Triangular(max_features=0)
+        without = run_pilot(energy, 500, seeded(), pilot=Pilot(**by, triangular=none))[0].standardization()
+        assert found.triangular is not None and found.triangular.degree == 2 and without.triangular is None
+        assert ess(energy, found) > 2 * ess(energy, without)
+
+    def test_a_large_one_is_not_looked_for_where_a_small_one_does(self, monkeypatch):
+        """Where the density is skew along its coordinates alone, as of counts."""
+        looked = []
+        monkeypatch.setattr(one_mode, "best_triangular", lambda energy, found, *_: looked.append(0) or (found, False))
+        counts = torch.from_numpy(np.random.default_rng(0).poisson(3.0, 72)).double()
+        skew = Energy(lambda x: (x.exp() - (counts + 1).to(x) * x).sum(1), 72)
+        by = {"climbs": Climbs(n_after=2, n_further=0)}
+        found = run_pilot(skew, 500, seeded(), pilot=Pilot(**by))[0]
+        assert not looked and found.triangular is None
+        run_pilot(Energy(regression(72, 200), 72), 500, seeded(), pilot=Pilot(**by))
+        assert looked
 
     def test_not_in_few_dimensions(self):
         """Nor without a gradient: it goes with the best Gaussian."""

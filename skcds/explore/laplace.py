@@ -10,8 +10,10 @@ __all__ = [
     "minimum",
     "mirrored",
     "stepped",
+    "variance_of_log_weights",
 ]
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -155,7 +157,7 @@ def is_better(
         gain = log_weights - log_weights_of(energy, other, z)
     except Spent:
         return False
-    if not (one.is_gaussian() or _are_small(log_weights, energy)):
+    if not (one.is_gaussian() or float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features):
         return False
     gain = gain.view(2, -1).mean(0)  # NaN or infinite where one of the densities is zero: then it is not better
     return float(gain.mean()) > max(2 * float(gain.std()) / len(gain) ** 0.5, least)
@@ -163,14 +165,16 @@ def is_better(
 
 def is_close_to_normal(energy: Energy, standardization: Standardization, n: int, generator) -> bool:
     """Whether log weights of n draws hardly vary; not if evaluations are spent."""
+    return variance_of_log_weights(energy, standardization, n, generator) < LARGEST_VARIANCE * energy.n_features
+
+
+def variance_of_log_weights(energy: Energy, standardization: Standardization, n: int, generator) -> float:
+    """Of n draws, half of which are mirror images; infinite if evaluations are spent, or one is."""
     try:
-        return _are_small(log_weights_of(energy, standardization, mirrored(n, energy, generator)), energy)
+        variance = float(log_weights_of(energy, standardization, mirrored(n, energy, generator)).var())
     except Spent:
-        return False
-
-
-def _are_small(log_weights: Tensor, energy: Energy) -> bool:
-    return float(log_weights.var()) < LARGEST_VARIANCE * energy.n_features
+        return torch.inf
+    return torch.inf if math.isnan(variance) else variance
 
 
 def mirrored(n: int, energy: Energy, generator) -> Tensor:

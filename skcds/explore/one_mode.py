@@ -12,7 +12,7 @@ from torch import Tensor
 from .._support.devices import randn
 from .._support.errors import Spent
 from ..density.standardize import Standardization
-from .laplace import is_close_to_normal, laplace_away_from_seams
+from .laplace import is_better, is_close_to_normal, laplace_away_from_seams, variance_of_log_weights
 from .modes import near_to
 from .propriety import check_directions
 from .result import PilotResult
@@ -20,7 +20,7 @@ from .skewness import best_gaussian
 from .smc import MANY_FEATURES, moments
 from .stages import HighDimension
 from .tempered_run import TemperedRun
-from .triangular import best_triangular
+from .triangular import WORTH, best_triangular
 
 GAUGED = 256  # rows whose time is measured
 FEW = 4.0  # temperatures of a run in coordinates that are close to normal
@@ -124,17 +124,32 @@ class OneMode:
     def _best_around(self, laplace: Standardization) -> tuple[Standardization, float]:
         """The best coordinates that the limits allow, and the width that a run starts with from there.
 
-        A triangular map needs only a fair Gaussian to start from.
+        A triangular map needs only a fair Gaussian to start from. Where it takes long, and is large, skewness along the
+        coordinates may do as well.
         """
-        by = self.by.high_dimension
-        if self.energy.n_features <= self.by.triangular.max_features:
-            few = replace(by, n_hessians=min(by.n_hessians, self.by.triangular.n_hessians), n_skew_draws=0)
-            found, better = self._with_triangular(self._best_gaussian(laplace, few)[0])
-            if better:
-                return found, by.variational_inflation
+        by, of_maps, energy, gaussian = self.by.high_dimension, self.by.triangular, self.energy, None
+        if energy.n_features <= of_maps.max_features:
+            few = replace(by, n_hessians=min(by.n_hessians, of_maps.n_hessians), n_skew_draws=0)
+            gaussian = self._best_gaussian(laplace, few)[0]
+            if energy.n_features <= of_maps.max_features_of_cubics:
+                tried, better = self._with_triangular(gaussian)
+                if better:
+                    return tried, by.variational_inflation
         found, better = self._best_gaussian(laplace, by)
-        better = better or is_close_to_normal(self.energy, found, by.n_draws, self.generator)
+        if gaussian is not None and energy.n_features > of_maps.max_features_of_cubics:
+            tried = self._with_large_triangular(gaussian, found)
+            if tried is not None:
+                return tried, by.variational_inflation
+        better = better or is_close_to_normal(energy, found, by.n_draws, self.generator)
         return found, by.variational_inflation if better else by.inflation
+
+    def _with_large_triangular(self, gaussian: Standardization, small: Standardization) -> Standardization | None:
+        """A Gaussian behind a large triangular map; None where coordinates with a small one do about as well."""
+        energy, n = self.energy, self.by.triangular.n_compared_cubic
+        if variance_of_log_weights(energy, small, n, self.generator) < 2 * WORTH:
+            return None  # the bound is half of it below log Z
+        found, better = self._with_triangular(gaussian)
+        return found if better and is_better(energy, found, small, n, self.generator, WORTH) else None
 
     def _best_gaussian(self, laplace: Standardization, by: HighDimension) -> tuple[Standardization, bool]:
         """The best Gaussian that the limits allow, and whether it is better than Laplace's."""

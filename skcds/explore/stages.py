@@ -327,9 +327,11 @@ class Triangular(Part):
 
     Parameters
     ----------
-    max_features : int, default=64
-        In which it is looked for; it has a third of their cube of numbers, and with degree 3
-        also a 24th of the fourth power.
+    max_features : int, default=200
+        In which it is looked for; it has a third of their cube of numbers.
+    max_features_of_cubics : int, default=64
+        In which one of degree 3 is; it also has a 24th of their fourth power. In more than these, a map has to be
+        better than skewness along the coordinates alone.
     n_hessians : int, default=4
         Steps to the Gaussian that it starts from, where evaluations are few; see `HighDimension`. With 32 the ESS is
         the same.
@@ -337,8 +339,9 @@ class Triangular(Part):
         Towards it. With 8 the bound of log Z is up to .01 less, with 32 it is the same.
     draws, draws_at_least : float, default=1.0 and 0.25
         Draws of a step, and those that have to be affordable, in units of the square of the number of features.
-    fewest_draws : int, default=256
-        Draws of a step, however few features there are.
+    fewest_draws, most_draws : int, default=256 and 10000
+        Draws of a step, however few or many features there are, if those at least that have to be affordable are not
+        more.
     n_compared : int, default=256
         Draws of the comparison with the Gaussian.
     share : float, default=0.6
@@ -356,11 +359,13 @@ class Triangular(Part):
 
     constraints: ClassVar[dict] = {
         "max_features": [not_negative],
+        "max_features_of_cubics": [not_negative],
         "n_hessians": [not_negative],
         "n_steps": [not_negative],
         "draws": [positive],
         "draws_at_least": [positive],
         "fewest_draws": [at_least_two],
+        "most_draws": [at_least_two],
         "n_compared": [at_least_two],
         "share": [share],
         "n_cubic_steps": [not_negative],
@@ -370,12 +375,14 @@ class Triangular(Part):
         "least_gain": [not_negative],
     }
 
-    max_features: int = 64
+    max_features: int = 200
+    max_features_of_cubics: int = 64
     n_hessians: int = 4
     n_steps: int = 16
     draws: float = 1.0
     draws_at_least: float = 0.25
     fewest_draws: int = 256
+    most_draws: int = 10_000
     n_compared: int = 256
     share: float = 0.6
     n_cubic_steps: int = 12

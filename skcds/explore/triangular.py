@@ -1,6 +1,6 @@
 """The triangular map that makes a density a Gaussian in a Gaussian's place, found from scores at its own draws."""
 
-__all__ = ["best_triangular"]
+__all__ = ["WORTH", "best_triangular"]
 
 import copy
 from collections.abc import Callable
@@ -30,6 +30,7 @@ PART_ROWS = 2048  # points at a time: the products of their features are many
 LARGEST_MOMENT = 3.0  # of what is left of a score: it is 1 along a coordinate that is 1.4 times too wide, 0 in the end
 LEAST_SIGNAL = 0.01  # of the variance of moments
 LARGEST_GAIN = 0.5  # of a step: whole ones lead away from a Gaussian 15 % too wide
+WORTH = 0.1  # nats by which a map of many features, which takes long, has to be better
 
 
 def best_triangular(
@@ -70,6 +71,7 @@ def best_triangular(
     """
     by, d = Triangular() if by is None else by, energy.n_features
     wanted, fewest = (max(by.fewest_draws, int(draws * d * d)) for draws in (by.draws, by.draws_at_least))
+    wanted = max(fewest, min(wanted, by.most_draws))
     affordable = (n_evals - 2 * by.n_compared) / max(by.n_steps, 1)
     if (
         d > by.max_features
@@ -84,7 +86,7 @@ def best_triangular(
     walk = _Walk(energy, gaussian, generator, ended or (lambda: False))
     triangular = walk(TriangularMap(d).to(energy.device), by.n_steps, int(min(wanted, affordable)))
     found = gaussian.with_triangular(triangular)
-    if not is_better(energy, found, gaussian, by.n_compared, generator):
+    if not is_better(energy, found, gaussian, by.n_compared, generator, WORTH if d > by.max_features_of_cubics else 0.0):
         return gaussian, False
     return _with_cubics(walk, found, by, n_evals - (energy.n_energy_evals - begun)), True
 
@@ -92,13 +94,17 @@ def best_triangular(
 def _evals_of_cubics(by: Triangular, d: int) -> float:
     """The fewest that a map of degree 3 takes."""
     n_draws = max(by.fewest_draws, by.cubic_draws_at_least * d * d)
-    return by.n_cubic_steps * n_draws + by.n_compared + 2 * by.n_compared_cubic if by.n_cubic_steps else 0.0
+    return by.n_cubic_steps * n_draws + by.n_compared + 2 * by.n_compared_cubic if _may_be_cubic(by, d) else 0.0
+
+
+def _may_be_cubic(by: Triangular, d: int) -> bool:
+    return d <= by.max_features_of_cubics and by.n_cubic_steps > 0
 
 
 def _with_cubics(walk: "_Walk", found: Standardization, by: Triangular, n_evals: float) -> Standardization:
     """Coordinates with a map of degree 3, if evaluations are left for it and the bound gains by it."""
     energy, generator, d = walk.energy, walk.generator, walk.energy.n_features
-    if not by.n_cubic_steps or n_evals < _evals_of_cubics(by, d):
+    if not _may_be_cubic(by, d) or n_evals < _evals_of_cubics(by, d):
         return found
     affordable = (n_evals - by.n_compared - 2 * by.n_compared_cubic) / by.n_cubic_steps
     n = int(min(max(by.cubic_draws * d * d, by.fewest_draws), affordable))
@@ -165,9 +171,12 @@ class Moments:
 def residual_moments(
     energy: Energy, standardization: Standardization, n: int, generator, degree: int = DEGREES[0]
 ) -> Moments:  # fmt: skip
-    """Moments over n draws in pairs of mirror images; fourth ones for degree 3."""
+    """Moments over n draws in pairs of mirror images; fourth ones for degree 3.
+
+    What is left of scores is in float32, as precise as a mean over draws needs it.
+    """
     z = randn(generator, n // 2, energy.n_features, dtype=torch.float64)
-    z = torch.stack([z, -z], 1).flatten(0, 1)
+    z = torch.stack([z, -z], 1).flatten(0, 1).float()
     residual = StandardizedTarget(energy, standardization).log_prob_and_score(z)[1] + z
     d, p, mean = z.shape[1], features(z)[0], residual.mean(0)
     k, j = torch.tril_indices(d, d, device=z.device)
@@ -176,6 +185,7 @@ def residual_moments(
     third = third - mean[:, None, None] * torch.eye(d, dtype=z.dtype, device=z.device)
     second = residual.T @ z / n
     third = (third + third.permute(1, 2, 0) + third.permute(2, 0, 1)) / 3
+    mean, second, third = mean.double(), second.double(), third.double()
     moments = Moments(mean, 0.5 * (second + second.T), third)
     if degree == DEGREES[0]:
         return moments
