@@ -3,14 +3,16 @@
     python benchmarks/gaussians.py --targets lgcp --data FOLDER
     python benchmarks/gaussians.py --targets ionosphere sonar --data FOLDER
     python benchmarks/gaussians.py --targets line200 line1000
+    python benchmarks/gaussians.py --targets regression100 regression200 --kinds best "skewed, best" \
+        "triangular, of a fair Gaussian" "triangular, a quarter of the draws" "triangular, a tenth of the draws"
     python benchmarks/gaussians.py --targets line1000 field20 field32 --kinds best "skewed, best" sparse \
         "skewed, moments" "sparse, skewed" "sparse, skewed, moments" "sparse, skewed, moments, twice the steps"
 
 A row is a Gaussian with what it took to find it, judged by 4000 draws: the bound of log Z, the standard deviation of
 the log weights, and their ESS. "Before" and "after" are Hessians before and after the bends or the block
-triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`), which has 64
-dimensions at most; "cubic" is one of degree 3. "Of a wide Gaussian" starts from one a quarter too wide. The lines are
-Cox processes (`dimensions.py`), the fields such ones on a square. "Sparse" are those with factors by elimination
+triangular map of skewness (`best_gaussian`), or before the triangular map of any (`best_triangular`); "cubic" is one
+of degree 3, which has 64 dimensions at most. "Of a wide Gaussian" starts from one a quarter too wide. The lines are Cox
+processes (`dimensions.py`), the fields such ones on a square. "Sparse" are those with factors by elimination
 (`SparseTriangularMap`), others have dense ones. "Moments" are steps behind skewness (`refined`) in place of Hessians.
 """
 
@@ -24,6 +26,7 @@ import torch
 from dimensions import CoxLine
 from paper_tables import TARGETS as OF_TABLES
 from paper_tables import Unavailable
+from regressions import regression
 
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
@@ -56,6 +59,8 @@ TARGETS = {
     "line200": lambda data: ("line200", CoxLine(200)),
     "line1000": lambda data: ("line1000", CoxLine(1000)),
     "line5000": lambda data: ("line5000", CoxLine(5000)),
+    "regression100": lambda data: ("regression100", regression(100, 300, 1.0)),
+    "regression200": lambda data: ("regression200", regression(200, 400, 0.3)),
     "field20": lambda data: ("field20", CoxField(20)),
     "field32": lambda data: ("field32", CoxField(32)),
     "field64": lambda data: ("field64", CoxField(64)),
@@ -80,6 +85,7 @@ KINDS = {  # name: Hessians before the bends, whether there are any, Hessians af
     "triangular": (32, False, 0),
     "triangular, of a fair Gaussian": (4, False, 0),
     "triangular, half the draws": (4, False, 0),
+    "triangular, a quarter of the draws": (4, False, 0),
     "triangular, a tenth of the draws": (4, False, 0),
     "triangular, half the steps": (4, False, 0),
     "triangular, twice the steps": (4, False, 0),
@@ -96,6 +102,7 @@ TRIANGULAR = {  # kinds behind a triangular map: what is not by default
     "triangular": {},
     "triangular, of a fair Gaussian": {},
     "triangular, half the draws": {"draws": 0.5},
+    "triangular, a quarter of the draws": {"draws": 0.25},
     "triangular, a tenth of the draws": {"draws": 0.1, "draws_at_least": 0.1},
     "triangular, half the steps": {"n_steps": 8},
     "triangular, twice the steps": {"n_steps": 32},

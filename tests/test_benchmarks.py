@@ -40,6 +40,7 @@ high_dimension = importlib.import_module("high_dimension")
 dimensions = importlib.import_module("dimensions")
 gaussians = importlib.import_module("gaussians")
 lattice = importlib.import_module("lattice")
+regressions = importlib.import_module("regressions")
 
 SPEC = importlib.util.spec_from_file_location("benchmarks_families", Path(necks.__file__).with_name("families.py"))
 families = importlib.util.module_from_spec(SPEC)  # by another name, as the tests have a module of this one
@@ -840,6 +841,15 @@ def test_rows_of_gaussians(capsys, monkeypatch):
     assert abs(dense - sparse) < 0.1 < best - sparse
     gaussians.main(["--targets", "sonar"])
     assert "sonar is left out" in capsys.readouterr().out
+
+
+def test_rows_of_regressions(capsys, monkeypatch):
+    """With a large map and without; it takes half of the time."""
+    monkeypatch.setattr(regressions, "SIZES", {66: (150, 1.0)})
+    regressions.main(["--sizes", "66", "--max-time", "6", "--n", "500"])
+    head, _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert [row.split("|")[4].strip() for row in rows] == ["no", "yes"]
+    assert all(head.count("|") == row.count("|") for row in rows)
 
 
 class TestLattice:
