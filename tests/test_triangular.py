@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -386,6 +387,34 @@ class TestBestTriangular:
         best_triangular(energy, gaussian_of(energy), seeded(), by)
         assert drawn == [max(256, n_draws)]
 
+    @pytest.mark.parametrize(("steps", "draws"), [(math.inf, 484), (16.0, 484), (12.0, 363), (7.0, 256), (4.0, None)])
+    def test_of_many_features_time_tells_the_draws(self, steps, draws, monkeypatch):
+        """For all steps if it is enough, or as few as 256 here, for half of them at least. Small maps do not ask."""
+        energy, by, drawn = Energy(regression(), D), Triangular(max_features_of_cubics=D - 1), []
+
+        def moments(energy, at, n, *rest):
+            drawn.append(n)
+            return residual_moments(energy, at, n, *rest)
+
+        gaussian = gaussian_of(energy)
+        monkeypatch.setattr(triangular_module, "residual_moments", moments)
+        monkeypatch.setattr(triangular_module._Walk, "seconds_of_step", lambda *_: 2.0)
+        _, better = best_triangular(energy, gaussian, seeded(), by, seconds_left=lambda: 2 * steps)
+        assert better == bool(drawn) == (draws is not None)
+        assert all(n == 2 * (draws // 2) for n in drawn)
+        assert best_triangular(energy, gaussian, seeded(), seconds_left=lambda: 2 * steps)[1]
+
+    def test_seconds_of_a_step_are_those_that_it_takes(self, monkeypatch):
+        """To a factor of five; a hundred times the draws take more than ten times as long."""
+        energy = Energy(regression(80, 100), 80)
+        walk = triangular_module._Walk(energy, gaussian_of(energy), seeded(), lambda: math.inf)
+        start, zero = time.perf_counter(), TriangularMap(80)
+        walk(zero, 1, 20_000)
+        taken = time.perf_counter() - start
+        foretold = min(walk.seconds_of_step(zero, 20_000) for _ in range(5))
+        assert taken / 5 < foretold < 5 * taken
+        assert walk.seconds_of_step(zero, 2_000_000) > 10 * foretold
+
     @pytest.mark.parametrize("by", [Triangular(max_features=D - 1), Triangular(n_steps=0)])
     def test_can_be_left_out(self, by):
         energy = Energy(regression(), D)
@@ -405,7 +434,9 @@ class TestBestTriangular:
         energy = Energy(energy_fn, D)
         gaussian = gaussian_of(energy)
         checked = []
-        _, better = best_triangular(energy, gaussian, seeded(), ended=lambda: checked.append(0) or len(checked) > 4)
+        _, better = best_triangular(
+            energy, gaussian, seeded(), seconds_left=lambda: checked.append(0) or 5 - len(checked)
+        )
         assert better and len(checked) == 6  # once for the map of degree 3, too
         limit[0] = sum(calls) + 3000
         assert best_triangular(energy, gaussian, seeded()) == (gaussian, False)

@@ -170,5 +170,5 @@ class OneMode:
         self.budget.progress.phase("triangular map")
         end = time.perf_counter() + by.share * self.budget.seconds_left(pilot.time_share)
         return best_triangular(
-            self.energy, gaussian, self.generator, by, by.share * pilot.left(), lambda: time.perf_counter() >= end
+            self.energy, gaussian, self.generator, by, by.share * pilot.left(), lambda: end - time.perf_counter()
         )  # fmt: skip

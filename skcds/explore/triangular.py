@@ -3,6 +3,8 @@
 __all__ = ["WORTH", "best_triangular"]
 
 import copy
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,12 +32,13 @@ PART_ROWS = 2048  # points at a time: the products of their features are many
 LARGEST_MOMENT = 3.0  # of what is left of a score: it is 1 along a coordinate that is 1.4 times too wide, 0 in the end
 LEAST_SIGNAL = 0.01  # of the variance of moments
 LARGEST_GAIN = 0.5  # of a step: whole ones lead away from a Gaussian 15 % too wide
+GAUGED = 256  # rows whose time is measured
 WORTH = 0.1  # nats by which a map of many features, which takes long, has to be better
 
 
 def best_triangular(
     energy: Energy, gaussian: Standardization, generator, by: Triangular | None = None, n_evals: float = torch.inf,
-    ended: Callable | None = None,
+    seconds_left: Callable[[], float] | None = None,
 ) -> tuple[Standardization, bool]:  # fmt: skip
     """A Gaussian's coordinates behind a `TriangularMap`, if the bound of log Z is clearly better by it.
 
@@ -59,8 +62,8 @@ def best_triangular(
         How many steps and draws there are, and for how many features.
     n_evals : float, optional
         Evaluations that may be used.
-    ended : callable, optional
-        Says whether the time is over.
+    seconds_left : callable, optional
+        Says how many there are. A map of many features is looked for if they are enough for half of the steps.
 
     Returns
     -------
@@ -83,10 +86,16 @@ def best_triangular(
     beside_cubics = affordable - _evals_of_cubics(by, d) / by.n_steps  # which mend what few draws leave
     affordable = beside_cubics if beside_cubics >= fewest else affordable
     begun = energy.n_energy_evals
-    walk = _Walk(energy, gaussian, generator, ended or (lambda: False))
-    triangular = walk(TriangularMap(d).to(energy.device), by.n_steps, int(min(wanted, affordable)))
-    found = gaussian.with_triangular(triangular)
-    if not is_better(energy, found, gaussian, by.n_compared, generator, WORTH if d > by.max_features_of_cubics else 0.0):
+    walk = _Walk(energy, gaussian, generator, seconds_left or (lambda: math.inf))
+    start, n = TriangularMap(d).to(energy.device), int(min(wanted, affordable))
+    is_large = d > by.max_features_of_cubics
+    if is_large:
+        draws_in_time = n * walk.seconds_left() / walk.seconds_of_step(start, n)
+        n = int(max(fewest, min(n, draws_in_time / by.n_steps)))
+        if draws_in_time < n * by.n_steps / 2:
+            return gaussian, False
+    found, least = gaussian.with_triangular(walk(start, by.n_steps, n)), WORTH if is_large else 0.0
+    if not is_better(energy, found, gaussian, by.n_compared, generator, least):
         return gaussian, False
     return _with_cubics(walk, found, by, n_evals - (energy.n_energy_evals - begun)), True
 
@@ -121,14 +130,21 @@ def _with_cubics(walk: "_Walk", found: Standardization, by: Triangular, n_evals:
 class _Walk:
     """Steps to the triangular map around a Gaussian, as far as the limits allow."""
 
-    def __init__(self, energy: Energy, gaussian: Standardization, generator, ended: Callable):
-        self.energy, self.gaussian, self.generator, self.ended = energy, gaussian, generator, ended
+    def __init__(self, energy: Energy, gaussian: Standardization, generator, seconds_left: Callable[[], float]):
+        self.energy, self.gaussian, self.generator, self.seconds_left = energy, gaussian, generator, seconds_left
+
+    def seconds_of_step(self, triangular: TriangularMap, n_draws: int) -> float:
+        """What a step will take, by the time of a few rows in these coordinates; without an evaluation."""
+        at, z = self.gaussian.with_triangular(triangular), torch.zeros(GAUGED, len(triangular.location))
+        z, start = z.to(self.energy.device), time.perf_counter()
+        _with_pairs(at.call_and_pull_back(z)[2](z.double()).float(), z)
+        return n_draws * ((time.perf_counter() - start) / GAUGED + 1 / self.energy.evals_per_second)
 
     def __call__(self, triangular: TriangularMap, n_steps: int, n_draws: int) -> TriangularMap:
         """A map that is some steps further, each with new draws."""
         noise = None
         for k in range(n_steps):
-            if self.ended():
+            if self.seconds_left() <= 0:
                 break
             at, n = self.gaussian.with_triangular(triangular), 2 * (n_draws // 2)
             try:
