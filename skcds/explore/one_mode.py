@@ -127,20 +127,20 @@ class OneMode:
         A triangular map needs only a fair Gaussian to start from. Where it takes long, and is large, skewness along the
         coordinates may do as well.
         """
-        by, of_maps, energy, gaussian = self.by.high_dimension, self.by.triangular, self.energy, None
-        if energy.n_features <= of_maps.max_features:
+        by, of_maps, d = self.by.high_dimension, self.by.triangular, self.energy.n_features
+        may_be_triangular, is_large = d <= of_maps.max_features, d > of_maps.max_features_of_cubics
+        fair = laplace
+        if may_be_triangular:
             few = replace(by, n_hessians=min(by.n_hessians, of_maps.n_hessians), n_skew_draws=0)
-            gaussian = self._best_gaussian(laplace, few)[0]
-            if energy.n_features <= of_maps.max_features_of_cubics:
-                tried, better = self._with_triangular(gaussian)
-                if better:
-                    return tried, by.variational_inflation
-        found, better = self._best_gaussian(laplace, by)
-        if gaussian is not None and energy.n_features > of_maps.max_features_of_cubics:
-            tried = self._with_large_triangular(gaussian, found)
-            if tried is not None:
+            fair, _ = self._best_gaussian(laplace, few)
+        if may_be_triangular and not is_large:
+            tried, better = self._with_triangular(fair)
+            if better:
                 return tried, by.variational_inflation
-        better = better or is_close_to_normal(energy, found, by.n_draws, self.generator)
+        found, better = self._best_gaussian(laplace, by)
+        if may_be_triangular and is_large and (large := self._with_large_triangular(fair, found)) is not None:
+            return large, by.variational_inflation
+        better = better or is_close_to_normal(self.energy, found, by.n_draws, self.generator)
         return found, by.variational_inflation if better else by.inflation
 
     def _with_large_triangular(self, gaussian: Standardization, small: Standardization) -> Standardization | None:

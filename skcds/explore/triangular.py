@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._support.devices import randn
 from .._support.errors import Spent
+from .._support.settings import FLOAT
 from ..density.energy import Energy
 from ..density.standardize import Standardization, StandardizedTarget
 from ..density.triangular import (
@@ -135,8 +136,9 @@ class _Walk:
 
     def seconds_of_step(self, triangular: TriangularMap, n_draws: int) -> float:
         """What a step will take, by the time of a few rows in these coordinates; without an evaluation."""
-        at, z = self.gaussian.with_triangular(triangular), torch.zeros(GAUGED, len(triangular.location))
-        z, start = z.to(self.energy.device), time.perf_counter()
+        at = self.gaussian.with_triangular(triangular)
+        z = torch.zeros_like(triangular.location, dtype=FLOAT).expand(GAUGED, -1)
+        start = time.perf_counter()
         _with_pairs(at.call_and_pull_back(z)[2](z.double()).float(), z)
         return n_draws * ((time.perf_counter() - start) / GAUGED + 1 / self.energy.evals_per_second)
 
