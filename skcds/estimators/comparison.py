@@ -12,6 +12,7 @@ from ..models.networks import without_draws
 from ..train.marginals import refit_marginals, start_marginals
 
 EVALS_A_ROW = 12  # of which three are made: most of what is left is for the judgement
+MANY = 8  # times the draws, if an eighth of what is left is enough for them
 SHARE_OF_START = 0.02  # of the evaluations left, for the comparison before training
 FEWEST = 100  # draws that tell a difference
 N_PARTICLES = 4000  # at which densities are compared
@@ -68,8 +69,14 @@ def keep_the_better_map(run) -> None:
                 others = [trained, *others]
         except Spent:
             run.model.map = trained
-        n = run.budget.n_affordable(run.training.n_compared, 4 / run.energy.evals_per_second, EVALS_A_ROW) // 2
-        run.model.map = _best_of(run, others, n)
+        run.model.map = _best_of(run, others, _n_compared(run) // 2)
+
+
+def _n_compared(run) -> int:
+    """Draws of the comparison: where they are no large part of what is left, so many that hundredths of a nat show."""
+    n, seconds = run.training.n_compared, 4 / run.energy.evals_per_second
+    few = run.budget.n_affordable(n, seconds, EVALS_A_ROW)
+    return max(few, run.budget.n_affordable(MANY * n, MANY * seconds, MANY * EVALS_A_ROW))
 
 
 def _identity(run):
