@@ -10,7 +10,7 @@ from skcds import Coupling
 from skcds._support.errors import Spent
 from skcds.density.energy import Energy
 from skcds.density.standardize import Standardization, StandardizedTarget
-from skcds.estimators.comparison import keep_the_better_map, start_from_marginals
+from skcds.estimators.comparison import _n_compared, keep_the_better_map, start_from_marginals
 from skcds.models.maps import OneStepModel
 from skcds.models.networks import seeded
 from skcds.specifications import Marginals, Training
@@ -185,3 +185,13 @@ class TestStart:
         before = run.energy.n_energy_evals
         start_from_marginals(run, Coupling())
         assert run.energy.n_energy_evals == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "n"),
+    [({}, 4000), ({"max_energy_evals": 10**6}, 4000), ({"max_energy_evals": 192_000}, 2000),
+     ({"max_energy_evals": 48_000}, 500), ({"max_energy_evals": 12_000}, 500), ({"max_energy_evals": 3000}, 250)],
+)  # fmt: skip
+def test_many_draws_are_compared_where_an_eighth_of_what_is_left_is_enough(limits, n):
+    """Of a row twelve evaluations are counted. An eighth of 192 000 is 24 000; at least the 500 of before are made."""
+    assert n - 5 < _n_compared(run_of(model_of(0.0), model_of(0.0), **limits)) <= n  # the energy was probed before
