@@ -223,8 +223,8 @@ def _with_pairs(residual: Tensor, p: Tensor) -> Tensor:
 
 
 def _with_triples(residual: Tensor, p: Tensor) -> Tensor:
-    """The same with Hermite polynomials of degree 3, (d, `n_triples`), in float32: their noise is far larger."""
-    d, residual, p = p.shape[1], residual.float(), p.float()
+    """The same with Hermite polynomials of degree 3, (d, `n_triples`)."""
+    d = p.shape[1]
     total, with_features = p.new_zeros(d, n_triples(d)), residual.T @ p
     for r, q in _parts(residual, p):
         products = products_of(q)
