@@ -46,6 +46,7 @@ from skcds.explore.triangular import (
     LARGEST_GAIN,
     LARGEST_MOMENT,
     LEAST_SIGNAL,
+    WORTH,
     Moments,
     best_triangular,
     residual_moments,
@@ -468,6 +469,15 @@ class TestPilot:
         without = run_pilot(energy, 500, seeded(), pilot=Pilot(**by, triangular=none))[0].standardization()
         assert found.triangular is not None and found.triangular.degree == 2 and without.triangular is None
         assert ess(energy, found) > 2 * ess(energy, without)
+
+    @pytest.mark.parametrize("is_better", [True, False])
+    def test_a_large_one_has_to_be_better_than_a_small_one(self, is_better, monkeypatch):
+        """By a tenth of a nat; the Gaussian, which it is compared with first, is worse than both."""
+        least = []
+        monkeypatch.setattr(one_mode, "is_better", lambda *given: least.append(given[-1]) or is_better)
+        by = {"climbs": Climbs(n_after=2, n_further=0)}
+        found = run_pilot(Energy(regression(72, 200), 72), 500, seeded(), pilot=Pilot(**by))[0]
+        assert least == [WORTH] and (found.triangular is not None) == is_better
 
     def test_a_large_one_is_not_looked_for_where_a_small_one_does(self, monkeypatch):
         """Where the density is skew along its coordinates alone, as of counts."""
